@@ -1,0 +1,41 @@
+"""minibert: BERT for question answering, by hand. The modules, in the order in which text flows:
+
+errors, pretrained, tokenization, squad, features, model, qa, spans, reader, evaluate, train, cli.
+"""
+
+from .errors import DataError, InputError, MinibertError, PretrainedError
+from .evaluate import evaluate
+from .features import Feature, prepare_features, prepare_train_features
+from .model import Bert, BertConfig
+from .qa import BertForQuestionAnswering, span_loss
+from .reader import Answer, QuestionAnswerer
+from .spans import best_spans
+from .squad import Example, GoldAnswer, load_squad, squad_metrics
+from .tokenization import Pieces, Tokenizer
+from .train import TrainingConfig, train
+
+__all__ = [
+    "Answer",
+    "Bert",
+    "BertConfig",
+    "BertForQuestionAnswering",
+    "DataError",
+    "Example",
+    "Feature",
+    "GoldAnswer",
+    "InputError",
+    "MinibertError",
+    "Pieces",
+    "PretrainedError",
+    "QuestionAnswerer",
+    "Tokenizer",
+    "TrainingConfig",
+    "best_spans",
+    "evaluate",
+    "load_squad",
+    "prepare_features",
+    "prepare_train_features",
+    "span_loss",
+    "squad_metrics",
+    "train",
+]

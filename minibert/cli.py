@@ -1,0 +1,186 @@
+"""The command line: `minibert demo | answer | show | train | evaluate | inspect`."""
+
+import json
+import random
+import sys
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.progress import Progress
+
+from .errors import InputError, MinibertError
+from .evaluate import evaluate
+from .model import BertConfig
+from .pretrained import map_tensors, read_config, read_tensors
+from .qa import BertForQuestionAnswering
+from .reader import Answer, QuestionAnswerer
+from .squad import load_squad
+from .train import TrainingConfig, train
+
+# The passages and questions of the demo stand in "Understanding BERT with Huggingface",
+# https://mlwhiz.com/blog/2021/07/24/huggingface-bert/. The first is from the documentation of
+# transformers (Apache-2.0), the second from Wikipedia, "George Washington" (CC BY-SA).
+TRANSFORMERS_PASSAGE = """
+🤗 Transformers (formerly known as pytorch-transformers and pytorch-pretrained-bert) provides general-purpose
+architectures (BERT, GPT-2, RoBERTa, XLM, DistilBert, XLNet…) for Natural Language Understanding (NLU) and Natural
+Language Generation (NLG) with over 32+ pretrained models in 100+ languages and deep interoperability between
+TensorFlow 2.0 and PyTorch.
+"""  # noqa: E501
+TRANSFORMERS_QUESTIONS = (
+    "How many pretrained models are available in Transformers?",
+    "What does Transformers provide?",
+    "Transformers provides interoperability between which frameworks?",
+)
+WASHINGTON_PASSAGE = """
+George Washington (February 22, 1732[b] – December 14, 1799) was an American political leader, military general, statesman, and Founding Father who served as the first president of the United States from 1789 to 1797. Previously, he led Patriot forces to victory in the nation's War for Independence. He presided at the Constitutional Convention of 1787, which established the U.S. Constitution and a federal government. Washington has been called the "Father of His Country" for his manifold leadership in the formative days of the new nation.
+"""  # noqa: E501
+WASHINGTON_QUESTION = "Who was the first president?"
+
+app = typer.Typer(
+    help="BERT for question answering, by hand.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[str, typer.Option(help="Folder or hub id of a trained model.")]
+
+
+def main() -> None:
+    """Run the command line; what a user can put right is one line on stderr and exit code 2."""
+    try:
+        app()
+    except MinibertError as error:
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        sys.exit(2)
+
+
+@app.command()
+def demo(model: Model) -> None:
+    """Answer the demo's questions, and show the runners-up of one."""
+    qa = QuestionAnswerer.from_pretrained(model)
+    typer.echo(TRANSFORMERS_PASSAGE)
+    for question in TRANSFORMERS_QUESTIONS:
+        typer.echo(question)
+        typer.echo(table(ask(qa, question, TRANSFORMERS_PASSAGE, 1)))
+    typer.echo(WASHINGTON_PASSAGE)
+    typer.echo(f"{WASHINGTON_QUESTION} (the ten best spans)")
+    typer.echo(table(ask(qa, WASHINGTON_QUESTION, WASHINGTON_PASSAGE, 10)))
+
+
+@app.command()
+def answer(
+    model: Model,
+    question: Annotated[str, typer.Option(help="The question.")],
+    context: Annotated[str | None, typer.Option(help="The text to search.")] = None,
+    context_file: Annotated[Path | None, typer.Option(help="A file with that text.")] = None,
+    top_k: Annotated[int, typer.Option(help="How many answers.")] = 1,
+    max_answer_len: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 30,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
+) -> None:
+    """Answer a question from a text: the text's own words, where they stand, and how sure."""
+    if (context is None) == (context_file is None):
+        raise InputError("give either --context or --context-file")
+    if context_file is not None:
+        try:
+            context = context_file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{context_file}: not readable as text: {error}") from error
+    assert context is not None
+    qa = QuestionAnswerer.from_pretrained(model)
+    answers = ask(qa, question, context, top_k, max_answer_len)
+    if as_json:
+        typer.echo(json.dumps([asdict(a) for a in answers], ensure_ascii=False))
+    else:
+        typer.echo(table(answers))
+
+
+def ask(
+    qa: QuestionAnswerer, question: str, context: str, top_k: int, max_answer_len: int = 30
+) -> list[Answer]:
+    found = qa(question, context, top_k=top_k, max_answer_len=max_answer_len)
+    return found if isinstance(found, list) else [found]
+
+
+def table(answers: list[Answer]) -> str:
+    rows = [f"{a.score:8.4f} {a.start:6} {a.end:6}  {a.answer}" for a in answers]
+    return "\n".join([f"{'score':>8} {'start':>6} {'end':>6}  answer", *rows, ""])
+
+
+@app.command()
+def show(
+    data: Annotated[str, typer.Argument(help="SQuAD file, folder of them, or hub id.")],
+    split: Annotated[str, typer.Option(help="train or validation")] = "validation",
+    count: Annotated[int, typer.Option("-n", help="How many.")] = 10,
+    seed: Annotated[int | None, typer.Option(help="The same choice again.")] = None,
+) -> None:
+    """Print random examples of a data set."""
+    examples = load_squad(data, split)
+    for example in random.Random(seed).sample(examples, min(count, len(examples))):
+        typer.echo(f"context:  {example.context}")
+        typer.echo(f"question: {example.question}")
+        for gold in example.answers:
+            typer.echo(f"answer:   {gold.text!r} at {gold.char_start}")
+        if example.is_impossible:
+            typer.echo("answer:   none in this context")
+        typer.echo("-" * 80)
+
+
+@app.command("train")
+def train_command(
+    init: Annotated[str, typer.Option(help="Folder or hub id of the encoder.")],
+    train_file: Annotated[str, typer.Option(help="SQuAD file, folder of them, or hub id.")],
+    output: Annotated[str, typer.Option(help="Folder to write.")],
+    dev_file: Annotated[str | None, typer.Option(help="Evaluated after each epoch.")] = None,
+    epochs: Annotated[int, typer.Option()] = 3,
+    batch_size: Annotated[int, typer.Option(help="Windows a step.")] = 16,
+    learning_rate: Annotated[float, typer.Option()] = 2e-5,
+    warmup_ratio: Annotated[float, typer.Option(help="Part of the steps.")] = 0.0,
+    max_train_examples: Annotated[int | None, typer.Option(help="A random sample.")] = None,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16")] = "fp32",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    seed: Annotated[int, typer.Option()] = 42,
+) -> None:
+    """Fine-tune an encoder on SQuAD."""
+    config: dict[str, Any] = {**locals(), "output_dir": output}
+    del config["output"]
+    metrics = train(TrainingConfig(**config))
+    typer.echo(json.dumps(metrics))
+
+
+@app.command("evaluate")
+def evaluate_command(
+    model: Model,
+    data: Annotated[str, typer.Option(help="SQuAD file, folder of them, or hub id.")],
+    output: Annotated[Path, typer.Option(help="Folder for predictions and metrics.")],
+    n_best: Annotated[int, typer.Option(help="Answers kept for each question.")] = 20,
+    max_answer_len: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 30,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16")] = "fp32",
+) -> None:
+    """Answer a whole data set and score it with the official metric."""
+    if precision not in ("fp32", "bf16"):
+        raise InputError(f"--precision {precision}: expected fp32 or bf16")
+    examples = load_squad(data, "validation")
+    qa = QuestionAnswerer.from_pretrained(model, precision=precision)  # type: ignore[arg-type]
+    with Progress() as bar:
+        task = bar.add_task("windows", total=None)
+        advance = partial(bar.advance, task)
+        metrics = evaluate(qa, examples, output, n_best, max_answer_len, advance)
+    typer.echo(json.dumps(metrics))
+
+
+@app.command()
+def inspect(source: Annotated[str, typer.Argument(help="Folder or hub id.")]) -> None:
+    """Print a checkpoint's configuration, parameter count and loading report."""
+    config = BertConfig.from_dict(read_config(source))
+    with torch.device("meta"):
+        expected = {k: t.shape for k, t in BertForQuestionAnswering(config).state_dict().items()}
+    tensors, report = map_tensors(read_tensors(source), expected)
+    for name, value in asdict(config).items():
+        typer.echo(f"{name:30} {value}")
+    typer.echo(f"{'parameters':30} {sum(t.numel() for t in tensors.values()):,}")
+    typer.echo(str(report))

@@ -1,0 +1,216 @@
+"""Windows: question + context -> overlapping windows -> labels -> padded batches of like length.
+
+A window is `[CLS] question [SEP] part of the context [SEP]`, as BERT (arXiv:1810.04805v2) section
+4.2 packs a pair. A context too long for one is cut into several that overlap, so that an answer at
+the edge of one stands inside another.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .squad import Example, GoldAnswer
+from .tokenization import Pieces, Tokenizer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Feature:
+    """One window of one example, without padding.
+
+    The pieces of question and context are shared by all windows that show them.
+    """
+
+    example_id: str
+    window_index: int  # among the example's windows, from 0
+    prefix: tuple[int, ...]  # ids of [CLS] question [SEP]
+    context: Pieces  # of the whole context
+    token_start: int  # first piece of the context in this window
+    token_end: int  # last piece of the context in this window (inclusive)
+    start_position: int | None = None  # label, in tokens of this window; None: unlabelled
+    end_position: int | None = None  # inclusive
+
+    def __len__(self) -> int:
+        return len(self.prefix) + self.token_end - self.token_start + 2
+
+    @property
+    def context_slice(self) -> slice:
+        """Where the context stands among the tokens of this window."""
+        return slice(len(self.prefix), len(self) - 1)
+
+    @property
+    def input_ids(self) -> list[int]:
+        ids = self.context.ids[self.token_start : self.token_end + 1].tolist()
+        return [*self.prefix, *ids, self.prefix[-1]]  # the prefix ends in [SEP], and so does this
+
+    @property
+    def token_type_ids(self) -> list[int]:
+        return [0] * len(self.prefix) + [1] * (len(self) - len(self.prefix))
+
+
+class Batch(NamedTuple):
+    """Padded windows; every tensor is int64."""
+
+    input_ids: Tensor  # (B, T)
+    attention_mask: Tensor  # (B, T): 1 token, 0 padding
+    token_type_ids: Tensor  # (B, T): 0 question, 1 context
+    start_positions: Tensor | None  # (B,), when the windows are labelled
+    end_positions: Tensor | None  # (B,)
+
+    def to(self, device: torch.device) -> "Batch":
+        input_ids, attention_mask, token_type_ids, starts, ends = self
+        return Batch(
+            input_ids.to(device),
+            attention_mask.to(device),
+            token_type_ids.to(device),
+            None if starts is None else starts.to(device),
+            None if ends is None else ends.to(device),
+        )
+
+
+def window_bounds(pieces: int, room: int, doc_stride: int) -> list[tuple[int, int]]:
+    """Bounds (first, end exclusive) of windows of `room` pieces overlapping by `doc_stride`.
+
+    >>> window_bounds(10, room=6, doc_stride=2)
+    [(0, 6), (4, 10)]
+    >>> window_bounds(11, room=6, doc_stride=2)  # the last window may be shorter
+    [(0, 6), (4, 10), (8, 11)]
+    """
+    bounds = [(0, min(room, pieces))]
+    while bounds[-1][1] < pieces:
+        first = bounds[-1][0] + room - doc_stride
+        bounds.append((first, min(first + room, pieces)))
+    return bounds
+
+
+def prepare_features(
+    examples: Sequence[Example],
+    tokenizer: Tokenizer,
+    max_length: int = 384,
+    doc_stride: int | None = None,
+) -> list[Feature]:
+    """The windows of every example, unlabelled, in the order of the examples.
+
+    `max_length` counts all tokens of a window. `doc_stride` is the *overlap* of two windows in
+    tokens, as in `transformers` (in google-research/bert the same word is the step); None means
+    min(128, max_length // 2). Only the context is cut, never the question. Each different context
+    is tokenized once.
+
+    Raises `InputError` for a question or context without a token, and for a question that leaves
+    no room for doc_stride + 1 tokens of context, so that a window could not advance.
+    """
+    return [feature for _, feature in _windows(examples, tokenizer, max_length, doc_stride)]
+
+
+def prepare_train_features(
+    examples: Sequence[Example],
+    tokenizer: Tokenizer,
+    max_length: int = 384,
+    doc_stride: int | None = None,
+) -> list[Feature]:
+    """`prepare_features`, each window labelled with its tokens of the example's first answer.
+
+    A window that does not hold the whole answer, or whose example has none, is labelled with its
+    [CLS], position 0. These are the windows and labels of the `prepare_train_features` in
+    `transformers`' examples, but for answers that start in a window's last token of context: there
+    that function runs on to the [SEP] or the padding, and this one labels the token.
+    """
+    return [
+        label(feature, example.answers[0] if example.answers else None)
+        for example, feature in _windows(examples, tokenizer, max_length, doc_stride)
+    ]
+
+
+def _windows(
+    examples: Sequence[Example], tokenizer: Tokenizer, max_length: int, doc_stride: int | None
+) -> Iterator[tuple[Example, Feature]]:
+    if doc_stride is None:
+        doc_stride = min(128, max_length // 2)
+    if doc_stride < 0:
+        raise InputError(f"doc_stride={doc_stride}: an overlap cannot be negative")
+    texts = list(dict.fromkeys(example.context for example in examples))
+    contexts = dict(zip(texts, tokenizer.encode_batch(texts), strict=True))
+    questions = tokenizer.encode_batch([example.question for example in examples])
+    for example, question in zip(examples, questions, strict=True):
+        context = contexts[example.context]
+        name = f"{example.id}: " if example.id else ""
+        if not len(question):
+            raise InputError(f"{name}no words in the question {example.question!r}")
+        if not len(context):
+            raise InputError(f"{name}no words in the context {example.context[:40]!r}")
+        room = max_length - len(question) - 3  # [CLS] question [SEP] ... [SEP]
+        if room < doc_stride + 1:
+            raise InputError(
+                f"{name}max_length={max_length} leaves room for {max(room, 0)} tokens of "
+                f"context, but doc_stride={doc_stride} needs {doc_stride + 1}: the question has "
+                f"{len(question)} tokens: {example.question[:60]!r}"
+            )
+        prefix = (tokenizer.cls_id, *question.ids.tolist(), tokenizer.sep_id)
+        bounds = window_bounds(len(context), room, doc_stride)
+        for index, (first, end) in enumerate(bounds):
+            yield example, Feature(example.id, index, prefix, context, first, end - 1)
+
+
+def label(feature: Feature, answer: GoldAnswer | None) -> Feature:
+    """The window labelled with its tokens of this answer; [CLS] where it doesn't hold it whole."""
+    start_position = end_position = 0
+    if answer is not None:
+        inside = slice(feature.token_start, feature.token_end + 1)
+        starts, ends = feature.context.offsets[inside].T
+        if starts[0] <= answer.char_start and answer.char_end <= ends[-1]:
+            # the last token that starts at the answer's start or before it, and the first that
+            # ends at its end or after it
+            start = int(starts.searchsorted(answer.char_start, side="right")) - 1
+            end = int(ends.searchsorted(answer.char_end, side="left"))
+            start = min(start, end)  # pieces of one character (a Hangul syllable) share its place
+            start_position, end_position = len(feature.prefix) + start, len(feature.prefix) + end
+    return replace(feature, start_position=start_position, end_position=end_position)
+
+
+def collate(features: Sequence[Feature], pad_id: int) -> Batch:
+    """Windows -> one batch, padded to its longest."""
+    shape = (len(features), max(map(len, features)))
+    input_ids = np.full(shape, pad_id, dtype=np.int64)
+    attention_mask = np.zeros(shape, dtype=np.int64)
+    token_type_ids = np.zeros(shape, dtype=np.int64)
+    for row, feature in enumerate(features):
+        input_ids[row, : len(feature)] = feature.input_ids
+        attention_mask[row, : len(feature)] = 1
+        token_type_ids[row, len(feature.prefix) : len(feature)] = 1
+    labels = None
+    if all(feature.start_position is not None for feature in features):
+        labels = torch.tensor([(f.start_position, f.end_position) for f in features])  # (B, 2)
+    return Batch(
+        torch.from_numpy(input_ids),
+        torch.from_numpy(attention_mask),
+        torch.from_numpy(token_type_ids),
+        None if labels is None else labels[:, 0],
+        None if labels is None else labels[:, 1],
+    )
+
+
+def length_batches(
+    features: Sequence[Feature], batch_size: int, seed: int | None = None
+) -> list[list[int]]:
+    """Indices of windows of like length, `batch_size` a batch, so that little is padding.
+
+    Without a `seed` the longest come first, so that too little memory shows at once. With one the
+    order is random, a function of the seed alone: windows are shuffled, sorted by length within
+    pools of 64 batches, and the batches shuffled.
+    """
+    order = sorted(range(len(features)), key=lambda k: -len(features[k]))
+    if seed is None:
+        return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    generator = random.Random(seed)
+    generator.shuffle(order)
+    batches = []
+    for i in range(0, len(order), 64 * batch_size):
+        pool = sorted(order[i : i + 64 * batch_size], key=lambda k: len(features[k]))
+        batches += [pool[j : j + batch_size] for j in range(0, len(pool), batch_size)]
+    generator.shuffle(batches)
+    return batches

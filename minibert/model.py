@@ -1,0 +1,249 @@
+"""The encoder: token ids -> hidden states. BERT (arXiv:1810.04805v2) section 3 and appendix A.2;
+its layers are those of "Attention Is All You Need" (arXiv:1706.03762v7) section 3.
+
+Shapes, here and everywhere:
+    B batch   T tokens   H hidden_size   N heads   D = H // N   L layers   W windows
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import pretrained
+from .errors import InputError, PretrainedError
+
+Attention = Literal["eager", "sdpa"]
+
+
+@dataclass(frozen=True)
+class BertConfig:
+    """The sizes of a BERT; names and defaults (BERT-base, uncased) as in its `config.json`."""
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    layer_norm_eps: float = 1e-12  # not torch's 1e-5: the pretrained weights expect it
+    initializer_range: float = 0.02
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            whole = isinstance(self.__dataclass_fields__[name].default, int)
+            kind = int if whole else (int, float)
+            if isinstance(value, bool) or not isinstance(value, kind):
+                raise PretrainedError(f"config: {name}={value!r} is not a number of the right kind")
+            if value < (1 if whole else 0):
+                raise PretrainedError(f"config: {name}={value!r} is too small")
+        if self.hidden_size % self.num_attention_heads:
+            raise PretrainedError(
+                f"config: hidden_size={self.hidden_size} does not divide into "
+                f"num_attention_heads={self.num_attention_heads}"
+            )
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> "BertConfig":
+        """From a parsed `config.json`. Raises `PretrainedError` for what is not this BERT."""
+        for name, ours in {
+            "model_type": "bert",
+            "hidden_act": "gelu",  # the erf form; "gelu_new" and friends are approximations of it
+            "position_embedding_type": "absolute",
+            "is_decoder": False,
+            "add_cross_attention": False,
+        }.items():
+            if config.get(name, ours) != ours:
+                raise PretrainedError(
+                    f"config: {name}={config[name]!r}; minibert is the BERT with {name}={ours!r}"
+                )
+        return cls(**{k: v for k, v in config.items() if k in cls.__dataclass_fields__})
+
+    def to_dict(self, architecture: str) -> dict[str, Any]:
+        """The `config.json` that `transformers` reads, for one of its classes by name."""
+        fixed = {"model_type": "bert", "hidden_act": "gelu", "architectures": [architecture]}
+        return {**asdict(self), **fixed}
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the encoder computed: nothing is kept on the modules."""
+
+    hidden_states: tuple[Tensor, ...]  # L + 1 of (B, T, H): the embeddings, then each layer
+    attentions: tuple[Tensor, ...] | None  # L of (B, N, T, T), when asked for
+
+
+class Embeddings(nn.Module):
+    """Word + position + segment, then LayerNorm. BERT section 3, "Input/Output Representations"."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.word = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)  # (T,)
+        # in the reference's order, since float addition is not associative
+        x = self.word(input_ids) + self.token_type(token_type_ids)  # (B, T) -> (B, T, H)
+        x = x + self.position(positions)  # (B, T, H) + (T, H)
+        embedded: Tensor = self.dropout(self.norm(x))
+        return embedded
+
+
+class SelfAttention(nn.Module):
+    """softmax(Q K^T / sqrt(D)) V in N heads at once. Attention Is All You Need, section 3.2."""
+
+    def __init__(self, config: BertConfig, attention: Attention) -> None:
+        super().__init__()
+        self.attention = attention
+        self.heads = config.num_attention_heads
+        self.head_size = config.hidden_size // config.num_attention_heads
+        self.dropout = config.attention_probs_dropout_prob
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        B, T, _ = x.shape
+        return x.view(B, T, self.heads, self.head_size).transpose(1, 2)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        q = self.split_heads(self.query(x))  # (B, T, H) -> (B, N, T, D)
+        k = self.split_heads(self.key(x))
+        v = self.split_heads(self.value(x))
+        dropout = self.dropout if self.training else 0.0
+
+        probabilities = None
+        if self.attention == "sdpa":
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        else:
+            scores = q @ k.transpose(2, 3) * self.head_size**-0.5  # (B, N, T, T)
+            if mask is not None:
+                scores = scores + mask  # (B, 1, 1, T): the same for every head and every query
+            probabilities = F.dropout(scores.softmax(dim=-1), dropout)
+            mixed = probabilities @ v  # (B, N, T, T) @ (B, N, T, D) -> (B, N, T, D)
+        merged = mixed.transpose(1, 2).flatten(2)  # (B, N, T, D) -> (B, T, H)
+        return self.output(merged), probabilities
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with a GELU between, at each token alone. Section 3.3 there."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.expand = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.contract = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # F.gelu is the erf form, as pretrained; tanh would be 1e-3 off
+        x = F.gelu(self.expand(x))  # (B, T, H) -> (B, T, 4H)
+        contracted: Tensor = self.contract(x)  # (B, T, 4H) -> (B, T, H)
+        return contracted
+
+
+class EncoderLayer(nn.Module):
+    """Attention, then feed-forward; each added to its input, *then* normalised (post-LayerNorm)."""
+
+    def __init__(self, config: BertConfig, attention: Attention) -> None:
+        super().__init__()
+        self.attention = SelfAttention(config, attention)
+        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.feed_forward = FeedForward(config)
+        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        attended, probabilities = self.attention(x, mask)
+        x = self.attention_norm(self.dropout(attended) + x)
+        x = self.feed_forward_norm(self.dropout(self.feed_forward(x)) + x)
+        return x, probabilities
+
+
+class Bert(nn.Module):
+    """The encoder: embeddings and L layers. No pooler: span answers read every token."""
+
+    def __init__(self, config: BertConfig, attention: Attention = "eager") -> None:
+        super().__init__()
+        if attention not in ("eager", "sdpa"):
+            raise InputError(f"attention={attention!r}: expected 'eager' or 'sdpa'")
+        self.config = config
+        self.attention = attention
+        self.embeddings = Embeddings(config)
+        self.layers = nn.ModuleList(
+            EncoderLayer(config, attention) for _ in range(config.num_hidden_layers)
+        )
+        self.apply(self.initialize)
+
+    def initialize(self, module: nn.Module) -> None:
+        """How BERT's weights begin: N(0, initializer_range^2), biases 0."""
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, attention: Attention = "eager") -> "Bert":
+        """The encoder of a folder or hub id, with or without a head there; eval mode, float32.
+
+        Raises `PretrainedError` when a weight is missing, unexpected or of another shape.
+        """
+        config = BertConfig.from_dict(pretrained.read_config(source))
+        with torch.device("meta"):  # shapes without memory: the weights are about to come
+            model = cls(config, attention)
+        expected = {f"bert.{name}": t.shape for name, t in model.state_dict().items()}
+        tensors, _ = pretrained.load_tensors(source, expected, may_hold="qa_outputs.")
+        tensors = {name.removeprefix("bert."): t for name, t in tensors.items()}
+        model.load_state_dict(tensors, assign=True)
+        return model.eval()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> Encoded:
+        """(B, T) token ids -> hidden states of every layer.
+
+        `attention_mask` is (B, T), 1 for tokens and 0 for padding (default: no padding);
+        `token_type_ids` is (B, T), 0 for the question and 1 for the context (default: all 0).
+        Raises `InputError` for more tokens than the model has positions, and for
+        `output_attentions` with "sdpa", which never holds the probabilities.
+        """
+        if output_attentions and self.attention == "sdpa":
+            raise InputError("attention='sdpa' does not compute the probabilities: use 'eager'")
+        if input_ids.shape[1] > self.config.max_position_embeddings:
+            raise InputError(
+                f"{input_ids.shape[1]} tokens, but this model has "
+                f"{self.config.max_position_embeddings} positions"
+            )
+        if token_type_ids is None:
+            token_type_ids = torch.zeros_like(input_ids)
+        x = self.embeddings(input_ids, token_type_ids)  # (B, T) -> (B, T, H)
+        mask = None
+        if attention_mask is not None:
+            # Added to the scores: 0 keeps a key, the lowest finite number removes it (its
+            # exponential is exactly 0; -inf would give NaN where a whole row is padding).
+            lowest = torch.finfo(x.dtype).min
+            mask = torch.zeros(attention_mask.shape, dtype=x.dtype, device=x.device)
+            mask = mask.masked_fill(attention_mask == 0, lowest)[:, None, None, :]  # (B, 1, 1, T)
+
+        hidden_states = [x]
+        attentions = []
+        for layer in self.layers:
+            x, probabilities = layer(x, mask)
+            hidden_states.append(x)
+            if output_attentions:
+                attentions.append(probabilities)
+        return Encoded(tuple(hidden_states), tuple(attentions) if output_attentions else None)

@@ -1,0 +1,309 @@
+"""Pretrained weights: folder or hub id -> configuration, tensors under our names, report; and back.
+
+The format is Hugging Face's: `config.json` beside `model.safetensors` (or its shards with their
+index) or `pytorch_model.bin`. Which tensor of theirs is which of ours is data, in `KEY_TABLE`; what
+is left unread is data too, in `IGNORED`. This module knows no model class: it is told which names
+and shapes are expected, and accounts for every key of both sides.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from .errors import PretrainedError
+
+# Theirs -> ours. `{}` is the layer's number; a trailing `[row]` takes one row of a matrix.
+KEY_TABLE: dict[str, str] = {
+    "bert.embeddings.word_embeddings.weight": "bert.embeddings.word.weight",
+    "bert.embeddings.position_embeddings.weight": "bert.embeddings.position.weight",
+    "bert.embeddings.token_type_embeddings.weight": "bert.embeddings.token_type.weight",
+    "bert.embeddings.LayerNorm.weight": "bert.embeddings.norm.weight",
+    "bert.embeddings.LayerNorm.bias": "bert.embeddings.norm.bias",
+    "bert.encoder.layer.{}.attention.self.query.weight": "bert.layers.{}.attention.query.weight",
+    "bert.encoder.layer.{}.attention.self.query.bias": "bert.layers.{}.attention.query.bias",
+    "bert.encoder.layer.{}.attention.self.key.weight": "bert.layers.{}.attention.key.weight",
+    "bert.encoder.layer.{}.attention.self.key.bias": "bert.layers.{}.attention.key.bias",
+    "bert.encoder.layer.{}.attention.self.value.weight": "bert.layers.{}.attention.value.weight",
+    "bert.encoder.layer.{}.attention.self.value.bias": "bert.layers.{}.attention.value.bias",
+    "bert.encoder.layer.{}.attention.output.dense.weight": "bert.layers.{}.attention.output.weight",
+    "bert.encoder.layer.{}.attention.output.dense.bias": "bert.layers.{}.attention.output.bias",
+    "bert.encoder.layer.{}.attention.output.LayerNorm.weight": "bert.layers.{}.attention_norm.weight",  # noqa: E501
+    "bert.encoder.layer.{}.attention.output.LayerNorm.bias": "bert.layers.{}.attention_norm.bias",
+    "bert.encoder.layer.{}.intermediate.dense.weight": "bert.layers.{}.feed_forward.expand.weight",
+    "bert.encoder.layer.{}.intermediate.dense.bias": "bert.layers.{}.feed_forward.expand.bias",
+    "bert.encoder.layer.{}.output.dense.weight": "bert.layers.{}.feed_forward.contract.weight",
+    "bert.encoder.layer.{}.output.dense.bias": "bert.layers.{}.feed_forward.contract.bias",
+    "bert.encoder.layer.{}.output.LayerNorm.weight": "bert.layers.{}.feed_forward_norm.weight",
+    "bert.encoder.layer.{}.output.LayerNorm.bias": "bert.layers.{}.feed_forward_norm.bias",
+    "qa_outputs.weight[0]": "head.S",
+    "qa_outputs.weight[1]": "head.E",
+    "qa_outputs.bias": "head.bias",
+}
+
+# Theirs, by the beginning of the key -> why nothing of ours reads it.
+IGNORED: dict[str, str] = {
+    "bert.pooler.": "reads [CLS] only; a span head reads every token",
+    "cls.": "a head of pretraining (masked words, next sentence)",
+    "bert.embeddings.position_ids": "a constant: 0, 1, 2, ...",
+}
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+@dataclass(frozen=True)
+class LoadingReport:
+    """Where every key of a checkpoint went, and where every expected tensor came from."""
+
+    mapped: dict[str, str]  # theirs -> ours; a row of a matrix stands as "key[row]"
+    ignored: dict[str, str]  # theirs -> because
+    missing: tuple[str, ...]  # ours, expected but not in the checkpoint
+    unexpected: tuple[str, ...]  # theirs, with no place here
+
+    def __str__(self) -> str:
+        lines = [
+            f"{len(self.mapped)} mapped, {len(self.ignored)} ignored, "
+            f"{len(self.missing)} missing, {len(self.unexpected)} unexpected"
+        ]
+        lines += [f"  mapped      {theirs} -> {ours}" for theirs, ours in self.mapped.items()]
+        lines += [f"  ignored     {theirs}: {why}" for theirs, why in self.ignored.items()]
+        lines += [f"  missing     {ours}" for ours in self.missing]
+        lines += [f"  unexpected  {theirs}" for theirs in self.unexpected]
+        return "\n".join(lines)
+
+
+def find_file(source: str | Path, name: str, required: bool = False) -> Path | None:
+    """The path of one file of a folder or of a hub repository (downloaded and cached by the hub).
+
+    Returns None when there is no such file. Raises `PretrainedError` when there is none and it is
+    `required`, when `source` is neither a folder nor shaped like a hub id, or when the hub refuses.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        path = folder / name
+        if required and not path.is_file():
+            raise PretrainedError(f"{source}: no {name} in this folder")
+        return path if path.is_file() else None
+    if folder.exists():
+        raise PretrainedError(f"{source}: a file; expected a folder or a hub id")
+    if not HUB_ID.fullmatch(str(source)):
+        raise PretrainedError(f"{source}: neither a folder nor a hub id such as 'owner/name'")
+
+    # Imported here: a local folder needs no network library.
+    import httpx
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(hf_hub_download(str(source), name))
+    except EntryNotFoundError as error:  # the repository has no such file, or we are offline
+        if not required:
+            return None
+        reason: Exception = error
+    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError) as error:
+        reason = error
+    first_line = str(reason).strip().partition("\n")[0]
+    raise PretrainedError(
+        f"{source}: no folder of this name, and the hub gives no {name}: {first_line}"
+    ) from reason
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises `PretrainedError` when the file holds anything else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise PretrainedError(f"{path}: not readable as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise PretrainedError(f"{path}: expected a JSON object, found a {type(value).__name__}")
+    return value
+
+
+def read_config(source: str | Path) -> dict[str, Any]:
+    """The `config.json` of a folder or hub id, as it stands there."""
+    path = find_file(source, "config.json", required=True)
+    assert path is not None
+    return read_json(path)
+
+
+def standard_key(key: str) -> str:
+    """Undo the two spellings that old checkpoints have.
+
+    >>> standard_key("encoder.layer.0.output.LayerNorm.gamma")
+    'bert.encoder.layer.0.output.LayerNorm.weight'
+    """
+    if key.startswith(("embeddings.", "encoder.", "pooler.")):  # saved from a bare encoder
+        key = f"bert.{key}"
+    # TensorFlow's names for the scale and shift of a LayerNorm
+    return key.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
+        "LayerNorm.beta", "LayerNorm.bias"
+    )
+
+
+def places(key: str) -> Iterator[tuple[str, str, int | None]]:
+    """Where a tensor of theirs goes: each (their name, our name, row of the tensor or None).
+
+    >>> list(places("qa_outputs.weight"))
+    [('qa_outputs.weight[0]', 'head.S', 0), ('qa_outputs.weight[1]', 'head.E', 1)]
+    >>> [ours for _, ours, _ in places("bert.encoder.layer.7.attention.self.key.bias")]
+    ['bert.layers.7.attention.key.bias']
+    """
+    number = re.search(r"\.layer\.(\d+)\.", key)
+    layer = number[1] if number else ""
+    template = key.replace(f".layer.{layer}.", ".layer.{}.", 1) if number else key
+    if template in KEY_TABLE:
+        yield key, KEY_TABLE[template].format(layer), None
+        return
+    for row in (0, 1):
+        if f"{template}[{row}]" in KEY_TABLE:
+            yield f"{key}[{row}]", KEY_TABLE[f"{template}[{row}]"], row
+
+
+def read_tensors(source: str | Path) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint under the names that its file gives them.
+
+    Reads `model.safetensors`, else its shards (`model.safetensors.index.json`), else
+    `pytorch_model.bin` with `weights_only=True`: nothing in a checkpoint is ever executed.
+    """
+    if path := find_file(source, "model.safetensors"):
+        return _read_safetensors(path)
+    if index := find_file(source, "model.safetensors.index.json"):
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise PretrainedError(f"{index}: no weight_map in this index")
+        tensors: dict[str, torch.Tensor] = {}
+        for name in sorted({str(shard) for shard in weight_map.values()}):
+            if Path(name).name != name:  # an index may point at the files beside it, nowhere else
+                raise PretrainedError(f"{index}: shard {name!r} is not a plain file name")
+            shard = find_file(source, name, required=True)
+            assert shard is not None
+            tensors |= _read_safetensors(shard)
+        if lost := weight_map.keys() - tensors.keys():
+            raise PretrainedError(f"{index}: no shard holds {_some(lost)}")
+        return tensors
+    if path := find_file(source, "pytorch_model.bin"):
+        try:
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever a broken or hostile pickle provokes
+            reason = str(error).strip().partition("\n")[0]
+            raise PretrainedError(f"{path}: not readable as PyTorch weights: {reason}") from error
+        if not isinstance(tensors, dict) or not all(map(torch.is_tensor, tensors.values())):
+            raise PretrainedError(f"{path}: expected a dict of tensors")
+        return tensors
+    raise PretrainedError(
+        f"{source}: no weights (model.safetensors, its index, or pytorch_model.bin)"
+    )
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise PretrainedError(f"{path}: not readable as safetensors: {error}") from error
+
+
+def _some(names: Iterator[str] | set[str] | tuple[str, ...]) -> str:
+    first, *rest = sorted(names)
+    return f"{first} (and {len(rest)} more)" if rest else first
+
+
+def map_tensors(
+    theirs: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Size]
+) -> tuple[dict[str, torch.Tensor], LoadingReport]:
+    """Tensors under their names -> float32 tensors under ours, and the report.
+
+    `expected` gives the shape of every tensor that the model has. Raises `PretrainedError` for a
+    tensor of another shape, of a type that is not floating point, or given twice. Missing and
+    unexpected names don't raise here: they stand in the report.
+    """
+    ours: dict[str, torch.Tensor] = {}
+    mapped: dict[str, str] = {}
+    ignored: dict[str, str] = {}
+    unexpected: list[str] = []
+    for original, tensor in theirs.items():
+        key = standard_key(original)
+        because = next((why for start, why in IGNORED.items() if key.startswith(start)), None)
+        if because is not None:
+            ignored[original] = because
+            continue
+        targets = [place for place in places(key) if place[1] in expected]
+        if not targets:
+            unexpected.append(original)
+        for name, our_name, row in targets:
+            if our_name in ours:
+                raise PretrainedError(f"{original}: {our_name} was already given by another key")
+            if not tensor.is_floating_point():
+                raise PretrainedError(f"{original}: expected real numbers, found {tensor.dtype}")
+            wanted = expected[our_name] if row is None else torch.Size((2, *expected[our_name]))
+            if tensor.shape != wanted:
+                raise PretrainedError(
+                    f"{original}: shape {tuple(tensor.shape)}, but the configuration "
+                    f"asks for {tuple(wanted)}"
+                )
+            part = tensor if row is None else tensor[row].clone()
+            ours[our_name] = part.to(torch.float32)
+            mapped[name] = our_name
+    missing = tuple(name for name in expected if name not in ours)
+    return ours, LoadingReport(mapped, ignored, missing, tuple(unexpected))
+
+
+def load_tensors(
+    source: str | Path,
+    expected: Mapping[str, torch.Size],
+    may_lack: str | None = None,
+    may_hold: str | None = None,
+) -> tuple[dict[str, torch.Tensor], LoadingReport]:
+    """`read_tensors`, then `map_tensors`; and every key must be accounted for.
+
+    `may_lack` is the beginning of those of *our* names that may be missing (a head that is about
+    to be trained), `may_hold` of those of *theirs* that may be there unread (the head of a
+    checkpoint whose encoder alone is wanted). Raises `PretrainedError` for any other name that is
+    missing or unexpected.
+    """
+    tensors, report = map_tensors(read_tensors(source), expected)
+    missing = {n for n in report.missing if may_lack is None or not n.startswith(may_lack)}
+    if missing:
+        raise PretrainedError(f"{source}: these weights lack {_some(missing)}")
+    unexpected = {n for n in report.unexpected if may_hold is None or not n.startswith(may_hold)}
+    if unexpected:
+        raise PretrainedError(
+            f"{source}: the configuration has no place for the weights {_some(unexpected)}"
+        )
+    return tensors, report
+
+
+def save_folder(
+    folder: str | Path, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
+) -> None:
+    """Write `config.json` and `model.safetensors` under Hugging Face's names.
+
+    `tensors` are under our names, whole: `transformers` then loads the folder with nothing missing.
+    """
+    theirs: dict[str, torch.Tensor] = {}
+    rows: dict[str, dict[str, torch.Tensor]] = {}
+    templates = {ours: template for template, ours in KEY_TABLE.items()}
+    for name, tensor in tensors.items():
+        number = re.search(r"\.layers\.(\d+)\.", name)
+        layer = number[1] if number else ""
+        ours = name.replace(f".layers.{layer}.", ".layers.{}.", 1) if number else name
+        key = templates[ours].format(layer)
+        stem, bracket, row = key.partition("[")
+        if bracket:
+            rows.setdefault(stem, {})[row] = tensor
+        else:
+            theirs[key] = tensor.contiguous()
+    for stem, parts in rows.items():
+        theirs[stem] = torch.stack([parts[row] for row in sorted(parts)])
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(dict(config), indent=2, sort_keys=True)
+    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+    # transformers refuses a safetensors file that does not say which framework wrote it
+    safetensors.torch.save_file(theirs, folder / "model.safetensors", metadata={"format": "pt"})

@@ -1,0 +1,127 @@
+"""The span head: hidden states -> start and end logits -> loss. BERT (arXiv:1810.04805v2) 4.2."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import pretrained
+from .model import Attention, Bert, BertConfig, Encoded
+
+
+@dataclass(frozen=True)
+class QuestionAnsweringOutput(Encoded):
+    """The encoder's states, and the two logits of every token: each (B, T), never masked."""
+
+    start_logits: Tensor
+    end_logits: Tensor
+
+
+class SpanHead(nn.Module):
+    """Two vectors find an answer: a token's start logit is S . T_i, its end logit E . T_i.
+
+    The paper has no biases; HF's layer has one scalar each, kept here so that raw logits agree.
+    A scalar added to every token's logit cancels in the softmax.
+    """
+
+    def __init__(self, hidden_size: int, std: float) -> None:
+        super().__init__()
+        self.S = nn.Parameter(torch.empty(hidden_size))
+        self.E = nn.Parameter(torch.empty(hidden_size))
+        self.bias = nn.Parameter(torch.empty(2))
+        self.initialize(std)
+
+    def initialize(self, std: float) -> None:
+        nn.init.normal_(self.S, std=std)
+        nn.init.normal_(self.E, std=std)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        # one product with both vectors stacked: bit for bit what HF's (2, H) layer computes
+        vectors = torch.stack((self.S, self.E))  # (2, H)
+        logits = F.linear(hidden, vectors, self.bias)  # (B, T, H) -> (B, T, 2)
+        start_logits, end_logits = logits.unbind(-1)  # two of (B, T)
+        return start_logits, end_logits
+
+
+class BertForQuestionAnswering(nn.Module):
+    """The encoder with a span head on its last layer."""
+
+    def __init__(self, config: BertConfig, attention: Attention = "eager") -> None:
+        super().__init__()
+        self.config = config
+        self.bert = Bert(config, attention)
+        self.head = SpanHead(config.hidden_size, config.initializer_range)
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, attention: Attention = "eager", new_head: bool = False
+    ) -> "BertForQuestionAnswering":
+        """The model of a folder or hub id; eval mode, float32.
+
+        `new_head=True` makes S and E anew (drawn from torch's global generator) when the checkpoint
+        has none, as fine-tuning begins. Without it such a checkpoint raises `PretrainedError`: an
+        untrained head gives random answers. So does any other weight that is missing, unexpected
+        or of another shape.
+        """
+        config = BertConfig.from_dict(pretrained.read_config(source))
+        with torch.device("meta"):  # shapes without memory: the weights are about to come
+            model = cls(config, attention)
+        expected = {name: t.shape for name, t in model.state_dict().items()}
+        may_lack = "head." if new_head else None
+        tensors, report = pretrained.load_tensors(source, expected, may_lack)
+        if report.missing:
+            made = SpanHead(config.hidden_size, config.initializer_range).state_dict()
+            tensors |= {f"head.{name}": tensor for name, tensor in made.items()}
+        model.load_state_dict(tensors, assign=True)
+        return model.eval()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a folder that this class and `transformers.BertForQuestionAnswering` load."""
+        config = self.config.to_dict("BertForQuestionAnswering")
+        tensors = {name: tensor.detach().cpu() for name, tensor in self.state_dict().items()}
+        pretrained.save_folder(folder, config, tensors)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> QuestionAnsweringOutput:
+        """(B, T) token ids -> (B, T) start and end logits. Arguments and errors: `Bert.forward`."""
+        encoded = self.bert(input_ids, attention_mask, token_type_ids, output_attentions)
+        start_logits, end_logits = self.head(encoded.hidden_states[-1])
+        return QuestionAnsweringOutput(
+            encoded.hidden_states, encoded.attentions, start_logits, end_logits
+        )
+
+
+def span_loss(
+    start_logits: Tensor,
+    end_logits: Tensor,
+    start_positions: Tensor,
+    end_positions: Tensor,
+    attention_mask: Tensor | None = None,
+) -> Tensor:
+    """Mean of the negative log-likelihoods of the true start and the true end: a scalar, float32.
+
+    Logits are (B, T), positions (B,). The paper sums the two terms; HF and Google's code average
+    them, and so does this. A position outside the window, which HF ignores too, takes no part; a
+    batch with none inside has loss 0. With an `attention_mask` (B, T) the softmax runs over the
+    tokens alone, so that padding takes no probability (and a label on padding has infinite loss);
+    without one the value equals HF's.
+    """
+
+    def one_side(logits: Tensor, positions: Tensor) -> Tensor:
+        logits = logits.float()  # (B, T)
+        inside = (positions >= 0) & (positions < logits.shape[1])  # (B,)
+        labels = positions.where(inside, 0)
+        if attention_mask is not None:
+            logits = logits.masked_fill(attention_mask == 0, float("-inf"))
+        losses = F.cross_entropy(logits, labels, reduction="none")  # (B,)
+        return losses.where(inside, 0).sum() / inside.sum().clamp(min=1)
+
+    return (one_side(start_logits, start_positions) + one_side(end_logits, end_positions)) / 2

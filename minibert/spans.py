@@ -1,0 +1,156 @@
+"""Span search: start and end logits -> grid of legal spans -> the n best over all windows.
+
+BERT (arXiv:1810.04805v2) section 4.2: a span's score is S.T_i + E.T_j, and the best span with
+j >= i is the prediction. Here every legal span of every window is compared, none is skipped.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import InputError
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class WindowLogits:
+    """The logits of one window, cut to its tokens of context: nothing else can be an answer."""
+
+    token_start: int  # place of the window's first token in the context
+    start_logits: Array  # (T,) float32
+    end_logits: Array  # (T,) float32
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A span of the context, in tokens counted from the beginning of the whole context."""
+
+    token_start: int
+    token_end: int  # inclusive
+    start_logit: float
+    end_logit: float
+    score: float  # probability among all legal spans of all windows
+
+
+def span_grid(start_logits: Array, end_logits: Array, max_answer_len: int) -> Array:
+    """All legal spans of one window: grid[i, k] is the score of tokens i to i + k inclusive.
+
+    (T,), (T,) -> (T, K), K = min(max_answer_len, T); -inf where a span would leave the window. In
+    float64, in which the sum of two float32 is exact: spans tie only when their logits do.
+
+    >>> span_grid(np.array([1.0, 5.0, 0.0]), np.array([2.0, 0.0, 4.0]), max_answer_len=2)
+    array([[  3.,   1.],
+           [  5.,   9.],
+           [  4., -inf]])
+    """
+    width = min(max_answer_len, len(end_logits))
+    padded = np.full(len(end_logits) + width - 1, -np.inf)
+    padded[: len(end_logits)] = end_logits
+    ends = np.lib.stride_tricks.sliding_window_view(padded, width)  # (T, K): end logit of i + k
+    grid: Array = start_logits.astype(np.float64)[:, None] + ends
+    return grid
+
+
+def surroundings(tokens: int, width: int) -> Array:
+    """How much context a window shows around each span: min(tokens to the left, to the right).
+
+    -> (T, K) laid out as `span_grid`; negative where a span would leave the window.
+    """
+    i, k = np.ogrid[:tokens, :width]
+    nearest: Array = np.minimum(i, tokens - 1 - i - k)
+    return nearest
+
+
+def best_spans(
+    windows: Sequence[WindowLogits], n_best: int = 20, max_answer_len: int = 30
+) -> list[Span]:
+    """The `n_best` spans of at most `max_answer_len` tokens, best first; all, when there are fewer.
+
+    A span that several windows see counts once: the window speaks for it that shows the most
+    context around it (`surroundings`), among equals the earliest. `Span.score` is the softmax of
+    start_logit + end_logit over all these spans. Ties go to the earlier start, then to the
+    shorter span. Raises `InputError` for logits that are not finite and for arguments below 1.
+
+    `windows` are all the windows of one example, in order.
+    """
+    if n_best < 1 or max_answer_len < 1:
+        raise InputError(f"n_best={n_best}, max_answer_len={max_answer_len}: both start at 1")
+    for window in windows:
+        if not (np.isfinite(window.start_logits).all() and np.isfinite(window.end_logits).all()):
+            raise InputError("logits are not finite: the model's weights or precision are at fault")
+
+    tokens = max(w.token_start + len(w.start_logits) for w in windows)
+    width = min(max_answer_len, max(len(w.start_logits) for w in windows))
+    if len(windows) == 1:
+        grid = span_grid(windows[0].start_logits, windows[0].end_logits, width)
+        speaker = np.zeros(grid.shape, dtype=np.int32)
+    else:
+        grid = np.full((tokens, width), -np.inf)  # (tokens of the whole context, K)
+        shown = np.full((tokens, width), -1, dtype=np.int32)
+        speaker = np.zeros((tokens, width), dtype=np.int32)  # index of the window that speaks
+        for index, window in enumerate(windows):
+            one = span_grid(window.start_logits, window.end_logits, width)  # (T, K)
+            rows = slice(window.token_start, window.token_start + len(one))
+            columns = slice(0, one.shape[1])
+            around = surroundings(*one.shape)
+            better = around > shown[rows, columns]
+            grid[rows, columns][better] = one[better]
+            shown[rows, columns][better] = around[better]
+            speaker[rows, columns][better] = index
+
+    flat = grid.ravel()
+    legal = int(np.count_nonzero(flat > -np.inf))
+    n_best = min(n_best, legal)
+    weights = np.exp(flat - flat.max())
+    total = weights.sum()
+    # all that reach the n-th best score, then exactly in order: stable, so that ties stay put
+    threshold = np.partition(flat, -n_best)[-n_best]
+    reached = np.flatnonzero(flat >= threshold)
+    chosen = reached[np.argsort(-flat[reached], kind="stable")][:n_best]
+
+    spans = []
+    for place in chosen.tolist():
+        i, k = divmod(place, width)
+        window = windows[int(speaker[i, k])]
+        spans.append(
+            Span(
+                token_start=i,
+                token_end=i + k,
+                start_logit=float(window.start_logits[i - window.token_start]),
+                end_logit=float(window.end_logits[i + k - window.token_start]),
+                score=float(weights[place] / total),
+            )
+        )
+    return spans
+
+
+def argmax_span(start_logits: Array, end_logits: Array) -> tuple[int, int]:
+    """The seed's first decoder: the best start and the best end, each on its own.
+
+    Over all tokens of the window, the question's and [SEP] too. The end can come before the start;
+    the span is then empty. -> (start, end inclusive)
+    """
+    return int(np.argmax(start_logits)), int(np.argmax(end_logits))
+
+
+def beam_spans(
+    start_logits: Array, end_logits: Array, beam: int = 20
+) -> list[tuple[int, int, float]]:
+    """The seed's second decoder: the 20 best starts with the 20 best ends, where start <= end.
+
+    Over all tokens of the window, at any length, best first. It can miss the best legal span, and
+    return one in the question. -> (start, end inclusive, start_logit + end_logit)
+    """
+    starts = np.argsort(start_logits)[::-1][:beam].tolist()
+    ends = np.argsort(end_logits)[::-1][:beam].tolist()
+    spans = [
+        (i, j, float(start_logits[i]) + float(end_logits[j]))
+        for i in starts
+        for j in ends
+        if i <= j
+    ]
+    return sorted(spans, key=lambda span: span[2], reverse=True)

@@ -1,0 +1,234 @@
+"""SQuAD: files, hub data sets and `datasets.Dataset`s -> validated examples; the official metric.
+
+SQuAD v1.1 is arXiv:1606.05250, v2.0 (with questions that have no answer) arXiv:1806.03822. The
+metric gives the figures of the two official evaluation scripts.
+"""
+
+import gzip
+import json
+import re
+import string
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import DataError
+
+if TYPE_CHECKING:
+    import datasets
+
+
+@dataclass(frozen=True, slots=True)
+class GoldAnswer:
+    """An annotator's answer: `context[char_start:char_start + len(text)] == text`."""
+
+    text: str
+    char_start: int  # code points
+
+    @property
+    def char_end(self) -> int:  # exclusive
+        return self.char_start + len(self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A question about a context, with the answers that annotators gave (none: unanswerable)."""
+
+    id: str
+    question: str
+    context: str
+    answers: tuple[GoldAnswer, ...] = ()
+    is_impossible: bool = False
+
+
+def load_squad(source: "str | Path | datasets.Dataset", split: str | None = None) -> list[Example]:
+    """Examples from a `.json` or `.json.gz` file, a folder of them, a hub id or a `Dataset`.
+
+    v1.1 and v2.0 files alike. `split` ("train", "validation") chooses within a folder, whose files
+    are then named `train-*` and `dev-*` as SQuAD's own, and within a hub data set, which needs it.
+    Raises `DataError` naming the file and the question for whatever is missing, mistyped or
+    contradictory, an answer that does not stand at its `answer_start` among them.
+    """
+    if not isinstance(source, str | Path):
+        return _from_rows(source, "the data set")
+    path = Path(source)
+    if path.is_dir():
+        path = _file_of_split(path, split)
+    if path.is_file():
+        return list(_from_file(path))
+    if path.suffix in (".json", ".gz") or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)):
+        raise DataError(f"{source}: no such file")
+    return _from_hub(str(source), split)
+
+
+def _file_of_split(folder: Path, split: str | None) -> Path:
+    stem = {"train": "train", "validation": "dev"}.get(split or "")
+    if stem is None:
+        raise DataError(f"{folder}: a folder; say which split, 'train' or 'validation'")
+    found = sorted(folder.glob(f"{stem}-*.json")) + sorted(folder.glob(f"{stem}-*.json.gz"))
+    if len(found) != 1:
+        names = ", ".join(p.name for p in found) or "none"
+        raise DataError(f"{folder}: expected one {stem}-*.json or .json.gz, found {names}")
+    return found[0]
+
+
+def _from_hub(name: str, split: str | None) -> list[Example]:
+    import datasets  # here, because it takes a second to import
+
+    if split is None:
+        raise DataError(f"{name}: a hub data set; say which split, 'train' or 'validation'")
+    try:
+        data = datasets.load_dataset(name, split=split)
+    except Exception as error:  # network, cache, unknown name or split: the library's many types
+        reason = str(error).strip().partition("\n")[0]
+        raise DataError(
+            f"{name}: no file of this name, and the hub gives no such data set: {reason}"
+        ) from error
+    return _from_rows(data, name)
+
+
+def _from_rows(rows: Iterable[Any], name: str) -> list[Example]:
+    examples = []
+    for number, row in enumerate(rows):
+        where = f"{name}: row {number}"
+        answers = _field(row, "answers", Mapping, where)
+        texts = _field(answers, "text", Sequence, where)
+        starts = _field(answers, "answer_start", Sequence, where)
+        if len(texts) != len(starts):
+            raise DataError(f"{where}: {len(texts)} answer texts, {len(starts)} starts")
+        question = {
+            "id": _field(row, "id", str, where),
+            "question": _field(row, "question", str, where),
+            "answers": [{"text": t, "answer_start": s} for t, s in zip(texts, starts, strict=True)],
+        }
+        examples.append(_example(question, _field(row, "context", str, where), where))
+    return examples
+
+
+def _from_file(path: Path) -> Iterator[Example]:
+    """The examples of a file: articles -> paragraphs -> questions."""
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        data = json.loads(raw.decode("utf-8"))
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not readable as JSON: {error}") from error
+    for a, article in enumerate(_field(data, "data", list, str(path))):
+        in_article = f"{path}: article {a}"
+        for p, paragraph in enumerate(_field(article, "paragraphs", list, in_article)):
+            in_paragraph = f"{in_article}, paragraph {p}"
+            context = _field(paragraph, "context", str, in_paragraph)
+            for q, question in enumerate(_field(paragraph, "qas", list, in_paragraph)):
+                yield _example(question, context, f"{in_paragraph}, question {q}")
+
+
+def _field(record: Any, name: str, kind: type, where: str) -> Any:
+    if not isinstance(record, Mapping):
+        raise DataError(f"{where}: expected an object, found {type(record).__name__}")
+    if name not in record:
+        raise DataError(f"{where}: no {name!r}")
+    value = record[name]
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise DataError(f"{where}: {name!r} is {type(value).__name__}, expected {kind.__name__}")
+    return value
+
+
+def _example(question: Any, context: str, where: str) -> Example:
+    """One question of the JSON format, checked."""
+    identity = _field(question, "id", str, where)
+    where = f"{where} ({identity})"
+    answers = []
+    for record in _field(question, "answers", list, where):
+        answer = GoldAnswer(
+            _field(record, "text", str, where), _field(record, "answer_start", int, where)
+        )
+        found = context[max(answer.char_start, 0) : max(answer.char_end, 0)]
+        if answer.char_start < 0 or found != answer.text:
+            raise DataError(
+                f"{where}: answer {answer.text!r} is not at answer_start={answer.char_start}, "
+                f"where {found!r} stands"
+            )
+        answers.append(answer)
+    is_impossible = question.get("is_impossible", not answers)
+    if is_impossible is not (not answers):
+        raise DataError(f"{where}: is_impossible={is_impossible!r} with {len(answers)} answers")
+    text = _field(question, "question", str, where)
+    return Example(identity, text, context, tuple(answers), is_impossible)
+
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalize_answer(text: str) -> str:
+    """Lower case, without ASCII punctuation, English articles and surplus white space.
+
+    >>> normalize_answer("The  U.S. Constitution,")
+    'us constitution'
+    """
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
+
+
+def exact_match(prediction: str, gold: str) -> float:
+    """1.0 when both read the same after `normalize_answer`, else 0.0."""
+    return float(normalize_answer(prediction) == normalize_answer(gold))
+
+
+def f1(prediction: str, gold: str, empty_match: float = 1.0) -> float:
+    """Harmonic mean of precision and recall over the words of both, after `normalize_answer`.
+
+    `empty_match` is the F1 of two texts without a word: 1 in v2.0's script, 0 in v1.1's.
+
+    >>> f1("the U.S. Constitution", "Constitution")
+    0.6666666666666666
+    """
+    predicted = normalize_answer(prediction).split()
+    expected = normalize_answer(gold).split()
+    if not predicted and not expected:
+        return empty_match
+    common = (Counter(predicted) & Counter(expected)).total()
+    if common == 0:
+        return 0.0
+    precision, recall = common / len(predicted), common / len(expected)
+    return 2 * precision * recall / (precision + recall)
+
+
+def squad_metrics(
+    predictions: Mapping[str, str], examples: Iterable[Example]
+) -> dict[str, float | int]:
+    """The official figures: `exact_match` and `f1` in 0-100, and the `total` of questions.
+
+    For each question, the best over its gold answers. A missing prediction scores 0 (as in v1.1's
+    script; v2.0's leaves the question out). Where there are unanswerable questions the rules are
+    v2.0's: gold answers that normalise to nothing don't count, "" is right where no other is left,
+    and its fields stand beside: `exact`, and `_exact`, `_f1`, `_total` of `HasAns` and `NoAns`.
+    """
+    examples = list(examples)
+    version_2 = any(example.is_impossible for example in examples)
+    scores: list[tuple[float, float, bool]] = []  # exact match, F1, is_impossible
+    for example in examples:
+        golds = [answer.text for answer in example.answers]
+        if version_2:
+            golds = [gold for gold in golds if normalize_answer(gold)] or [""]
+        text = predictions.get(example.id)
+        if text is None:
+            golds = []
+        exact = max((exact_match(str(text), gold) for gold in golds), default=0.0)
+        overlap = max((f1(str(text), gold, float(version_2)) for gold in golds), default=0.0)
+        scores.append((exact, overlap, example.is_impossible))
+
+    def percent(column: int, rows: Sequence[tuple[float, float, bool]]) -> float:
+        return 100.0 * sum(row[column] for row in rows) / max(len(rows), 1)
+
+    metrics = {"exact_match": percent(0, scores), "f1": percent(1, scores), "total": len(scores)}
+    if version_2:
+        metrics["exact"] = metrics["exact_match"]
+        for name, wanted in (("HasAns", False), ("NoAns", True)):
+            rows = [row for row in scores if row[2] is wanted]
+            if rows:
+                metrics[f"{name}_exact"] = percent(0, rows)
+                metrics[f"{name}_f1"] = percent(1, rows)
+                metrics[f"{name}_total"] = len(rows)
+    return metrics

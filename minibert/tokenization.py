@@ -1,0 +1,167 @@
+"""Tokenizer: text -> WordPieces, each with the place in the text that it came from.
+
+BERT (arXiv:1810.04805v2) section 3, "Input/Output Representations"; WordPiece itself is in
+arXiv:1609.08144 section 4.1. The `tokenizers` library does the splitting; this module sees to it
+that a folder's files configure it, that text stays text, and that offsets stay character offsets.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tokenizers
+from tokenizers import decoders
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.processors import BertProcessing
+
+from .errors import PretrainedError
+from .pretrained import find_file, read_json
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+# names in a tokenizer_config.json -> names in the `tokenizers` library
+NORMALIZER_SETTINGS = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """A text's WordPieces: `ids[k]` is the k-th, and it covers text[a:b] with a, b = offsets[k]."""
+
+    ids: npt.NDArray[np.int32]  # (T,)
+    offsets: npt.NDArray[np.int32]  # (T, 2): char_start, char_end (code points, end exclusive)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Tokenizer:
+    """A BERT tokenizer; `from_pretrained` makes one from a folder.
+
+    `lowercase`, `strip_accents` (None: as `lowercase`) and `chinese_chars` (a space around each)
+    are BERT's settings. Raises `PretrainedError` for a vocabulary without BERT's special tokens.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Sequence[str],
+        lowercase: bool = True,
+        strip_accents: bool | None = None,
+        chinese_chars: bool = True,
+    ) -> None:
+        ids = {token: i for i, token in enumerate(vocabulary)}
+        backend = tokenizers.Tokenizer(WordPiece(ids, unk_token="[UNK]"))
+        backend.normalizer = BertNormalizer(
+            clean_text=True,
+            handle_chinese_chars=chinese_chars,
+            strip_accents=strip_accents,
+            lowercase=lowercase,
+        )
+        backend.pre_tokenizer = BertPreTokenizer()
+        backend.decoder = decoders.WordPiece(prefix="##")
+        self._wrap(backend)
+        # for other programs that read our tokenizer.json: text here is never a special token
+        backend.add_special_tokens([token for token in SPECIAL_TOKENS if token in ids])
+        backend.post_processor = BertProcessing(("[SEP]", self.sep_id), ("[CLS]", self.cls_id))
+
+    def _wrap(self, backend: tokenizers.Tokenizer) -> None:
+        for token in SPECIAL_TOKENS[:4]:
+            if backend.token_to_id(token) is None:
+                raise PretrainedError(f"the vocabulary has no {token}")
+        # what a tokenizer.json may carry along; windows are cut and padded by minibert
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_special_tokens = True  # "[SEP]" in a text is three plain tokens
+        self.backend = backend
+        self.pad_id: int = backend.token_to_id("[PAD]")
+        self.cls_id: int = backend.token_to_id("[CLS]")
+        self.sep_id: int = backend.token_to_id("[SEP]")
+        self.vocab_size: int = backend.get_vocab_size()
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path) -> "Tokenizer":
+        """From a folder or hub id: `tokenizer.json`, else `vocab.txt`; `tokenizer_config.json`
+        beside either has the last word on case, accents and Chinese characters.
+
+        Raises `PretrainedError` when there is no such file, or it isn't a BERT tokenizer's.
+        """
+        path = find_file(source, "tokenizer.json") or find_file(source, "vocab.txt")
+        if path is None:
+            raise PretrainedError(f"{source}: no tokenizer (tokenizer.json or vocab.txt)")
+        settings_path = find_file(source, "tokenizer_config.json")
+        settings = read_json(settings_path) if settings_path else {}
+        try:
+            if path.suffix == ".json":
+                tokenizer = cls.__new__(cls)
+                tokenizer._wrap(tokenizers.Tokenizer.from_file(str(path)))
+            else:
+                # split at "\n" alone: a vocabulary may hold U+2028 and its like as tokens
+                text = path.read_text(encoding="utf-8")
+                tokenizer = cls(text.removesuffix("\n").split("\n"))
+        except Exception as error:  # the library raises bare `Exception` for a broken file
+            raise PretrainedError(f"{path}: not usable as a tokenizer: {error}") from error
+
+        backend = tokenizer.backend
+        if not isinstance(backend.model, WordPiece):
+            kind = type(backend.model).__name__
+            raise PretrainedError(f"{path}: a {kind} tokenizer; BERT's is a WordPiece")
+        if isinstance(backend.normalizer, BertNormalizer):
+            for theirs, ours in NORMALIZER_SETTINGS.items():
+                if theirs in settings:
+                    setattr(backend.normalizer, ours, settings[theirs])
+        return tokenizer
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `tokenizer.json`, and the `vocab.txt` and `tokenizer_config.json` beside it."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        settings: dict[str, Any] = {"tokenizer_class": "BertTokenizer"}
+        settings |= {f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS}
+        if isinstance(self.backend.normalizer, BertNormalizer):
+            for theirs, ours in NORMALIZER_SETTINGS.items():
+                settings[theirs] = getattr(self.backend.normalizer, ours)
+        text = json.dumps(settings, indent=2)
+        (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
+        vocabulary = self.backend.get_vocab()
+        tokens = sorted(vocabulary, key=vocabulary.__getitem__)
+        (folder / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
+        self.backend.save(str(folder / "tokenizer.json"))
+
+    def encode(self, text: str) -> Pieces:
+        """A text's pieces, without [CLS] and [SEP]; whatever stands in the text is text."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Iterable[str]) -> list[Pieces]:
+        """`encode` for many texts, on all cores."""
+        encodings = self.backend.encode_batch(list(texts), add_special_tokens=False)
+        return [
+            Pieces(
+                np.array(e.ids, dtype=np.int32),
+                np.array(e.offsets, dtype=np.int32).reshape(-1, 2),  # (0, 2) for an empty text
+            )
+            for e in encodings
+        ]
+
+    def tokens(self, ids: Iterable[int]) -> list[str]:
+        """The strings of the vocabulary for these ids."""
+        return [self.backend.id_to_token(int(i)) for i in ids]
+
+    def tokens_to_string(self, tokens: Sequence[str]) -> str:
+        """Words glued from pieces and spaced as WordPiece's decoder does: not the original text.
+
+        The seed's way to print an answer; `Answer.answer` is cut from the context instead.
+
+        >>> vocabulary = [*SPECIAL_TOKENS, "over", "32", "+"]
+        >>> Tokenizer(vocabulary).tokens_to_string(["over", "3", "##2", "+"])
+        'over 32 +'
+        """
+        return str(decoders.WordPiece(prefix="##", cleanup=True).decode(list(tokens)))

@@ -1,0 +1,197 @@
+"""Fine-tuning: examples -> labelled windows -> the loop -> a trained folder.
+
+BERT (arXiv:1810.04805v2) appendix A.3: Adam with decoupled weight decay, linear decay of the
+learning rate, dropout 0.1.
+"""
+
+import json
+import math
+import random
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
+
+from .errors import InputError
+from .evaluate import evaluate
+from .features import collate, length_batches, prepare_train_features
+from .model import Attention
+from .qa import BertForQuestionAnswering, span_loss
+from .reader import Precision, QuestionAnswerer
+from .squad import load_squad
+from .tokenization import Tokenizer
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Everything that a run depends on. The defaults are the seed's recipe."""
+
+    init: str  # folder or hub id of an encoder, with or without a span head
+    train_file: str  # whatever `load_squad` reads: a file, a folder, a hub id
+    output_dir: str  # the model of the last epoch, and metrics.jsonl
+    dev_file: str | None = None  # evaluated after each epoch
+    epochs: int = 3
+    batch_size: int = 16  # windows
+    learning_rate: float = 2e-5  # the paper searched {5e-5, 3e-5, 2e-5} for BERT-large
+    warmup_ratio: float = 0.0  # part of all steps in which the learning rate rises from 0
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    max_length: int = 384
+    doc_stride: int = 128
+    max_train_examples: int | None = None  # a random sample; None: all
+    attention: Attention = "eager"  # faster than "sdpa" in training on CPUs
+    precision: Precision = "fp32"  # "bf16": autocast; the weights stay float32
+    device: str = "auto"  # a GPU where there is one
+    seed: int = 42
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "max_length"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)}: expected 1 or more")
+        if self.max_train_examples is not None and self.max_train_examples < 1:
+            raise InputError(f"max_train_examples={self.max_train_examples}: expected 1 or more")
+        if not self.learning_rate > 0:
+            raise InputError(f"learning_rate={self.learning_rate}: expected more than 0")
+        if not 0 <= self.warmup_ratio <= 1:
+            raise InputError(f"warmup_ratio={self.warmup_ratio}: expected 0 to 1")
+        if self.precision not in ("fp32", "bf16"):
+            raise InputError(f"precision={self.precision!r}: expected 'fp32' or 'bf16'")
+
+
+def train(config: TrainingConfig) -> dict[str, float | int]:
+    """Fine-tune and save, as `config` says; the metrics of the last epoch (empty without dev data).
+
+    The output folder then holds the model and tokenizer in Hugging Face's format, and
+    `metrics.jsonl`: a line a step and a line an evaluation. Seeds torch's global generator. Raises
+    a `MinibertError` for what cannot be read, and when the folder holds a model already.
+    """
+    output = Path(config.output_dir)
+    if (output / "config.json").exists() or (output / "metrics.jsonl").exists():
+        raise InputError(f"{output}: holds a model or a run already; choose another output folder")
+    torch.manual_seed(config.seed)
+    device = choose_device(config.device)
+
+    tokenizer = Tokenizer.from_pretrained(config.init)
+    model = BertForQuestionAnswering.from_pretrained(config.init, config.attention, new_head=True)
+    model.to(device)
+    examples = load_squad(config.train_file, "train")
+    if config.max_train_examples is not None and config.max_train_examples < len(examples):
+        examples = random.Random(config.seed).sample(examples, config.max_train_examples)
+    features = prepare_train_features(examples, tokenizer, config.max_length, config.doc_stride)
+    dev_examples = load_squad(config.dev_file, "validation") if config.dev_file else []
+    qa = QuestionAnswerer(
+        model, tokenizer, config.max_length, config.doc_stride, precision=config.precision
+    )
+
+    optimizer = torch.optim.AdamW(decay_groups(model, config.weight_decay), config.learning_rate)
+    total_steps = config.epochs * math.ceil(len(features) / config.batch_size)
+    warmup_steps = round(config.warmup_ratio * total_steps)
+    metrics: dict[str, float | int] = {}
+    step = 0
+    output.mkdir(parents=True, exist_ok=True)
+    log_path = output / "metrics.jsonl"
+    with log_path.open("w", encoding="utf-8") as log, progress_bar(config) as bar:
+        for epoch in range(1, config.epochs + 1):
+            batches = length_batches(features, config.batch_size, seed=config.seed + epoch)
+            task = bar.add_task(f"epoch {epoch} training", total=len(features), status="")
+            model.train()
+            began, seen = time.perf_counter(), 0
+            for indices in batches:
+                for group in optimizer.param_groups:
+                    group["lr"] = config.learning_rate * schedule(step, warmup_steps, total_steps)
+                batch = collate([features[k] for k in indices], tokenizer.pad_id).to(device)
+                assert batch.start_positions is not None and batch.end_positions is not None
+
+                with torch.autocast(device.type, torch.bfloat16, config.precision == "bf16"):
+                    out = model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
+                loss = span_loss(
+                    out.start_logits,
+                    out.end_logits,
+                    batch.start_positions,
+                    batch.end_positions,
+                    batch.attention_mask,
+                )
+                loss.backward()  # type: ignore[no-untyped-call]
+                norm = nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+                optimizer.step()
+                optimizer.zero_grad()
+
+                step += 1
+                seen += len(indices)
+                speed = seen / (time.perf_counter() - began)
+                line = {
+                    "step": step,
+                    "epoch": epoch,
+                    "loss": loss.item(),
+                    "grad_norm": norm.item(),
+                    "learning_rate": optimizer.param_groups[0]["lr"],
+                    "examples_per_second": speed,
+                }
+                log.write(json.dumps(line) + "\n")
+                status = f"loss {line['loss']:.2f}  {speed:.1f} examples/s"
+                bar.update(task, completed=seen, status=status)
+
+            model.save_pretrained(output)
+            tokenizer.save_pretrained(output)
+            if dev_examples:
+                task = bar.add_task(f"epoch {epoch} evaluation", total=None, status="")
+                metrics = evaluate(qa, dev_examples, on_batch=partial(bar.advance, task))
+                log.write(json.dumps({"step": step, "epoch": epoch} | metrics) + "\n")
+                log.flush()
+                status = f"EM {metrics['exact_match']:.2f}  F1 {metrics['f1']:.2f}"
+                bar.update(task, total=len(dev_examples), status=status)
+    return metrics
+
+
+def schedule(step: int, warmup_steps: int, total_steps: int) -> float:
+    """The factor on the learning rate: up from 0 in a line, then down to 0 in a line.
+
+    >>> [schedule(step, 2, 6) for step in range(6)]
+    [0.0, 0.5, 1.0, 0.75, 0.5, 0.25]
+    """
+    if step < warmup_steps:
+        return step / warmup_steps
+    return (total_steps - step) / max(total_steps - warmup_steps, 1)
+
+
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameters for the optimizer: weights decay; biases and LayerNorms don't (appendix A.3).
+
+    By name, not by number of dimensions: S and E are vectors, yet they are weights.
+    """
+    kept: list[nn.Parameter] = []
+    decayed: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        plain = name.endswith(".bias") or "norm." in name
+        (kept if plain else decayed).append(parameter)
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": kept, "weight_decay": 0.0},
+    ]
+
+
+def choose_device(name: str) -> torch.device:
+    """A device by name; "auto" is the GPU where there is one. Raises `InputError`."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(f"device={name!r} cannot be used: {reason}") from error
+
+
+def progress_bar(config: TrainingConfig) -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}  {task.fields[status]}"),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, disable=not config.progress)
