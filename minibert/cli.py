@@ -20,6 +20,7 @@ from .qa import BertForQuestionAnswering
 from .reader import Answer, QuestionAnswerer
 from .squad import load_squad
 from .train import TrainingConfig, train
+from .tuning import keep_freed_memory
 
 # The passages and questions of the demo stand in "Understanding BERT with Huggingface",
 # https://mlwhiz.com/blog/2021/07/24/huggingface-bert/. The first is from the documentation of
@@ -52,6 +53,7 @@ Model = Annotated[str, typer.Option(help="Folder or hub id of a trained model.")
 
 def main() -> None:
     """Run the command line; what a user can put right is one line on stderr and exit code 2."""
+    keep_freed_memory()
     try:
         app()
     except MinibertError as error:

@@ -96,7 +96,7 @@ def train(config: TrainingConfig) -> dict[str, float | int]:
     step = 0
     output.mkdir(parents=True, exist_ok=True)
     log_path = output / "metrics.jsonl"
-    with log_path.open("w", encoding="utf-8") as log, progress_bar(config) as bar:
+    with log_path.open("w", buffering=1, encoding="utf-8") as log, progress_bar(config) as bar:
         for epoch in range(1, config.epochs + 1):
             batches = length_batches(features, config.batch_size, seed=config.seed + epoch)
             task = bar.add_task(f"epoch {epoch} training", total=len(features), status="")

