@@ -35,7 +35,7 @@ class Answer:
 
 
 class QuestionAnswerer:
-    """A model, its tokenizer, and how long contexts are cut. The model is put into eval mode."""
+    """A model, its tokenizer, and how long contexts are cut."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class QuestionAnswerer:
                 f"the tokenizer has {tokenizer.vocab_size} tokens, but the model has embeddings "
                 f"for {model.config.vocab_size}"
             )
-        self.model = model.eval()
+        self.model = model
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.doc_stride = doc_stride
@@ -129,6 +129,7 @@ class QuestionAnswerer:
         self, features: Sequence[Feature], on_batch: Callable[[int], None] = lambda windows: None
     ) -> list[WindowLogits]:
         """The logits of each window's context, in the order of the windows; float32."""
+        self.model.eval()  # between epochs it comes from training
         device = next(self.model.parameters()).device
         found: dict[int, WindowLogits] = {}
         for indices in length_batches(features, self.batch_size):

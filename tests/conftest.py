@@ -1,4 +1,4 @@
-"""Fixtures: the models, the data, and the reference implementation, each skipped with its reason."""
+"""Fixtures: the models, the data, the reference; each skips with its reason."""
 
 import importlib.util
 import os

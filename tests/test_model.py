@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import minibert
-from minibert.model import Bert, BertConfig, EncoderLayer
+from minibert.model import Bert, BertConfig, Dropout, EncoderLayer
 
 HERE = Path(__file__).parent
 PAIRS = [
@@ -23,7 +23,9 @@ PAIRS = [
 ]
 
 
-def batch(tokenizer: minibert.Tokenizer, length: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def batch(
+    tokenizer: minibert.Tokenizer, length: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Real text in both segments, with padding: ids, mask, segments."""
     examples = [minibert.Example("", question, context) for question, context in PAIRS]
     features = minibert.prepare_features(examples, tokenizer, max_length=length or 128)
@@ -65,7 +67,9 @@ def test_real_weights_bit_for_bit(reference, minilm):
     ours = Bert.from_pretrained(minilm)
     tokenizer = minibert.Tokenizer.from_pretrained(minilm)
     inputs = [batch(tokenizer)]
-    inputs += [random_batch(ours.config, rows, n) for rows, n in [(1, 1), (2, 7), (3, 384), (1, 512)]]
+    inputs += [
+        random_batch(ours.config, rows, n) for rows, n in [(1, 1), (2, 7), (3, 384), (1, 512)]
+    ]
     for ids, mask, segments in inputs:
         states, attentions = reference_states(reference, ids, mask, segments)
         with torch.no_grad():
@@ -125,7 +129,9 @@ def test_stored_outputs(minilm, tiny):
         expected = load_file(HERE / "reference" / f"{stored}.safetensors")
         ids, mask = expected["input_ids"], expected["attention_mask"]
         with torch.no_grad():
-            states = Bert.from_pretrained(source)(ids, mask, expected["token_type_ids"]).hidden_states
+            states = Bert.from_pretrained(source)(
+                ids, mask, expected["token_type_ids"]
+            ).hidden_states
         for k, state in enumerate(states):
             wanted = expected[f"hidden_states.{k}"]
             if stored == "minilm":  # as make.py's `summary`: a slice, and a sum of many numbers
@@ -238,7 +244,34 @@ def test_what_is_not_this_bert_is_refused_by_name(change, named):
 
 def test_bad_arguments(tiny):
     model = Bert.from_pretrained(tiny)
-    with pytest.raises(minibert.InputError, match="161 tokens"):
-        model(torch.zeros(1, 161, dtype=torch.long))
+    with pytest.raises(minibert.InputError, match="385 tokens"):
+        model(torch.zeros(1, 385, dtype=torch.long))
     with pytest.raises(minibert.InputError, match="flash"):
         Bert.from_pretrained(tiny, attention="flash")
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_dropout_has_its_rate_and_keeps_the_mean(p):
+    """A million numbers: the share dropped within 5 standard deviations of p (0.0015 at p = 0.1);
+    what is kept is scaled by 1 / (1 - p), and its gradient with it."""
+    dropout = Dropout(p)
+    x = torch.ones(1000, 1001, requires_grad=True)
+    y = dropout(x)
+    dropped = y == 0
+    n = y.numel()
+    assert abs(dropped.double().mean().item() - p) < 5 * (p * (1 - p) / n) ** 0.5
+    assert (y[~dropped] == 1 / (1 - p)).all()
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach())
+    # neighbours share a draw of the generator: their bits must not depend on each other
+    both = (dropped.flatten()[:-1] & dropped.flatten()[1:]).double().mean().item()
+    assert abs(both - p * p) < 5 * (p * p * (1 - p * p) / n) ** 0.5
+
+
+def test_dropout_follows_torch_s_generator():
+    dropout, x = Dropout(0.1), torch.ones(7, 13)
+    torch.manual_seed(5)
+    first, second = dropout(x), dropout(x)
+    torch.manual_seed(5)
+    assert torch.equal(first, dropout(x)) and not torch.equal(first, second)
+    assert dropout.eval()(x) is x and Dropout(0.0)(x) is x

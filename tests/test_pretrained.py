@@ -67,7 +67,9 @@ def test_every_spelling_gives_the_same_model(tiny, folder, weights, form):
     elif form == "sharded":
         (folder / "model.safetensors").unlink()
         names = sorted(weights)
-        index = {name: f"model-0000{1 + k % 3}-of-00003.safetensors" for k, name in enumerate(names)}
+        index = {
+            name: f"model-0000{1 + k % 3}-of-00003.safetensors" for k, name in enumerate(names)
+        }
         for shard in set(index.values()):
             save_file({k: weights[k] for k in names if index[k] == shard}, folder / shard)
         text = json.dumps({"metadata": {}, "weight_map": index})

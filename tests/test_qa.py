@@ -17,7 +17,9 @@ def logits() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_logits_bit_for_bit(transformers, tiny):
     ours = BertForQuestionAnswering.from_pretrained(tiny)
-    theirs = transformers.BertForQuestionAnswering.from_pretrained(tiny, attn_implementation="eager")
+    theirs = transformers.BertForQuestionAnswering.from_pretrained(
+        tiny, attn_implementation="eager"
+    )
     ids, mask, segments = random_batch(ours.config, 4, 60)
     with torch.no_grad():
         a = ours(ids, mask, segments)
@@ -30,9 +32,7 @@ def test_stored_logits(tiny):
     expected = load_file(HERE / "reference" / "tiny.safetensors")
     model = BertForQuestionAnswering.from_pretrained(tiny)
     with torch.no_grad():
-        out = model(
-            expected["input_ids"], expected["attention_mask"], expected["token_type_ids"]
-        )
+        out = model(expected["input_ids"], expected["attention_mask"], expected["token_type_ids"])
     for name in ("start_logits", "end_logits"):
         torch.testing.assert_close(getattr(out, name), expected[name], rtol=0, atol=1e-5)
 
@@ -64,7 +64,9 @@ def test_the_biases_cancel_in_the_softmax(tiny):
 def test_loss_equals_the_reference(transformers, tiny):
     """Labels beyond the window among them: both ignore those."""
     ours = BertForQuestionAnswering.from_pretrained(tiny)
-    theirs = transformers.BertForQuestionAnswering.from_pretrained(tiny, attn_implementation="eager")
+    theirs = transformers.BertForQuestionAnswering.from_pretrained(
+        tiny, attn_implementation="eager"
+    )
     ids, mask, segments = random_batch(ours.config, 5, 20)
     starts, ends = torch.tensor([0, 3, 19, 20, 7]), torch.tensor([0, 5, 19, 31, 25])
     with torch.no_grad():
@@ -100,8 +102,10 @@ def test_padding_takes_no_probability_in_the_masked_loss(logits):
     masked = span_loss(start, end, positions, positions, mask)
     short = span_loss(start[:, :8], end[:, :8], positions, positions)
     torch.testing.assert_close(masked, short)
-    torch.testing.assert_close(span_loss(start, end, positions, positions, torch.ones(6, 11)),
-                               span_loss(start, end, positions, positions))
+    torch.testing.assert_close(
+        span_loss(start, end, positions, positions, torch.ones(6, 11)),
+        span_loss(start, end, positions, positions),
+    )
 
 
 @pytest.mark.parametrize("outside", [-100, -1, 11, 500])
@@ -138,7 +142,9 @@ def test_a_saved_model_loads_in_transformers(transformers, minilm, tmp_path):
     )
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    inputs = tokenizer("Who lit the lamp?", "Müller lit it; the naïve clerk didn't.", return_tensors="pt")
+    inputs = tokenizer(
+        "Who lit the lamp?", "Müller lit it; the naïve clerk didn't.", return_tensors="pt"
+    )
     with torch.no_grad():
         a = ours(inputs.input_ids, inputs.attention_mask, inputs.token_type_ids)
         b = theirs.eval()(**inputs)

@@ -1,0 +1,127 @@
+"""The command line, used as a user does: what it prints, and one line for what goes wrong."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from minibert import cli
+
+NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run `minibert ARGUMENTS` in this process -> exit code, stdout, stderr."""
+    monkeypatch.setattr(cli, "keep_freed_memory", lambda: None)  # of the whole process
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["minibert", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        code = exit_.value.code
+        assert isinstance(code, int)
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+def test_answer(run, tiny, tmp_path):
+    context = "Ada kept the lamp of the old tower.\n"
+    (tmp_path / "context.txt").write_text(context)
+    asked = ("answer", "--model", tiny, "--question", "Who kept it?")
+    code, out, _ = run(*asked, "--context", context, "--top-k", 3, "--json")
+    answers = json.loads(out)
+    assert code == 0 and len(answers) == 3
+    assert list(answers[0]) == ["answer", "score", "start", "end", "start_logit", "end_logit"]
+    assert context[answers[0]["start"] : answers[0]["end"]] == answers[0]["answer"]
+    code, out, _ = run(*asked, "--context-file", tmp_path / "context.txt")
+    assert code == 0 and answers[0]["answer"] in out.splitlines()[1]
+
+
+def test_demo(run, tiny):
+    code, out, _ = run("demo", "--model", tiny)
+    assert code == 0
+    for question in (*cli.TRANSFORMERS_QUESTIONS, cli.WASHINGTON_QUESTION):
+        assert question in out
+    assert len(out.split("the ten best spans")[1].strip().splitlines()) == 12
+
+
+def test_show(run):
+    code, out, _ = run("show", NOTES, "-n", 2, "--seed", 1)
+    assert code == 0 and out.count("question:") == 2
+    assert out == run("show", NOTES, "-n", 2, "--seed", 1)[1]
+
+
+def test_inspect(run, tiny, minilm):
+    code, out, _ = run("inspect", tiny)
+    assert code == 0 and "hidden_size" in out and "0 missing, 0 unexpected" in out
+    code, out, _ = run("inspect", minilm)
+    assert code == 0 and "22,565,376" in out
+    assert "missing     head.S" in out and "ignored     pooler.dense.weight" in out
+
+
+def test_train_then_evaluate(run, tiny, tmp_path):
+    code, out, _ = run(
+        "train", "--init", tiny, "--train-file", NOTES, "--dev-file", NOTES, "--epochs", 1,
+        "--output", tmp_path / "run", "--max-train-examples", 20, "--batch-size", 8,
+        "--learning-rate", 1e-3, "--precision", "bf16", "--seed", 7,
+    )  # fmt: skip
+    trained = json.loads(out.splitlines()[-1])
+    assert code == 0 and trained["total"] == 120
+    code, out, _ = run(
+        "evaluate", "--model", tmp_path / "run", "--data", NOTES, "--output", tmp_path / "eval",
+        "--precision", "bf16",
+    )  # fmt: skip
+    assert code == 0 and json.loads(out.splitlines()[-1]).keys() == trained.keys()
+    assert {p.name for p in (tmp_path / "eval").iterdir()} == {
+        "predictions.json", "nbest_predictions.json", "metrics.json",
+    }  # fmt: skip
+
+
+ASKED = ("--question", "Who?", "--context", "a lamp")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("answer", "--model", "no/such/place", *ASKED), "no/such/place"),
+        (("answer", "--model", "EMPTY", *ASKED), "no config.json"),
+        (("answer", "--model", "TRUNCATED", *ASKED), "model.safetensors"),
+        (("answer", "--model", "MISSHAPEN", *ASKED), "bert.embeddings.LayerNorm.bias"),
+        (("answer", "--model", "MODEL", "--question", " ", "--context", "a"), "no words in the q"),
+        (
+            ("answer", "--model", "MODEL", "--question", "Who?", "--context", ""),
+            "no words in the c",
+        ),
+        (("answer", "--model", "MODEL", "--question", "Who?"), "--context"),
+        (("answer", "--model", "MODEL", "--question", "Who?", "--context-file", "none"), "none"),
+        (("answer", "--model", "MODEL", *ASKED, "--top-k", "0"), "0"),
+        (("evaluate", "--model", "MODEL", "--data", "none.json", "--output", "o"), "none.json"),
+        (
+            ("evaluate", "--model", "MODEL", "--data", NOTES, "--output", "o", "--precision", "x"),
+            "x",
+        ),
+        (("train", "--init", "EMPTY", "--train-file", NOTES, "--output", "o"), "no tokenizer"),
+        (("train", "--init", "MODEL", "--train-file", "none.json", "--output", "o"), "none.json"),
+        (("inspect", "EMPTY"), "no config.json"),
+        (("show", "none.json"), "none.json"),
+    ],
+)
+def test_what_goes_wrong_is_one_line(run, tiny, tmp_path, monkeypatch, arguments, named):
+    weights = (tiny / "model.safetensors").read_bytes()
+    for name in ("EMPTY", "TRUNCATED", "MISSHAPEN"):
+        (tmp_path / name).mkdir()
+        if name != "EMPTY":
+            for file in tiny.iterdir():
+                (tmp_path / name / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "TRUNCATED" / "model.safetensors").write_bytes(weights[:5000])
+    settings = json.loads((tiny / "config.json").read_text())
+    (tmp_path / "MISSHAPEN" / "config.json").write_text(json.dumps(settings | {"hidden_size": 32}))
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(*[str(tiny) if a == "MODEL" else a for a in arguments])
+    assert code == 2 and out == ""
+    assert err.startswith("error: ") and err.count("\n") == 1 and named in err
+    assert not (tmp_path / "o").exists()

@@ -1,0 +1,266 @@
+"""Windows and labels against the reference's tokenizer and a slow, obvious labelling."""
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import minibert
+from minibert.features import collate, length_batches, window_bounds
+
+
+def reference_windows(
+    tokenizer: Any, examples: list[minibert.Example], max_length: int, doc_stride: int
+) -> Any:
+    return tokenizer(
+        [e.question for e in examples],
+        [e.context for e in examples],
+        truncation="only_second",
+        max_length=max_length,
+        stride=doc_stride,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+    )
+
+
+def reference_label(encoding: Any, example: minibert.Example) -> tuple[int, int]:
+    """The labels of `transformers`' example scripts, its slip at the window's end included: where
+    no token starts after the answer's start, the search for one runs on to the final [SEP]."""
+    if not example.answers:
+        return 0, 0
+    answer = example.answers[0]
+    offsets = encoding.offsets
+    context = [k for k, segment in enumerate(encoding.sequence_ids) if segment == 1]
+    if offsets[context[0]][0] > answer.char_start or offsets[context[-1]][1] < answer.char_end:
+        return 0, 0
+    after = (k for k in range(context[0], len(offsets)) if offsets[k][0] > answer.char_start)
+    before = (k for k in range(context[-1], -1, -1) if offsets[k][1] < answer.char_end)
+    return next(after, len(offsets)) - 1, next(before) + 1
+
+
+def differences(
+    features: list[minibert.Feature], examples: list[minibert.Example], reference: Any
+) -> list[int]:
+    """Indices of windows whose labels differ; ids and segments must not."""
+    assert len(features) == len(reference["input_ids"])
+    wrong = []
+    for k, feature in enumerate(features):
+        example = examples[reference["overflow_to_sample_mapping"][k]]
+        assert feature.example_id == example.id
+        assert feature.input_ids == reference["input_ids"][k]
+        assert feature.token_type_ids == reference["token_type_ids"][k]
+        label = (feature.start_position, feature.end_position)
+        if label != reference_label(reference.encodings[k], example):
+            wrong.append(k)
+    return wrong
+
+
+def text_of_label(feature: minibert.Feature, context: str) -> str:
+    shift = feature.token_start - len(feature.prefix)
+    offsets = feature.context.offsets
+    return context[
+        offsets[feature.start_position + shift, 0] : offsets[feature.end_position + shift, 1]
+    ]
+
+
+@pytest.mark.parametrize(("max_length", "doc_stride"), [(384, 128), (128, 40), (64, 1), (64, 0)])
+def test_windows_and_labels_equal_the_reference(
+    transformers, minilm, field_notes, max_length, doc_stride
+):
+    theirs = transformers.AutoTokenizer.from_pretrained(minilm)
+    ours = minibert.Tokenizer.from_pretrained(minilm)
+    features = minibert.prepare_train_features(field_notes, ours, max_length, doc_stride)
+    reference = reference_windows(theirs, field_notes, max_length, doc_stride)
+    wrong = differences(features, field_notes, reference)
+    for k in wrong:  # only the reference's slip at the end of a window
+        assert features[k].start_position == len(features[k]) - 2
+        assert (
+            reference_label(
+                reference.encodings[k], field_notes[reference["overflow_to_sample_mapping"][k]]
+            )[0]
+            == len(features[k]) - 1
+        )
+    assert len(wrong) < len(features) / 50
+    assert any(f.window_index for f in features) and any(f.start_position for f in features)
+
+
+@pytest.mark.slow
+def test_all_of_squad_equals_the_reference(transformers, minilm, squad):
+    """88,524 and 10,784 windows, 725 of them labelled [CLS]; two labels that the reference gets
+    wrong, each because the answer starts in its window's last token."""
+    theirs = transformers.AutoTokenizer.from_pretrained(minilm)
+    ours = minibert.Tokenizer.from_pretrained(minilm)
+    examples = minibert.load_squad(squad, "train")
+    features = minibert.prepare_train_features(examples, ours, max_length=384, doc_stride=128)
+    assert len(features) == 88_524
+    assert sum(feature.start_position == 0 for feature in features) == 725
+
+    wrong, first, begun = [], 0, 0
+    for begin in range(0, len(examples), 10_000):  # the reference's encodings take much memory
+        part = examples[begin : begin + 10_000]
+        reference = reference_windows(theirs, part, 384, 128)
+        end = first + len(reference["input_ids"])
+        wrong += [first + k for k in differences(features[first:end], part, reference)]
+        for k in wrong[begun:]:
+            encoding = reference.encodings[k - first]
+            example = part[reference["overflow_to_sample_mapping"][k - first]]
+            start, end_position = reference_label(encoding, example)
+            last = len(features[k]) - 2  # the window's last token of context
+            assert start > end_position  # the reference's label is no span at all
+            assert features[k].start_position == features[k].end_position == last
+            assert example.answers[0].text in text_of_label(features[k], example.context)
+        first, begun = end, len(wrong)
+    assert first == len(features)
+    assert len(wrong) == 2
+
+    dev = minibert.prepare_features(minibert.load_squad(squad, "validation"), ours)
+    assert len(dev) == 10_784
+
+
+def test_an_answer_in_the_window_s_last_token(transformers, minilm):
+    """Such an example, where the reference labels [SEP] as the start and this labels the token."""
+    context = "Seven keepers lived on the rock, and the eldest of them was named Ada."
+    answer = minibert.GoldAnswer("eldest", context.index("eldest"))
+    example = minibert.Example("rock", "Which keeper was Ada?", context, (answer,))
+    tokenizer = minibert.Tokenizer.from_pretrained(minilm)
+    upto = len(tokenizer.encode(context[: answer.char_end]))
+    room = len(tokenizer.encode(example.question)) + 3
+    feature = minibert.prepare_train_features([example], tokenizer, upto + room, 2)[0]
+    last = len(feature) - 2
+    assert feature.start_position == feature.end_position == last
+    assert text_of_label(feature, context) == "eldest"
+    theirs = transformers.AutoTokenizer.from_pretrained(minilm)
+    reference = reference_windows(theirs, [example], upto + room, 2)
+    assert reference_label(reference.encodings[0], example) == (last + 1, last)
+
+
+@given(pieces=st.integers(1, 300), room=st.integers(1, 60), overlap=st.integers(0, 59))
+def test_windows_cover_the_context_and_overlap(pieces, room, overlap):
+    overlap = min(overlap, room - 1)
+    bounds = window_bounds(pieces, room, overlap)
+    assert bounds[0][0] == 0 and bounds[-1][1] == pieces
+    assert all(0 < end - first <= room for first, end in bounds)
+    for (first, end), (next_first, next_end) in pairwise(bounds):
+        assert end - next_first == overlap and first < next_first and end < next_end
+
+
+def test_labels_point_at_the_answer(tiny, field_notes):
+    """Where a window holds the answer, its labelled tokens cover it; somewhere one does."""
+    tokenizer = minibert.Tokenizer.from_pretrained(tiny)
+    features = minibert.prepare_train_features(field_notes, tokenizer, 96, 32)
+    examples = {e.id: e for e in field_notes}
+    held = set()
+    for feature in features:
+        example = examples[feature.example_id]
+        if feature.start_position == 0:
+            assert feature.end_position == 0
+            continue
+        assert len(feature.prefix) <= feature.start_position <= feature.end_position
+        assert example.answers[0].text in text_of_label(feature, example.context)
+        held.add(example.id)
+    assert held == {e.id for e in field_notes if e.answers}
+
+
+@given(data=st.data())
+def test_a_label_is_a_span_whatever_the_text(tiny, data):
+    """Hangul syllables and other characters of several pieces among them."""
+    words = st.sampled_from(["한국", "어", "naïve", "x", "lamp", "가", "٣", "e\u0301", "!"])
+    context = " ".join(data.draw(st.lists(words, min_size=1, max_size=12)))
+    start = data.draw(st.integers(0, len(context) - 1))
+    end = data.draw(st.integers(start + 1, len(context)))
+    example = minibert.Example(
+        "k", "lamp", context, (minibert.GoldAnswer(context[start:end], start),)
+    )
+    tokenizer = minibert.Tokenizer.from_pretrained(tiny)
+    for feature in minibert.prepare_train_features([example], tokenizer, 16, 2):
+        assert 0 <= feature.start_position <= feature.end_position < len(feature) - 1
+        if feature.start_position:
+            assert feature.start_position >= len(feature.prefix)
+
+
+def test_each_context_is_tokenized_once(tiny, field_notes, monkeypatch):
+    seen: list[str] = []
+    encode_batch = minibert.Tokenizer.encode_batch
+
+    def counting(self: minibert.Tokenizer, texts: Any) -> Any:
+        texts = list(texts)
+        seen.extend(texts)
+        return encode_batch(self, texts)
+
+    monkeypatch.setattr(minibert.Tokenizer, "encode_batch", counting)
+    minibert.prepare_features(field_notes, minibert.Tokenizer.from_pretrained(tiny))
+    assert len(seen) == len(field_notes) + len({e.context for e in field_notes})
+
+
+def test_duplicate_ids_keep_their_own_answers(tiny):
+    tokenizer = minibert.Tokenizer.from_pretrained(tiny)
+    a = minibert.Example(
+        "same", "Which?", "the lamp and the tower", (minibert.GoldAnswer("lamp", 4),)
+    )
+    b = replace(a, answers=(minibert.GoldAnswer("tower", 17),))
+    texts = [
+        text_of_label(f, a.context) for f in minibert.prepare_train_features([a, b], tokenizer, 64)
+    ]
+    assert texts == ["lamp", "tower"]
+
+
+def test_doc_stride_left_out(tiny):
+    """min(128, max_length // 2), an overlap in tokens."""
+    tokenizer = minibert.Tokenizer.from_pretrained(tiny)
+    example = minibert.Example("k", "lamp", "light " * 500)
+    for max_length, overlap in ((384, 128), (100, 50)):
+        a, b, *_ = minibert.prepare_features([example], tokenizer, max_length)
+        assert a.token_end - b.token_start + 1 == overlap
+
+
+@pytest.mark.parametrize(
+    ("question", "context", "arguments", "named"),
+    [
+        ("lamp " * 400, "a tower", {}, "k: max_length=384 leaves room for 0 tokens"),
+        ("lamp " * 300, "a tower", {}, "doc_stride=128 needs 129"),
+        ("lamp", "a tower", {"doc_stride": 380}, "leaves room for 377 tokens"),
+        ("lamp", "a tower", {"doc_stride": -1}, "doc_stride=-1"),
+        ("", "a tower", {}, "k: no words in the question ''"),
+        ("  \n", "a tower", {}, "no words in the question"),
+        ("lamp", "", {}, "k: no words in the context ''"),
+        ("lamp", "\u200b ", {}, "no words in the context"),
+    ],
+)
+def test_bad_examples_are_named(tiny, question, context, arguments, named):
+    example = minibert.Example("k", question, context)
+    with pytest.raises(minibert.InputError, match=named):
+        minibert.prepare_features([example], minibert.Tokenizer.from_pretrained(tiny), **arguments)
+
+
+def test_collate_pads_to_the_longest(tiny, field_notes):
+    tokenizer = minibert.Tokenizer.from_pretrained(tiny)
+    features = minibert.prepare_train_features(field_notes[:40], tokenizer, 96, 32)[::7]
+    batch = collate(features, tokenizer.pad_id)
+    assert batch.input_ids.shape == (len(features), max(map(len, features)))
+    for row, feature in enumerate(features):
+        n = len(feature)
+        assert batch.input_ids[row].tolist()[:n] == feature.input_ids
+        assert batch.token_type_ids[row].tolist()[:n] == feature.token_type_ids
+        assert batch.attention_mask[row].tolist() == [1] * n + [0] * (batch.input_ids.shape[1] - n)
+        assert (batch.input_ids[row, n:] == tokenizer.pad_id).all()
+        assert batch.start_positions[row] == feature.start_position
+        assert batch.end_positions[row] == feature.end_position
+    unlabelled = minibert.prepare_features(field_notes[:2], tokenizer, 96)
+    assert collate(unlabelled, tokenizer.pad_id).start_positions is None
+
+
+@pytest.mark.parametrize("seed", [None, 1])
+def test_batches_hold_every_window_once_and_like_lengths(tiny, field_notes, seed):
+    tokenizer = minibert.Tokenizer.from_pretrained(tiny)
+    features = minibert.prepare_features(field_notes, tokenizer, 96, 32)
+    batches = length_batches(features, 8, seed)
+    assert sorted(k for batch in batches for k in batch) == list(range(len(features)))
+    assert all(len(batch) <= 8 for batch in batches)
+    padded = sum(len(b) * max(len(features[k]) for k in b) for b in batches)
+    assert padded < 1.05 * sum(map(len, features))
+    assert batches == length_batches(features, 8, seed)
+    if seed is not None:
+        assert batches != length_batches(features, 8, seed + 1)

@@ -1,0 +1,47 @@
+"""The seed's own model, from the hub: `pytest -m hub` where there is a network."""
+
+import numpy as np
+import pytest
+import torch
+
+import minibert
+from minibert.cli import TRANSFORMERS_PASSAGE, TRANSFORMERS_QUESTIONS
+from minibert.spans import argmax_span
+
+MODEL = "bert-large-uncased-whole-word-masking-finetuned-squad"
+ANSWERS = ("over 32 +", "general - purpose architectures", "TensorFlow 2. 0 and pytorch")
+
+pytestmark = pytest.mark.hub
+
+
+def test_the_seed_s_answers_with_the_seed_s_decoder():
+    """Independent argmax over one window, then the detokenizer. The seed prints 'TensorFlow' with
+    its capitals; the model is uncased, so case is not compared."""
+    model = minibert.BertForQuestionAnswering.from_pretrained(MODEL)
+    tokenizer = minibert.Tokenizer.from_pretrained(MODEL)
+    for question, expected in zip(TRANSFORMERS_QUESTIONS, ANSWERS, strict=True):
+        example = minibert.Example("", question, TRANSFORMERS_PASSAGE)
+        (feature,) = minibert.prepare_features([example], tokenizer)
+        batch = minibert.features.collate([feature], tokenizer.pad_id)
+        with torch.no_grad():
+            out = model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
+        start, end = argmax_span(np.array(out.start_logits[0]), np.array(out.end_logits[0]))
+        tokens = tokenizer.tokens(feature.input_ids[start : end + 1])
+        assert tokenizer.tokens_to_string(tokens).lower() == expected.lower()
+
+
+def test_parity_on_the_seed_s_model(transformers):
+    ours = minibert.BertForQuestionAnswering.from_pretrained(MODEL)
+    theirs = transformers.BertForQuestionAnswering.from_pretrained(
+        MODEL, attn_implementation="eager"
+    )
+    ids = torch.randint(1000, 20000, (2, 50))
+    with torch.no_grad():
+        a, b = ours(ids), theirs.eval()(input_ids=ids, output_hidden_states=True)
+    assert all(map(torch.equal, a.hidden_states, b.hidden_states))
+    assert torch.equal(a.start_logits, b.start_logits) and torch.equal(a.end_logits, b.end_logits)
+
+
+def test_squad_from_the_hub():
+    examples = minibert.load_squad("rajpurkar/squad", "validation")
+    assert len(examples) == 10_570

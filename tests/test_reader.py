@@ -1,0 +1,153 @@
+"""The whole arrow: its promise, its windows, and the best answers of the reference pipeline."""
+
+import json
+from dataclasses import astuple
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import minibert
+from minibert import QuestionAnswerer
+
+HERE = Path(__file__).parent
+PIPELINE = json.loads((HERE / "reference" / "pipeline.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def qa(tiny: Path) -> QuestionAnswerer:
+    return QuestionAnswerer.from_pretrained(tiny, attention="eager")
+
+
+@settings(max_examples=200, deadline=None)
+@given(question=st.text(min_size=1), context=st.text(min_size=1, max_size=400))
+def test_an_answer_is_the_text(qa, question, context):
+    try:
+        answers = qa(question, context, top_k=5)
+    except minibert.InputError as error:
+        assert "no words" in str(error) or "leaves room" in str(error)
+        return
+    for answer in answers:
+        assert context[answer.start : answer.end] == answer.answer
+        assert answer.answer
+        assert 0.0 <= answer.score <= 1.0
+
+
+def test_best_answers_equal_the_reference_pipeline_s(qa, field_notes):
+    """Where that pipeline is right: on contexts of one window. Over several it compares scores of
+    softmaxes that have nothing to do with each other, and it sums those of equal texts."""
+    max_answer_len = PIPELINE["settings"]["max_answer_len"]
+    examples = {example.id: example for example in field_notes}
+    compared = runners_up = 0
+    for row in PIPELINE["rows"]:
+        example = examples[row["id"]]
+        windows = minibert.prepare_features([example], qa.tokenizer)
+        if len(windows) > 1:
+            continue
+        ours = qa(example.question, example.context, 5, max_answer_len)
+        theirs = row["answers"]
+        a, b = ours[0], theirs[0]
+        assert (a.start, a.end, a.answer) == (b["start"], b["end"], b["answer"])
+        compared += 1
+        texts = [answer.answer.lower() for answer in ours]
+        if len(theirs) == 5 and len(set(texts)) == 5:  # no text summed away
+            assert texts == [answer["answer"].lower() for answer in theirs]
+            runners_up += 1
+    assert compared >= 15 and runners_up >= 10
+
+
+def test_live_pipeline(transformers, qa, tiny, field_notes):
+    """The same against the pipeline itself, where the installed transformers has it."""
+    if not hasattr(transformers, "QuestionAnsweringPipeline"):
+        pytest.skip("this transformers has no question-answering pipeline (5.2.0 is the last)")
+    reader = transformers.pipeline("question-answering", model=str(tiny), tokenizer=str(tiny))
+    for example in field_notes[::10]:
+        context = example.context[:300]
+        theirs = reader(
+            question=example.question, context=context, max_answer_len=30, align_to_words=False
+        )
+        ours = qa(example.question, context)
+        assert (ours.start, ours.end) == (theirs["start"], theirs["end"])
+
+
+def test_one_window_or_many_find_the_same_in_a_short_text(tiny):
+    """Windows must not make a span count twice: all scores still sum to 1."""
+    question, context = "Who lit the lamp?", "The keeper lit the lamp at dusk and slept. " * 6
+    for max_length, doc_stride in ((384, 128), (40, 20), (40, 24)):
+        qa = QuestionAnswerer.from_pretrained(tiny, max_length=max_length, doc_stride=doc_stride)
+        answers = qa(question, context, top_k=10_000, max_answer_len=5)
+        assert len({(a.start, a.end) for a in answers}) == len(answers)
+        assert sum(a.score for a in answers) == pytest.approx(1.0)
+        assert [astuple(a) for a in answers[:7]] == [
+            astuple(a) for a in qa(question, context, top_k=7, max_answer_len=5)
+        ]
+
+
+def test_the_best_answer_alone_and_as_a_list(qa):
+    one = qa(question="Who lit the lamp?", context="Ada lit the lamp.")
+    (first, second) = qa("Who lit the lamp?", "Ada lit the lamp.", top_k=2)
+    assert isinstance(one, minibert.Answer) and one == first and second.score <= first.score
+
+
+def test_batching_does_not_change_an_answer(qa, field_notes):
+    """1e-4: products of another shape sum in another order."""
+    together = list(qa.n_best(field_notes, n_best=3))
+    assert len(together) == len(field_notes)
+    for example, answers in zip(field_notes[::9], together[::9], strict=True):
+        for a, b in zip(qa(example.question, example.context, 3), answers, strict=True):
+            assert (a.start, a.end) == (b.start, b.end)
+            assert a.start_logit == pytest.approx(b.start_logit, abs=1e-4)
+            assert a.score == pytest.approx(b.score, rel=1e-3)
+
+
+def test_max_answer_len_counts_tokens(qa):
+    context = "one two three four five six seven eight nine ten"
+    for answer in qa("how many?", context, top_k=999, max_answer_len=2):
+        pieces = qa.tokenizer.encode(context).offsets
+        inside = [a for a, b in pieces.tolist() if answer.start <= a and b <= answer.end]
+        assert len(inside) <= 2
+
+
+def test_control_tokens_in_a_text_are_text(qa):
+    context = "The tag [SEP] ends a segment and [CLS] begins one."
+    answers = qa("Which tag?", context, top_k=999)
+    assert any(answer.answer == "[SEP]" for answer in answers)
+
+
+def test_bf16_runs_and_is_close(tiny):
+    fp32, bf16 = (QuestionAnswerer.from_pretrained(tiny, precision=p) for p in ("fp32", "bf16"))
+    a, b = (qa("Who lit the lamp?", "Ada lit the lamp.", 3)[0] for qa in (fp32, bf16))
+    assert b.start_logit == pytest.approx(a.start_logit, abs=0.5) and a.start_logit != b.start_logit
+
+
+@pytest.mark.parametrize(
+    ("question", "context", "named"),
+    [
+        ("", "a tower", "no words in the question ''"),
+        (" ", "a tower", "no words in the question ' '"),
+        ("Who?", "", "no words in the context ''"),
+        (None, "a tower", "the question is a NoneType"),
+        ("Who?", b"a tower", "the context is a bytes"),
+        ("who " * 400, "a tower", "max_length=384 leaves room for 0 tokens"),
+    ],
+)
+def test_bad_input_is_named(qa, question, context, named):
+    with pytest.raises(minibert.InputError, match=named):
+        qa(question, context)
+
+
+def test_a_tokenizer_that_does_not_fit(qa, minilm, tiny):
+    with pytest.raises(minibert.PretrainedError, match="30522 tokens, but the model"):
+        QuestionAnswerer(qa.model, minibert.Tokenizer.from_pretrained(minilm))
+    with pytest.raises(minibert.InputError, match="max_length=512, but this model has 384"):
+        QuestionAnswerer.from_pretrained(tiny, max_length=512)
+
+
+def test_weights_that_are_not_numbers_raise(tiny):
+    qa = QuestionAnswerer.from_pretrained(tiny)
+    with torch.no_grad():
+        qa.model.head.S[3] = float("nan")
+    with pytest.raises(minibert.InputError, match="not finite"):
+        qa("Who?", "a tower")

@@ -1,0 +1,184 @@
+"""Reading SQuAD in all its forms, and the official metric against stored figures of its scripts."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+import minibert
+from minibert.squad import load_squad, squad_metrics
+
+HERE = Path(__file__).parent
+
+
+def file_with(tmp_path: Path, question: dict[str, Any], context: Any = "The lamp is lit.") -> Path:
+    path = tmp_path / "data.json"
+    data = {"data": [{"title": "t", "paragraphs": [{"context": context, "qas": [question]}]}]}
+    path.write_text(json.dumps(data), encoding="utf-8")
+    return path
+
+
+GOOD = {"id": "q1", "question": "What is lit?", "answers": [{"text": "lamp", "answer_start": 4}]}
+
+
+def test_own_data_holds_its_answers(field_notes):
+    assert len(field_notes) == 120
+    assert sum(example.is_impossible for example in field_notes) == 28
+    assert len({example.id for example in field_notes}) == 120
+    for example in field_notes:
+        for answer in example.answers:
+            assert example.context[answer.char_start : answer.char_end] == answer.text
+
+
+def test_whole_squad(squad):
+    train, dev = load_squad(squad, "train"), load_squad(squad, "validation")
+    assert (len(train), len(dev)) == (87_599, 10_570)
+    assert sum(len(e.answers) for e in dev) == 34_726
+    assert not any(e.is_impossible for e in train + dev)
+
+
+def test_every_form_gives_the_same_examples(tmp_path, field_notes):
+    plain = HERE / "data" / "field_notes.json"
+    packed = tmp_path / "dev-notes.json.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    rows = [
+        {
+            "id": e.id,
+            "title": "t",
+            "context": e.context,
+            "question": e.question,
+            "answers": {
+                "text": [a.text for a in e.answers],
+                "answer_start": [a.char_start for a in e.answers],
+            },
+        }
+        for e in field_notes
+    ]
+    for source in (str(plain), packed, datasets.Dataset.from_list(rows)):
+        assert load_squad(source) == field_notes
+    assert load_squad(tmp_path, "validation") == field_notes
+
+
+def test_hub_ids_go_through_datasets(monkeypatch, field_notes):
+    asked = []
+
+    def load_dataset(name: str, split: str) -> datasets.Dataset:
+        asked.append((name, split))
+        row = {"id": "q", "context": "a lamp", "question": "What?"}
+        return datasets.Dataset.from_list(
+            [row | {"answers": {"text": ["lamp"], "answer_start": [2]}}]
+        )
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    (example,) = load_squad("rajpurkar/squad", "train")
+    assert asked == [("rajpurkar/squad", "train")] and example.answers[0].text == "lamp"
+    with pytest.raises(minibert.DataError, match="say which split"):
+        load_squad("rajpurkar/squad")
+
+    def unreachable(name: str, split: str) -> None:
+        raise ConnectionError("Couldn't reach the hub\nand more")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    with pytest.raises(minibert.DataError, match=r"no such data set: Couldn't reach the hub$"):
+        load_squad("rajpurkar/squad", "train")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (
+            {"answers": [{"text": "lamp", "answer_start": 3}]},
+            r"q1.*'lamp' is not at answer_start=3",
+        ),
+        ({"answers": [{"text": "lamp", "answer_start": -12}]}, "answer_start=-12"),
+        ({"answers": [{"text": "lamp", "answer_start": "4"}]}, "'answer_start' is str"),
+        ({"answers": [{"text": "lamp", "answer_start": True}]}, "'answer_start' is bool"),
+        ({"answers": [{"text": None, "answer_start": 4}]}, "'text' is NoneType"),
+        ({"answers": [{"text": "lamp"}]}, "no 'answer_start'"),
+        ({"answers": "lamp"}, "'answers' is str"),
+        ({"answers": ["lamp"]}, "expected an object, found str"),
+        ({"question": 7}, "'question' is int"),
+        ({"id": 7}, "'id' is int"),
+        ({"is_impossible": True}, "is_impossible=True with 1 answers"),
+        ({"is_impossible": False, "answers": []}, "is_impossible=False with 0 answers"),
+        ({"is_impossible": "no"}, "is_impossible='no'"),
+    ],
+)
+def test_a_bad_question_is_named_with_its_place(tmp_path, change, named):
+    path = file_with(tmp_path, GOOD | change)
+    with pytest.raises(minibert.DataError, match=named) as caught:
+        load_squad(path)
+    assert "article 0, paragraph 0, question 0" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "named"),
+    [
+        ("x.json", b'{"data": [', "not readable as JSON"),
+        ("x.json", b"\xff\xfe", "not readable as JSON"),
+        ("x.json", b"[]", "expected an object, found list"),
+        ("x.json", b"{}", "no 'data'"),
+        ("x.json", b'{"data": [{}]}', "article 0: no 'paragraphs'"),
+        ("x.json.gz", b"no gzip", "not readable as JSON"),
+        ("x.json.gz", gzip.compress(b'{"data": []}')[:-9], "not readable as JSON"),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path, name, content, named):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(minibert.DataError, match=named):
+        load_squad(tmp_path / name)
+
+
+def test_missing_files_and_splits(tmp_path):
+    for source in (tmp_path / "none.json", "none.json", "a/b/c"):
+        with pytest.raises(minibert.DataError, match="no such file"):
+            load_squad(source)
+    with pytest.raises(minibert.DataError, match="which split"):
+        load_squad(tmp_path)
+    with pytest.raises(minibert.DataError, match="expected one train-"):
+        load_squad(tmp_path, "train")
+
+
+def examples_of(cases: list[Any]) -> tuple[dict[str, str], list[minibert.Example]]:
+    examples = [
+        minibert.Example(
+            str(k), "?", "", tuple(minibert.GoldAnswer(t, 0) for t in texts), not texts
+        )
+        for k, (texts, _) in enumerate(cases)
+    ]
+    return {str(k): text for k, (_, text) in enumerate(cases) if text is not None}, examples
+
+
+STORED = json.loads((HERE / "reference" / "metrics.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("version", ["v1.1", "v2.0"])
+def test_metric_equals_the_official_script(version):
+    """Each adversarial prediction alone, then all of them; 1e-9: another order of a float sum."""
+    assert len(STORED[version]) > 30
+    for group in STORED[version]:
+        metrics = squad_metrics(*examples_of(group["cases"]))
+        for name, value in group["figures"].items():
+            assert metrics[name] == pytest.approx(value, abs=1e-9), (name, group["cases"])
+
+
+def test_the_versions_differ_where_nothing_is_left_to_compare():
+    example = minibert.Example("a", "?", "", (minibert.GoldAnswer("the", 0),))
+    impossible = minibert.Example("b", "?", "", (), True)
+    alone = squad_metrics({"a": "a"}, [example])
+    assert (alone["exact_match"], alone["f1"]) == (100.0, 0.0)
+    beside = squad_metrics({"a": "a", "b": ""}, [example, impossible])
+    assert (beside["HasAns_exact"], beside["HasAns_f1"]) == (100.0, 100.0)
+
+
+def test_a_missing_prediction_scores_0():
+    answered = minibert.Example("a", "?", "", (minibert.GoldAnswer("x", 0),))
+    impossible = minibert.Example("b", "?", "", (), True)
+    assert squad_metrics({}, [answered]) == {"exact_match": 0.0, "f1": 0.0, "total": 1}
+    metrics = squad_metrics({"a": "x"}, [answered, impossible])
+    assert metrics["exact_match"] == metrics["exact"] == 50.0
+    assert metrics["NoAns_exact"] == 0.0 and metrics["NoAns_total"] == 1
+    assert squad_metrics({}, [])["total"] == 0

@@ -1,0 +1,155 @@
+"""Training and evaluation on the project's own examples: it learns, writes and reads back."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import minibert
+from minibert.train import TrainingConfig, decay_groups, schedule, train
+
+NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
+
+
+def config(tiny: Path, output: Path, **changes: Any) -> TrainingConfig:
+    small = TrainingConfig(
+        init=str(tiny),
+        train_file=NOTES,
+        output_dir=str(output),
+        epochs=1,
+        learning_rate=1e-3,
+        max_length=128,
+        doc_stride=32,
+        max_train_examples=48,
+        progress=False,
+    )
+    return replace(small, **changes)
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_it_learns_writes_and_reads_back(tiny, tmp_path):
+    output = tmp_path / "run"
+    metrics = train(config(tiny, output, epochs=8, learning_rate=5e-3, dev_file=NOTES))
+    steps = [line for line in lines(output) if "loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, len(steps) + 1))
+    first, last = (
+        sum(line["loss"] for line in steps if line["epoch"] == epoch) for epoch in (1, 8)
+    )
+    assert last < 0.8 * first
+    evaluations = [line for line in lines(output) if "f1" in line]
+    assert len(evaluations) == 8 and evaluations[-1]["f1"] == metrics["f1"]
+
+    qa = minibert.QuestionAnswerer.from_pretrained(output, "eager", max_length=128, doc_stride=32)
+    examples = minibert.load_squad(NOTES)
+    again = minibert.evaluate(qa, examples, tmp_path / "evaluation")
+    assert again == pytest.approx(metrics)
+    predictions = json.loads((tmp_path / "evaluation" / "predictions.json").read_text("utf-8"))
+    nbest = json.loads((tmp_path / "evaluation" / "nbest_predictions.json").read_text("utf-8"))
+    assert json.loads((tmp_path / "evaluation" / "metrics.json").read_text("utf-8")) == again
+    for example in examples:
+        assert predictions[example.id] == nbest[example.id][0]["answer"]
+        best = nbest[example.id][0]
+        assert example.context[best["start"] : best["end"]] == best["answer"]
+    assert minibert.squad_metrics(predictions, examples) == again
+
+
+def test_the_same_seed_gives_the_same_weights(tiny, tmp_path):
+    """Bit for bit on the same machine: the order, dropout and the new head follow the seed."""
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train(config(tiny, tmp_path / name, seed=seed))
+    a, b, c = ((tmp_path / name / "model.safetensors").read_bytes() for name in "abc")
+    assert a == b and a != c
+
+
+def test_bf16_trains(tiny, tmp_path):
+    train(config(tiny, tmp_path / "run", precision="bf16", epochs=2))
+    model = minibert.BertForQuestionAnswering.from_pretrained(tmp_path / "run")
+    assert all(p.isfinite().all() and p.dtype == torch.float32 for p in model.parameters())
+
+
+def test_the_learning_rate_rises_and_falls_in_straight_lines(tiny, tmp_path):
+    train(config(tiny, tmp_path / "run", batch_size=4, warmup_ratio=0.25, learning_rate=1e-3))
+    rates = [line["learning_rate"] for line in lines(tmp_path / "run")]
+    warmup = round(0.25 * len(rates))
+    assert rates[0] == 0.0 and rates[warmup] == max(rates) == 1e-3
+    assert rates[-1] == pytest.approx(1e-3 / (len(rates) - warmup))
+
+
+@pytest.mark.parametrize(("warmup", "total"), [(0, 10), (3, 10), (10, 10)])
+def test_schedule_equals_the_reference(transformers, warmup, total):
+    parameter = torch.nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    theirs = transformers.get_linear_schedule_with_warmup(optimizer, warmup, total)
+    for step in range(total):
+        assert schedule(step, warmup, total) == pytest.approx(theirs.get_last_lr()[0])
+        optimizer.step()
+        theirs.step()
+
+
+def test_what_decays_is_what_the_reference_decays(transformers, tiny):
+    """S and E among them, as the [2, H] matrix does in the trainer of transformers."""
+    model = minibert.BertForQuestionAnswering.from_pretrained(tiny)
+    decayed, kept = decay_groups(model, 0.01)
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.01, 0.0)
+    theirs = transformers.BertForQuestionAnswering.from_pretrained(tiny)
+    names = transformers.Trainer.get_decay_parameter_names(None, theirs)  # uses no self
+    numbers = sum(p.numel() for n, p in theirs.named_parameters() if n in names)
+    assert sum(p.numel() for p in decayed["params"]) == numbers
+    assert any(p is model.head.S for p in decayed["params"])
+    everything = sum(p.numel() for p in model.parameters())
+    assert sum(p.numel() for p in kept["params"]) == everything - numbers
+
+
+def test_a_folder_that_holds_a_run_is_left_alone(tiny, tmp_path):
+    train(config(tiny, tmp_path / "run"))
+    before = (tmp_path / "run" / "model.safetensors").read_bytes()
+    with pytest.raises(minibert.InputError, match="holds a model or a run already"):
+        train(config(tiny, tmp_path / "run", seed=9))
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"epochs": 0}, "epochs=0"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"learning_rate": -1.0}, "learning_rate=-1.0"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan"),
+        ({"warmup_ratio": 1.5}, "warmup_ratio=1.5"),
+        ({"max_train_examples": 0}, "max_train_examples=0"),
+        ({"precision": "fp8"}, "precision='fp8'"),
+    ],
+)
+def test_bad_settings_are_named(tiny, tmp_path, change, named):
+    with pytest.raises(minibert.InputError, match=named):
+        config(tiny, tmp_path, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"train_file": "none.json"}, "none.json: no such file"),
+        ({"dev_file": "none.json"}, "none.json: no such file"),
+        ({"init": "no/such/folder"}, "no/such/folder"),
+        ({"device": "abacus"}, "device='abacus'"),
+        ({"max_length": 512}, "max_length=512, but this model has 384"),
+    ],
+)
+def test_what_cannot_be_read_stops_before_anything_is_written(tiny, tmp_path, change, named):
+    with pytest.raises(minibert.MinibertError, match=named):
+        train(config(tiny, tmp_path / "run", **change))
+    assert not (tmp_path / "run").exists()
+
+
+def test_defaults_are_the_seed_s_recipe():
+    recipe = asdict(TrainingConfig(init="i", train_file="t", output_dir="o"))
+    wanted = {"learning_rate": 2e-5, "batch_size": 16, "epochs": 3, "weight_decay": 0.01}
+    wanted |= {"max_length": 384, "doc_stride": 128, "warmup_ratio": 0.0}
+    assert {name: recipe[name] for name in wanted} == wanted
