@@ -59,18 +59,11 @@ class Batch(NamedTuple):
     input_ids: Tensor  # (B, T)
     attention_mask: Tensor  # (B, T): 1 token, 0 padding
     token_type_ids: Tensor  # (B, T): 0 question, 1 context
-    start_positions: Tensor | None  # (B,), when the windows are labelled
-    end_positions: Tensor | None  # (B,)
+    start_positions: Tensor  # (B,), -1 for an unlabelled window: the loss ignores it
+    end_positions: Tensor  # (B,)
 
     def to(self, device: torch.device) -> "Batch":
-        input_ids, attention_mask, token_type_ids, starts, ends = self
-        return Batch(
-            input_ids.to(device),
-            attention_mask.to(device),
-            token_type_ids.to(device),
-            None if starts is None else starts.to(device),
-            None if ends is None else ends.to(device),
-        )
+        return Batch(*(tensor.to(device) for tensor in self))
 
 
 def window_bounds(pieces: int, room: int, doc_stride: int) -> list[tuple[int, int]]:
@@ -182,16 +175,27 @@ def collate(features: Sequence[Feature], pad_id: int) -> Batch:
         input_ids[row, : len(feature)] = feature.input_ids
         attention_mask[row, : len(feature)] = 1
         token_type_ids[row, len(feature.prefix) : len(feature)] = 1
-    labels = None
-    if all(feature.start_position is not None for feature in features):
-        labels = torch.tensor([(f.start_position, f.end_position) for f in features])  # (B, 2)
+    labels = [
+        (-1, -1) if f.start_position is None else (f.start_position, f.end_position)
+        for f in features
+    ]
+    start_positions, end_positions = torch.tensor(labels).T  # (B, 2) -> two of (B,)
     return Batch(
         torch.from_numpy(input_ids),
         torch.from_numpy(attention_mask),
         torch.from_numpy(token_type_ids),
-        None if labels is None else labels[:, 0],
-        None if labels is None else labels[:, 1],
+        start_positions,
+        end_positions,
     )
+
+
+def split_batch(
+    features: Sequence[Feature], indices: Sequence[int], max_tokens: int
+) -> list[list[int]]:
+    """A batch in equal parts that each hold `max_tokens` padded tokens at most (or one window)."""
+    longest = max(len(features[k]) for k in indices)
+    size = max(1, max_tokens // longest)
+    return [list(indices[i : i + size]) for i in range(0, len(indices), size)]
 
 
 def length_batches(

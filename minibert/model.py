@@ -155,7 +155,8 @@ class SelfAttention(nn.Module):
             scores = q @ k.transpose(2, 3) * self.head_size**-0.5  # (B, N, T, T)
             if mask is not None:
                 scores = scores + mask  # (B, 1, 1, T): the same for every head and every query
-            probabilities = self.dropout(scores.softmax(dim=-1))
+            # back to the precision of v, which autocast's softmax has left; float32 stays float32
+            probabilities = self.dropout(scores.softmax(dim=-1).to(v.dtype))
             mixed = probabilities @ v  # (B, N, T, T) @ (B, N, T, D) -> (B, N, T, D)
         merged = mixed.transpose(1, 2).flatten(2)  # (B, N, T, D) -> (B, T, H)
         return self.output(merged), probabilities

@@ -68,6 +68,21 @@ def test_the_same_seed_gives_the_same_weights(tiny, tmp_path):
     assert a == b and a != c
 
 
+def test_passes_of_any_size_take_the_same_step(tiny, tmp_path):
+    """Without dropout: the first loss and the length of the first gradient, to the rounding of
+    another order of the sums. (Later steps drift: Adam scales up what is rounding alone.)"""
+    model = minibert.BertForQuestionAnswering.from_pretrained(tiny)
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    settings = model.config.to_dict("BertForQuestionAnswering") | still
+    minibert.pretrained.save_folder(tmp_path / "still", settings, model.state_dict())
+    minibert.Tokenizer.from_pretrained(tiny).save_pretrained(tmp_path / "still")
+    for name, max_tokens in (("whole", 100_000), ("parts", 300)):
+        train(config(tmp_path / "still", tmp_path / name, max_tokens=max_tokens))
+    whole, parts = (lines(tmp_path / name)[0] for name in ("whole", "parts"))
+    assert parts["loss"] == pytest.approx(whole["loss"], rel=1e-5)
+    assert parts["grad_norm"] == pytest.approx(whole["grad_norm"], rel=1e-4)
+
+
 def test_bf16_trains(tiny, tmp_path):
     train(config(tiny, tmp_path / "run", precision="bf16", epochs=2))
     model = minibert.BertForQuestionAnswering.from_pretrained(tmp_path / "run")
