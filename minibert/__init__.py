@@ -1,6 +1,7 @@
 """minibert: BERT for question answering, by hand. The modules, in the order in which text flows:
 
-errors, pretrained, tokenization, squad, features, model, qa, spans, reader, evaluate, train, cli.
+errors, tuning, pretrained, tokenization, squad, features,
+model, qa, spans, reader, evaluate, train, cli.
 """
 
 from .errors import DataError, InputError, MinibertError, PretrainedError

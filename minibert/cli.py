@@ -1,24 +1,26 @@
 """The command line: `minibert demo | answer | show | train | evaluate | inspect`."""
 
 import json
+import os
 import random
 import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, cast
 
 import torch
 import typer
+from rich.console import Console
 from rich.progress import Progress
 
 from .errors import InputError, MinibertError
-from .evaluate import evaluate
+from .evaluate import evaluate, make_folder
 from .model import BertConfig
 from .pretrained import map_tensors, read_config, read_tensors
 from .qa import BertForQuestionAnswering
-from .reader import Answer, QuestionAnswerer
-from .squad import load_squad
+from .reader import Answer, Precision, QuestionAnswerer
+from .squad import Example, load_squad
 from .train import TrainingConfig, train
 from .tuning import keep_freed_memory
 
@@ -49,11 +51,16 @@ app = typer.Typer(
 )
 
 Model = Annotated[str, typer.Option(help="Folder or hub id of a trained model.")]
+DocStride = Annotated[int | None, typer.Option(help="Tokens that two windows share.")]
+PrecisionName = Annotated[str, typer.Option("--precision", help="fp32 or bf16")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
 
 
 def main() -> None:
     """Run the command line; what a user can put right is one line on stderr and exit code 2."""
     keep_freed_memory()
+    # the hub's client otherwise announces each of its retries above our one line
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     try:
         app()
     except MinibertError as error:
@@ -89,7 +96,8 @@ def answer(
         raise InputError("give either --context or --context-file")
     if context_file is not None:
         try:
-            context = context_file.read_text(encoding="utf-8")
+            # not read_text, which turns "\r\n" into "\n": offsets are the file's own
+            context = context_file.read_bytes().decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{context_file}: not readable as text: {error}") from error
     assert context is not None
@@ -102,14 +110,14 @@ def answer(
 
 
 def ask(
-    qa: QuestionAnswerer, question: str, context: str, top_k: int, max_answer_len: int = 30
+    qa: QuestionAnswerer, question: str, context: str, n_best: int, max_answer_len: int = 30
 ) -> list[Answer]:
-    found = qa(question, context, top_k=top_k, max_answer_len=max_answer_len)
-    return found if isinstance(found, list) else [found]
+    (answers,) = qa.n_best([Example("", question, context)], n_best, max_answer_len)
+    return answers
 
 
 def table(answers: list[Answer]) -> str:
-    rows = [f"{a.score:8.4f} {a.start:6} {a.end:6}  {a.answer}" for a in answers]
+    rows = [f"{a.score:8.4f} {a.start:6} {a.end:6}  {' '.join(a.answer.split())}" for a in answers]
     return "\n".join([f"{'score':>8} {'start':>6} {'end':>6}  answer", *rows, ""])
 
 
@@ -117,7 +125,7 @@ def table(answers: list[Answer]) -> str:
 def show(
     data: Annotated[str, typer.Argument(help="SQuAD file, folder of them, or hub id.")],
     split: Annotated[str, typer.Option(help="train or validation")] = "validation",
-    count: Annotated[int, typer.Option("-n", help="How many.")] = 10,
+    count: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 10,
     seed: Annotated[int | None, typer.Option(help="The same choice again.")] = None,
 ) -> None:
     """Print random examples of a data set."""
@@ -143,15 +151,30 @@ def train_command(
     learning_rate: Annotated[float, typer.Option()] = 2e-5,
     warmup_ratio: Annotated[float, typer.Option(help="Part of the steps.")] = 0.0,
     max_train_examples: Annotated[int | None, typer.Option(help="A random sample.")] = None,
-    precision: Annotated[str, typer.Option(help="fp32 or bf16")] = "fp32",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    max_length: Annotated[int, typer.Option(help="Tokens a window.")] = 384,
+    doc_stride: DocStride = 128,
+    precision: PrecisionName = "fp32",
+    device: Device = "auto",
     seed: Annotated[int, typer.Option()] = 42,
 ) -> None:
     """Fine-tune an encoder on SQuAD."""
-    config: dict[str, Any] = {**locals(), "output_dir": output}
-    del config["output"]
-    metrics = train(TrainingConfig(**config))
-    typer.echo(json.dumps(metrics))
+    config = TrainingConfig(
+        init=init,
+        train_file=train_file,
+        output_dir=output,
+        dev_file=dev_file,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        warmup_ratio=warmup_ratio,
+        max_train_examples=max_train_examples,
+        max_length=max_length,
+        doc_stride=doc_stride,
+        precision=cast(Precision, precision),
+        device=device,
+        seed=seed,
+    )
+    typer.echo(json.dumps({"output": output} | train(config)))
 
 
 @app.command("evaluate")
@@ -161,14 +184,22 @@ def evaluate_command(
     output: Annotated[Path, typer.Option(help="Folder for predictions and metrics.")],
     n_best: Annotated[int, typer.Option(help="Answers kept for each question.")] = 20,
     max_answer_len: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 30,
-    precision: Annotated[str, typer.Option(help="fp32 or bf16")] = "fp32",
+    max_length: Annotated[int | None, typer.Option(help="Tokens a window.")] = None,
+    doc_stride: DocStride = None,
+    precision: PrecisionName = "fp32",
+    device: Device = "auto",
 ) -> None:
     """Answer a whole data set and score it with the official metric."""
-    if precision not in ("fp32", "bf16"):
-        raise InputError(f"--precision {precision}: expected fp32 or bf16")
     examples = load_squad(data, "validation")
-    qa = QuestionAnswerer.from_pretrained(model, precision=precision)  # type: ignore[arg-type]
-    with Progress() as bar:
+    qa = QuestionAnswerer.from_pretrained(
+        model,
+        device=device,
+        max_length=max_length,
+        doc_stride=doc_stride,
+        precision=cast(Precision, precision),
+    )
+    make_folder(output)  # before the bar
+    with Progress(console=Console(stderr=True)) as bar:
         task = bar.add_task("windows", total=None)
         advance = partial(bar.advance, task)
         metrics = evaluate(qa, examples, output, n_best, max_answer_len, advance)

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from .errors import InputError
 from .reader import QuestionAnswerer
 from .squad import Example, squad_metrics
 
@@ -24,18 +25,27 @@ def evaluate(
     `nbest_predictions.json` ({id: the `n_best` answers with scores and offsets}) and
     `metrics.json` there. `on_batch` is told how many windows have just been read.
     """
+    folder = None if output_dir is None else make_folder(output_dir)  # before the long work
     found = qa.n_best(examples, n_best, max_answer_len, on_batch)
     nbest = {example.id: answers for example, answers in zip(examples, found, strict=True)}
     predictions = {key: answers[0].answer for key, answers in nbest.items()}
     metrics = squad_metrics(predictions, examples)
-    if output_dir is not None:
-        folder = Path(output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
+    if folder is not None:
         rows = {key: [asdict(a) for a in answers] for key, answers in nbest.items()}
         _write(folder / "predictions.json", predictions)
         _write(folder / "nbest_predictions.json", rows)
         _write(folder / "metrics.json", metrics)
     return metrics
+
+
+def make_folder(path: str | Path) -> Path:
+    """A folder, made if need be. Raises `InputError` where it cannot be."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be a folder to write to: {error}") from error
+    return folder
 
 
 def _write(path: Path, value: Any) -> None:

@@ -160,14 +160,16 @@ def label(feature: Feature, answer: GoldAnswer | None) -> Feature:
             # ends at its end or after it
             start = int(starts.searchsorted(answer.char_start, side="right")) - 1
             end = int(ends.searchsorted(answer.char_end, side="left"))
-            start = min(start, end)  # pieces of one character (a Hangul syllable) share its place
+            # the pieces of one character, as of a Hangul syllable, share its place
+            start = min(start, end)
             start_position, end_position = len(feature.prefix) + start, len(feature.prefix) + end
     return replace(feature, start_position=start_position, end_position=end_position)
 
 
-def collate(features: Sequence[Feature], pad_id: int) -> Batch:
-    """Windows -> one batch, padded to its longest."""
-    shape = (len(features), max(map(len, features)))
+def collate(features: Sequence[Feature], pad_id: int, multiple: int = 1) -> Batch:
+    """Windows -> one batch, padded to its longest, rounded up to a multiple of `multiple`."""
+    length = max(map(len, features))
+    shape = (len(features), length + -length % multiple)
     input_ids = np.full(shape, pad_id, dtype=np.int64)
     attention_mask = np.zeros(shape, dtype=np.int64)
     token_type_ids = np.zeros(shape, dtype=np.int64)
@@ -192,7 +194,7 @@ def collate(features: Sequence[Feature], pad_id: int) -> Batch:
 def split_batch(
     features: Sequence[Feature], indices: Sequence[int], max_tokens: int
 ) -> list[list[int]]:
-    """A batch in equal parts that each hold `max_tokens` padded tokens at most (or one window)."""
+    """A batch in parts of at most `max_tokens` padded tokens each, but of at least one window."""
     longest = max(len(features[k]) for k in indices)
     size = max(1, max_tokens // longest)
     return [list(indices[i : i + size]) for i in range(0, len(indices), size)]

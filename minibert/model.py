@@ -21,6 +21,10 @@ from .errors import InputError, PretrainedError
 Attention = Literal["eager", "sdpa"]
 
 
+def _is_real(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 @dataclass(frozen=True)
 class BertConfig:
     """The sizes of a BERT; names and defaults (BERT-base, uncased) as in its `config.json`."""
@@ -39,15 +43,17 @@ class BertConfig:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            whole = isinstance(self.__dataclass_fields__[name].default, int)
-            kind = int if whole else (int, float)
-            if isinstance(value, bool) or not isinstance(value, kind):
-                raise PretrainedError(f"config: {name}={value!r} is not a number of the right kind")
-            if value < (1 if whole else 0):
-                raise PretrainedError(f"config: {name}={value!r} is too small")
+            if name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+                good, wanted = _is_real(value) and 0 <= value < 1, "from 0 to below 1"
+            elif name in ("layer_norm_eps", "initializer_range"):
+                good, wanted = _is_real(value) and 0 < value < 1, "between 0 and 1"
+            else:
+                good, wanted = type(value) is int and value >= 1, "a whole number from 1"
+            if not good:
+                raise PretrainedError(f"config: {name}={value!r}; expected {wanted}")
         if self.hidden_size % self.num_attention_heads:
             raise PretrainedError(
-                f"config: hidden_size={self.hidden_size} does not divide into "
+                f"config: hidden_size={self.hidden_size} is not a multiple of "
                 f"num_attention_heads={self.num_attention_heads}"
             )
 
@@ -55,15 +61,15 @@ class BertConfig:
     def from_dict(cls, config: Mapping[str, Any]) -> "BertConfig":
         """From a parsed `config.json`. Raises `PretrainedError` for what is not this BERT."""
         for name, ours in {
-            "model_type": "bert",
-            "hidden_act": "gelu",  # the erf form; "gelu_new" and friends are approximations of it
-            "position_embedding_type": "absolute",
-            "is_decoder": False,
-            "add_cross_attention": False,
+            "model_type": ("bert",),
+            "hidden_act": ("gelu", "gelu_python"),  # both the erf form; "gelu_new" is not
+            "position_embedding_type": ("absolute",),
+            "is_decoder": (False,),
+            "add_cross_attention": (False,),
         }.items():
-            if config.get(name, ours) != ours:
+            if config.get(name, ours[0]) not in ours:
                 raise PretrainedError(
-                    f"config: {name}={config[name]!r}; minibert is the BERT with {name}={ours!r}"
+                    f"config: {name}={config[name]!r}; minibert is the BERT with {name}={ours[0]!r}"
                 )
         return cls(**{k: v for k, v in config.items() if k in cls.__dataclass_fields__})
 

@@ -51,6 +51,7 @@ KEY_TABLE: dict[str, str] = {
 IGNORED: dict[str, str] = {
     "bert.pooler.": "reads [CLS] only; a span head reads every token",
     "cls.": "a head of pretraining (masked words, next sentence)",
+    "classifier.": "a head of another task",
     "bert.embeddings.position_ids": "a constant: 0, 1, 2, ...",
 }
 
@@ -96,17 +97,23 @@ def find_file(source: str | Path, name: str, required: bool = False) -> Path | N
         raise PretrainedError(f"{source}: neither a folder nor a hub id such as 'owner/name'")
 
     # Imported here: a local folder needs no network library.
-    import httpx
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+    from huggingface_hub import _CACHED_NO_EXIST, constants, hf_hub_download
+    from huggingface_hub import try_to_load_from_cache as cached
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+    hub_id = str(source)
     try:
-        return Path(hf_hub_download(str(source), name))
-    except EntryNotFoundError as error:  # the repository has no such file, or we are offline
-        if not required:
+        return Path(hf_hub_download(hub_id, name))
+    except EntryNotFoundError as error:
+        # A hub that can't be reached has not said that there is no such file; offline by the
+        # user's wish, what the cache lacks is not there.
+        unreachable = isinstance(error, LocalEntryNotFoundError) and not (
+            constants.HF_HUB_OFFLINE or cached(hub_id, name) is _CACHED_NO_EXIST
+        )
+        if not required and not unreachable:
             return None
         reason: Exception = error
-    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError) as error:
+    except Exception as error:  # no such repository, no access, no network: the client's many types
         reason = error
     first_line = str(reason).strip().partition("\n")[0]
     raise PretrainedError(
@@ -146,6 +153,20 @@ def standard_key(key: str) -> str:
     )
 
 
+def split_layer(name: str) -> tuple[str, str]:
+    """A name, theirs or ours, as a template of `KEY_TABLE` and the layer's number.
+
+    >>> split_layer("bert.layers.7.attention.key.bias")
+    ('bert.layers.{}.attention.key.bias', '7')
+    >>> split_layer("head.S")
+    ('head.S', '')
+    """
+    found = re.search(r"(?<=\.layer\.)\d+(?=\.)|(?<=\.layers\.)\d+(?=\.)", name)
+    if found is None:
+        return name, ""
+    return f"{name[: found.start()]}{{}}{name[found.end() :]}", found[0]
+
+
 def places(key: str) -> Iterator[tuple[str, str, int | None]]:
     """Where a tensor of theirs goes: each (their name, our name, row of the tensor or None).
 
@@ -154,9 +175,7 @@ def places(key: str) -> Iterator[tuple[str, str, int | None]]:
     >>> [ours for _, ours, _ in places("bert.encoder.layer.7.attention.self.key.bias")]
     ['bert.layers.7.attention.key.bias']
     """
-    number = re.search(r"\.layer\.(\d+)\.", key)
-    layer = number[1] if number else ""
-    template = key.replace(f".layer.{layer}.", ".layer.{}.", 1) if number else key
+    template, layer = split_layer(key)
     if template in KEY_TABLE:
         yield key, KEY_TABLE[template].format(layer), None
         return
@@ -184,7 +203,7 @@ def read_tensors(source: str | Path) -> dict[str, torch.Tensor]:
             shard = find_file(source, name, required=True)
             assert shard is not None
             tensors |= _read_safetensors(shard)
-        if lost := weight_map.keys() - tensors.keys():
+        if lost := set(weight_map) - set(tensors):
             raise PretrainedError(f"{index}: no shard holds {_some(lost)}")
         return tensors
     if path := find_file(source, "pytorch_model.bin"):
@@ -208,7 +227,7 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         raise PretrainedError(f"{path}: not readable as safetensors: {error}") from error
 
 
-def _some(names: Iterator[str] | set[str] | tuple[str, ...]) -> str:
+def _some(names: set[str]) -> str:
     first, *rest = sorted(names)
     return f"{first} (and {len(rest)} more)" if rest else first
 
@@ -289,10 +308,8 @@ def save_folder(
     rows: dict[str, dict[str, torch.Tensor]] = {}
     templates = {ours: template for template, ours in KEY_TABLE.items()}
     for name, tensor in tensors.items():
-        number = re.search(r"\.layers\.(\d+)\.", name)
-        layer = number[1] if number else ""
-        ours = name.replace(f".layers.{layer}.", ".layers.{}.", 1) if number else name
-        key = templates[ours].format(layer)
+        template, layer = split_layer(name)
+        key = templates[template].format(layer)
         stem, bracket, row = key.partition("[")
         if bracket:
             rows.setdefault(stem, {})[row] = tensor

@@ -28,20 +28,16 @@ class SpanHead(nn.Module):
 
     def __init__(self, hidden_size: int, std: float) -> None:
         super().__init__()
-        self.S = nn.Parameter(torch.empty(hidden_size))
-        self.E = nn.Parameter(torch.empty(hidden_size))
-        self.bias = nn.Parameter(torch.empty(2))
-        self.initialize(std)
-
-    def initialize(self, std: float) -> None:
-        nn.init.normal_(self.S, std=std)
-        nn.init.normal_(self.E, std=std)
-        nn.init.zeros_(self.bias)
+        self.S = nn.Parameter(torch.randn(hidden_size) * std)
+        self.E = nn.Parameter(torch.randn(hidden_size) * std)
+        self.bias = nn.Parameter(torch.zeros(2))
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        # one product with both vectors stacked: bit for bit what HF's (2, H) layer computes
-        vectors = torch.stack((self.S, self.E))  # (2, H)
-        logits = F.linear(hidden, vectors, self.bias)  # (B, T, H) -> (B, T, 2)
+        precise = torch.promote_types(hidden.dtype, torch.float32)  # bfloat16 would make ties
+        with torch.autocast(hidden.device.type, enabled=False):
+            # one product with both vectors stacked: bit for bit what HF's (2, H) layer computes
+            vectors = torch.stack((self.S, self.E)).to(precise)  # (2, H)
+            logits = F.linear(hidden.to(precise), vectors, self.bias.to(precise))  # (B, T, 2)
         start_logits, end_logits = logits.unbind(-1)  # two of (B, T)
         return start_logits, end_logits
 

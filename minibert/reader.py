@@ -7,7 +7,7 @@ text -> windows -> encoder -> S and E -> spans -> the context's own characters. 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, overload
 
 import torch
 
@@ -34,6 +34,17 @@ class Answer:
     end_logit: float  # E . T_j of its last token
 
 
+def choose_device(name: str) -> torch.device:
+    """A device by name; "auto" is the GPU where there is one. Raises `InputError`."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(f"device={name!r} cannot be used: {reason}") from error
+
+
 class QuestionAnswerer:
     """A model, its tokenizer, and how long contexts are cut."""
 
@@ -41,23 +52,36 @@ class QuestionAnswerer:
         self,
         model: BertForQuestionAnswering,
         tokenizer: Tokenizer,
-        max_length: int = 384,
+        max_length: int | None = None,
         doc_stride: int | None = None,
         batch_size: int = 32,
         precision: Precision = "fp32",
     ) -> None:
-        """`max_length` and `doc_stride`: `prepare_features`. `precision` "bf16" runs the encoder
-        under autocast; the search is in full precision always."""
-        if max_length > model.config.max_position_embeddings:
+        """`max_length` (None: 384, or the model's positions where it has fewer) and `doc_stride`
+        are those of `prepare_features`; `precision` "bf16" runs the encoder under autocast.
+
+        Raises `InputError` for a setting out of range, `PretrainedError` when the model cannot
+        read what the tokenizer writes.
+        """
+        config = model.config
+        if max_length is None:
+            max_length = min(384, config.max_position_embeddings)
+        if max_length > config.max_position_embeddings:
             raise InputError(
                 f"max_length={max_length}, but this model has "
-                f"{model.config.max_position_embeddings} positions"
+                f"{config.max_position_embeddings} positions"
             )
-        if tokenizer.vocab_size > model.config.vocab_size:
+        if batch_size < 1:
+            raise InputError(f"batch_size={batch_size}: expected 1 or more")
+        if precision not in ("fp32", "bf16"):
+            raise InputError(f"precision={precision!r}: expected 'fp32' or 'bf16'")
+        if tokenizer.vocab_size > config.vocab_size:
             raise PretrainedError(
                 f"the tokenizer has {tokenizer.vocab_size} tokens, but the model has embeddings "
-                f"for {model.config.vocab_size}"
+                f"for {config.vocab_size}"
             )
+        if config.type_vocab_size < 2:
+            raise PretrainedError("type_vocab_size=1: question and context need a segment each")
         self.model = model
         self.tokenizer = tokenizer
         self.max_length = max_length
@@ -71,14 +95,25 @@ class QuestionAnswerer:
         source: str | Path,
         attention: Attention = "sdpa",
         device: str = "cpu",
-        max_length: int = 384,
+        max_length: int | None = None,
         doc_stride: int | None = None,
         precision: Precision = "fp32",
     ) -> "QuestionAnswerer":
         """From a folder or hub id that holds a trained span head. Raises `PretrainedError`."""
-        model = BertForQuestionAnswering.from_pretrained(source, attention).to(device)
+        chosen = choose_device(device)
+        model = BertForQuestionAnswering.from_pretrained(source, attention).to(chosen)
         tokenizer = Tokenizer.from_pretrained(source)
         return cls(model, tokenizer, max_length, doc_stride, precision=precision)
+
+    @overload
+    def __call__(
+        self, question: str, context: str, top_k: Literal[1] = 1, max_answer_len: int = 30
+    ) -> Answer: ...
+
+    @overload
+    def __call__(
+        self, question: str, context: str, top_k: int, max_answer_len: int = 30
+    ) -> Answer | list[Answer]: ...
 
     def __call__(
         self, question: str, context: str, top_k: int = 1, max_answer_len: int = 30

@@ -50,8 +50,16 @@ def load_squad(source: "str | Path | datasets.Dataset", split: str | None = None
     v1.1 and v2.0 files alike. `split` ("train", "validation") chooses within a folder, whose files
     are then named `train-*` and `dev-*` as SQuAD's own, and within a hub data set, which needs it.
     Raises `DataError` naming the file and the question for whatever is missing, mistyped or
-    contradictory, an answer that does not stand at its `answer_start` among them.
+    contradictory, an answer that does not stand at its `answer_start` among them, and for no
+    question at all.
     """
+    examples = _read(source, split)
+    if not examples:
+        raise DataError(f"{source}: holds no question")
+    return examples
+
+
+def _read(source: "str | Path | datasets.Dataset", split: str | None) -> list[Example]:
     if not isinstance(source, str | Path):
         return _from_rows(source, "the data set")
     path = Path(source)
@@ -145,7 +153,7 @@ def _example(question: Any, context: str, where: str) -> Example:
             _field(record, "text", str, where), _field(record, "answer_start", int, where)
         )
         found = context[max(answer.char_start, 0) : max(answer.char_end, 0)]
-        if answer.char_start < 0 or found != answer.text:
+        if not 0 <= answer.char_start <= len(context) or found != answer.text:
             raise DataError(
                 f"{where}: answer {answer.text!r} is not at answer_start={answer.char_start}, "
                 f"where {found!r} stands"
@@ -212,11 +220,11 @@ def squad_metrics(
         golds = [answer.text for answer in example.answers]
         if version_2:
             golds = [gold for gold in golds if normalize_answer(gold)] or [""]
-        text = predictions.get(example.id)
-        if text is None:
-            golds = []
-        exact = max((exact_match(str(text), gold) for gold in golds), default=0.0)
-        overlap = max((f1(str(text), gold, float(version_2)) for gold in golds), default=0.0)
+        exact = overlap = 0.0
+        if example.id in predictions and golds:
+            text = predictions[example.id]
+            exact = max(exact_match(text, gold) for gold in golds)
+            overlap = max(f1(text, gold, float(version_2)) for gold in golds)
         scores.append((exact, overlap, example.is_impossible))
 
     def percent(column: int, rows: Sequence[tuple[float, float, bool]]) -> float:

@@ -20,7 +20,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import BertProcessing
 
-from .errors import PretrainedError
+from .errors import InputError, PretrainedError
 from .pretrained import find_file, read_json
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -45,35 +45,15 @@ class Pieces:
 
 
 class Tokenizer:
-    """A BERT tokenizer; `from_pretrained` makes one from a folder.
+    """A BERT tokenizer around one of the `tokenizers` library.
 
-    `lowercase`, `strip_accents` (None: as `lowercase`) and `chinese_chars` (a space around each)
-    are BERT's settings. Raises `PretrainedError` for a vocabulary without BERT's special tokens.
+    Raises `PretrainedError` when that one is no WordPiece, or lacks BERT's special tokens.
     """
 
-    def __init__(
-        self,
-        vocabulary: Sequence[str],
-        lowercase: bool = True,
-        strip_accents: bool | None = None,
-        chinese_chars: bool = True,
-    ) -> None:
-        ids = {token: i for i, token in enumerate(vocabulary)}
-        backend = tokenizers.Tokenizer(WordPiece(ids, unk_token="[UNK]"))
-        backend.normalizer = BertNormalizer(
-            clean_text=True,
-            handle_chinese_chars=chinese_chars,
-            strip_accents=strip_accents,
-            lowercase=lowercase,
-        )
-        backend.pre_tokenizer = BertPreTokenizer()
-        backend.decoder = decoders.WordPiece(prefix="##")
-        self._wrap(backend)
-        # for other programs that read our tokenizer.json: text here is never a special token
-        backend.add_special_tokens([token for token in SPECIAL_TOKENS if token in ids])
-        backend.post_processor = BertProcessing(("[SEP]", self.sep_id), ("[CLS]", self.cls_id))
-
-    def _wrap(self, backend: tokenizers.Tokenizer) -> None:
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        if not isinstance(backend.model, WordPiece):
+            kind = type(backend.model).__name__
+            raise PretrainedError(f"a {kind} tokenizer; BERT's is a WordPiece")
         for token in SPECIAL_TOKENS[:4]:
             if backend.token_to_id(token) is None:
                 raise PretrainedError(f"the vocabulary has no {token}")
@@ -86,6 +66,36 @@ class Tokenizer:
         self.cls_id: int = backend.token_to_id("[CLS]")
         self.sep_id: int = backend.token_to_id("[SEP]")
         self.vocab_size: int = backend.get_vocab_size()
+
+    @classmethod
+    def from_vocabulary(
+        cls,
+        vocabulary: Sequence[str],
+        lowercase: bool = True,
+        strip_accents: bool | None = None,
+        chinese_chars: bool = True,
+    ) -> "Tokenizer":
+        """From the tokens in the order of their ids, and BERT's settings.
+
+        `strip_accents=None` does as `lowercase`; `chinese_chars` splits at each such character.
+        """
+        ids = {token: i for i, token in enumerate(vocabulary)}
+        backend = tokenizers.Tokenizer(WordPiece(ids, unk_token="[UNK]"))
+        backend.normalizer = BertNormalizer(
+            clean_text=True,
+            handle_chinese_chars=chinese_chars,
+            strip_accents=strip_accents,
+            lowercase=lowercase,
+        )
+        backend.pre_tokenizer = BertPreTokenizer()
+        backend.decoder = decoders.WordPiece(prefix="##")
+        tokenizer = cls(backend)
+        # for other programs that read our tokenizer.json: text here is never a special token
+        backend.add_special_tokens([token for token in SPECIAL_TOKENS if token in ids])
+        backend.post_processor = BertProcessing(
+            ("[SEP]", tokenizer.sep_id), ("[CLS]", tokenizer.cls_id)
+        )
+        return tokenizer
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> "Tokenizer":
@@ -101,23 +111,22 @@ class Tokenizer:
         settings = read_json(settings_path) if settings_path else {}
         try:
             if path.suffix == ".json":
-                tokenizer = cls.__new__(cls)
-                tokenizer._wrap(tokenizers.Tokenizer.from_file(str(path)))
+                tokenizer = cls(tokenizers.Tokenizer.from_file(str(path)))
             else:
                 # split at "\n" alone: a vocabulary may hold U+2028 and its like as tokens
                 text = path.read_text(encoding="utf-8")
-                tokenizer = cls(text.removesuffix("\n").split("\n"))
+                tokenizer = cls.from_vocabulary(text.removesuffix("\n").split("\n"))
         except Exception as error:  # the library raises bare `Exception` for a broken file
             raise PretrainedError(f"{path}: not usable as a tokenizer: {error}") from error
 
-        backend = tokenizer.backend
-        if not isinstance(backend.model, WordPiece):
-            kind = type(backend.model).__name__
-            raise PretrainedError(f"{path}: a {kind} tokenizer; BERT's is a WordPiece")
-        if isinstance(backend.normalizer, BertNormalizer):
+        normalizer = tokenizer.backend.normalizer
+        if isinstance(normalizer, BertNormalizer):
             for theirs, ours in NORMALIZER_SETTINGS.items():
-                if theirs in settings:
-                    setattr(backend.normalizer, ours, settings[theirs])
+                value = settings.get(theirs)  # null says nothing
+                if not isinstance(value, bool | None):
+                    raise PretrainedError(f"{settings_path}: {theirs}={value!r}; expected a bool")
+                if value is not None:
+                    setattr(normalizer, ours, value)
         return tokenizer
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -141,8 +150,11 @@ class Tokenizer:
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Iterable[str]) -> list[Pieces]:
-        """`encode` for many texts, on all cores."""
-        encodings = self.backend.encode_batch(list(texts), add_special_tokens=False)
+        """`encode` for many texts, on all cores. Raises `InputError` for a lone surrogate."""
+        try:
+            encodings = self.backend.encode_batch(list(texts), add_special_tokens=False)
+        except TypeError as error:  # a lone surrogate, as JSON's "\\ud800" gives
+            raise InputError("a text is not valid Unicode: it holds a lone surrogate") from error
         return [
             Pieces(
                 np.array(e.ids, dtype=np.int32),
@@ -161,7 +173,7 @@ class Tokenizer:
         The seed's way to print an answer; `Answer.answer` is cut from the context instead.
 
         >>> vocabulary = [*SPECIAL_TOKENS, "over", "32", "+"]
-        >>> Tokenizer(vocabulary).tokens_to_string(["over", "3", "##2", "+"])
+        >>> Tokenizer.from_vocabulary(vocabulary).tokens_to_string(["over", "3", "##2", "+"])
         'over 32 +'
         """
         return str(decoders.WordPiece(prefix="##", cleanup=True).decode(list(tokens)))

@@ -1,7 +1,7 @@
 """Fine-tuning: examples -> labelled windows -> the loop -> a trained folder.
 
-BERT (arXiv:1810.04805v2) appendix A.3: Adam with decoupled weight decay, linear decay of the
-learning rate, dropout 0.1.
+BERT (arXiv:1810.04805v2) appendix A.2, which A.3 keeps for fine-tuning: Adam, weight decay, warm-up
+and linear decay of the learning rate, dropout 0.1.
 """
 
 import json
@@ -14,17 +14,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
-from .errors import InputError
-from .evaluate import evaluate
-from .features import collate, length_batches, prepare_train_features, split_batch
+from .errors import InputError, MinibertError
+from .evaluate import evaluate, make_folder
+from .features import (
+    collate,
+    length_batches,
+    prepare_features,
+    prepare_train_features,
+    split_batch,
+)
 from .model import Attention
 from .qa import BertForQuestionAnswering, span_loss
-from .reader import Precision, QuestionAnswerer
+from .reader import Precision, QuestionAnswerer, choose_device
 from .squad import load_squad
 from .tokenization import Tokenizer
+
+# oneDNN keeps kernels for each shape it has met: with lengths in steps of 16 they stay few
+PAD_MULTIPLE = 16
 
 
 @dataclass(frozen=True)
@@ -37,15 +47,13 @@ class TrainingConfig:
     dev_file: str | None = None  # evaluated after each epoch
     epochs: int = 3
     batch_size: int = 16  # windows a step
-    max_tokens: int = (
-        4096  # padded tokens a pass: bounds the memory, changes no result but rounding
-    )
-    learning_rate: float = 2e-5  # the paper searched {5e-5, 3e-5, 2e-5} for BERT-large
+    max_tokens: int = 4096  # padded tokens in one pass through the model: bounds the memory
+    learning_rate: float = 2e-5  # the paper's range (A.3): 5e-5, 3e-5, 2e-5
     warmup_ratio: float = 0.0  # part of all steps in which the learning rate rises from 0
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
-    max_length: int = 384
-    doc_stride: int = 128
+    max_length: int = 384  # tokens a window
+    doc_stride: int | None = 128  # tokens that two windows share
     max_train_examples: int | None = None  # a random sample; None: all
     attention: Attention = "eager"  # faster than "sdpa" in training on CPUs
     precision: Precision = "fp32"  # "bf16": autocast; the weights stay float32
@@ -59,8 +67,11 @@ class TrainingConfig:
                 raise InputError(f"{name}={getattr(self, name)}: expected 1 or more")
         if self.max_train_examples is not None and self.max_train_examples < 1:
             raise InputError(f"max_train_examples={self.max_train_examples}: expected 1 or more")
-        if not self.learning_rate > 0:
-            raise InputError(f"learning_rate={self.learning_rate}: expected more than 0")
+        for name in ("learning_rate", "max_grad_norm"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name}={getattr(self, name)}: expected more than 0")
+        if not 0 <= self.weight_decay < math.inf:
+            raise InputError(f"weight_decay={self.weight_decay}: expected 0 or more")
         if not 0 <= self.warmup_ratio <= 1:
             raise InputError(f"warmup_ratio={self.warmup_ratio}: expected 0 to 1")
         if self.precision not in ("fp32", "bf16"):
@@ -80,9 +91,9 @@ def train(config: TrainingConfig) -> dict[str, float | int]:
     torch.manual_seed(config.seed)
     device = choose_device(config.device)
 
-    tokenizer = Tokenizer.from_pretrained(config.init)
     model = BertForQuestionAnswering.from_pretrained(config.init, config.attention, new_head=True)
     model.to(device)
+    tokenizer = Tokenizer.from_pretrained(config.init)
     examples = load_squad(config.train_file, "train")
     if config.max_train_examples is not None and config.max_train_examples < len(examples):
         examples = random.Random(config.seed).sample(examples, config.max_train_examples)
@@ -91,14 +102,17 @@ def train(config: TrainingConfig) -> dict[str, float | int]:
     qa = QuestionAnswerer(
         model, tokenizer, config.max_length, config.doc_stride, precision=config.precision
     )
+    # made here already, so that a question too long for a window is met before the hours
+    dev_windows = len(
+        prepare_features(dev_examples, tokenizer, config.max_length, config.doc_stride)
+    )
 
     optimizer = torch.optim.AdamW(decay_groups(model, config.weight_decay), config.learning_rate)
     total_steps = config.epochs * math.ceil(len(features) / config.batch_size)
     warmup_steps = round(config.warmup_ratio * total_steps)
     metrics: dict[str, float | int] = {}
     step = 0
-    output.mkdir(parents=True, exist_ok=True)
-    log_path = output / "metrics.jsonl"
+    log_path = make_folder(output) / "metrics.jsonl"
     with log_path.open("w", buffering=1, encoding="utf-8") as log, progress_bar(config) as bar:
         for epoch in range(1, config.epochs + 1):
             batches = length_batches(features, config.batch_size, seed=config.seed + epoch)
@@ -110,7 +124,8 @@ def train(config: TrainingConfig) -> dict[str, float | int]:
                     group["lr"] = config.learning_rate * schedule(step, warmup_steps, total_steps)
                 loss = 0.0  # of the whole batch: the parts' gradients add up to its own
                 for part in split_batch(features, indices, config.max_tokens):
-                    batch = collate([features[k] for k in part], tokenizer.pad_id).to(device)
+                    batch = collate([features[k] for k in part], tokenizer.pad_id, PAD_MULTIPLE)
+                    batch = batch.to(device)
                     with torch.autocast(device.type, torch.bfloat16, config.precision == "bf16"):
                         out = model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
                     part_loss = span_loss(
@@ -122,6 +137,11 @@ def train(config: TrainingConfig) -> dict[str, float | int]:
                     ) * (len(part) / len(indices))
                     part_loss.backward()  # type: ignore[no-untyped-call]
                     loss += part_loss.item()
+                if not math.isfinite(loss):
+                    raise MinibertError(
+                        f"step {step + 1}: the loss is {loss}; a lower learning_rate than "
+                        f"{config.learning_rate} may help"
+                    )
                 norm = nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
                 optimizer.step()
                 optimizer.zero_grad()
@@ -144,12 +164,11 @@ def train(config: TrainingConfig) -> dict[str, float | int]:
             model.save_pretrained(output)
             tokenizer.save_pretrained(output)
             if dev_examples:
-                task = bar.add_task(f"epoch {epoch} evaluation", total=None, status="")
+                task = bar.add_task(f"epoch {epoch} evaluation", total=dev_windows, status="")
                 metrics = evaluate(qa, dev_examples, on_batch=partial(bar.advance, task))
                 log.write(json.dumps({"step": step, "epoch": epoch} | metrics) + "\n")
-                log.flush()
                 status = f"EM {metrics['exact_match']:.2f}  F1 {metrics['f1']:.2f}"
-                bar.update(task, total=len(dev_examples), status=status)
+                bar.update(task, status=status)
     return metrics
 
 
@@ -165,9 +184,10 @@ def schedule(step: int, warmup_steps: int, total_steps: int) -> float:
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameters for the optimizer: weights decay; biases and LayerNorms don't (appendix A.3).
+    """Parameters for the optimizer: weights decay; biases and LayerNorms don't.
 
-    By name, not by number of dimensions: S and E are vectors, yet they are weights.
+    As in google-research/bert. By name, not by number of dimensions: S and E are vectors, yet
+    they are weights.
     """
     kept: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
@@ -180,17 +200,6 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     ]
 
 
-def choose_device(name: str) -> torch.device:
-    """A device by name; "auto" is the GPU where there is one. Raises `InputError`."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"device={name!r} cannot be used: {reason}") from error
-
-
 def progress_bar(config: TrainingConfig) -> Progress:
     columns = (
         TextColumn("{task.description}"),
@@ -198,4 +207,4 @@ def progress_bar(config: TrainingConfig) -> Progress:
         TextColumn("{task.completed}/{task.total}  {task.fields[status]}"),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, disable=not config.progress)
+    return Progress(*columns, console=Console(stderr=True), disable=not config.progress)

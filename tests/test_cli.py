@@ -41,6 +41,15 @@ def test_answer(run, tiny, tmp_path):
     assert code == 0 and answers[0]["answer"] in out.splitlines()[1]
 
 
+def test_offsets_are_the_file_s_own(run, tiny, tmp_path):
+    text = "One\r\nTwo\r\nAda lit it.\r\n"
+    (tmp_path / "dos.txt").write_bytes(text.encode())
+    asked = ("answer", "--model", tiny, "--question", "Who?", "--top-k", 99, "--json")
+    _, out, _ = run(*asked, "--context-file", tmp_path / "dos.txt")
+    for answer in json.loads(out):
+        assert text[answer["start"] : answer["end"]] == answer["answer"]
+
+
 def test_demo(run, tiny):
     code, out, _ = run("demo", "--model", tiny)
     assert code == 0
@@ -69,13 +78,13 @@ def test_train_then_evaluate(run, tiny, tmp_path):
         "--output", tmp_path / "run", "--max-train-examples", 20, "--batch-size", 8,
         "--learning-rate", 1e-3, "--precision", "bf16", "--seed", 7,
     )  # fmt: skip
-    trained = json.loads(out.splitlines()[-1])
+    trained = json.loads(out)
     assert code == 0 and trained["total"] == 120
     code, out, _ = run(
         "evaluate", "--model", tmp_path / "run", "--data", NOTES, "--output", tmp_path / "eval",
         "--precision", "bf16",
     )  # fmt: skip
-    assert code == 0 and json.loads(out.splitlines()[-1]).keys() == trained.keys()
+    assert code == 0 and {"output", *json.loads(out)} == trained.keys()
     assert {p.name for p in (tmp_path / "eval").iterdir()} == {
         "predictions.json", "nbest_predictions.json", "metrics.json",
     }  # fmt: skip
@@ -104,8 +113,12 @@ ASKED = ("--question", "Who?", "--context", "a lamp")
             ("evaluate", "--model", "MODEL", "--data", NOTES, "--output", "o", "--precision", "x"),
             "x",
         ),
-        (("train", "--init", "EMPTY", "--train-file", NOTES, "--output", "o"), "no tokenizer"),
+        (("train", "--init", "EMPTY", "--train-file", NOTES, "--output", "o"), "no config.json"),
         (("train", "--init", "MODEL", "--train-file", "none.json", "--output", "o"), "none.json"),
+        (
+            ("evaluate", "--model", "MODEL", "--data", NOTES, "--output", NOTES),
+            "cannot be a folder",
+        ),
         (("inspect", "EMPTY"), "no config.json"),
         (("show", "none.json"), "none.json"),
     ],

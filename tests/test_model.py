@@ -85,6 +85,7 @@ def test_real_weights_bit_for_bit(reference, minilm):
     ("layers", "width", "heads", "inner", "rows", "length"),
     [
         (1, 8, 1, 16, 3, 5),
+        (4, 24, 2, 96, 2, 1),
         (2, 48, 3, 64, 1, 512),
         (3, 96, 12, 100, 4, 33),
         (5, 60, 5, 240, 2, 128),
@@ -104,15 +105,24 @@ def test_random_configurations_bit_for_bit(
         initializer_range=0.1,
     )
     config._attn_implementation = "eager"
-    theirs = transformers.BertModel(config).eval()
+    theirs = transformers.BertForQuestionAnswering(config).eval()
     theirs.save_pretrained(tmp_path)
-    ours = Bert.from_pretrained(tmp_path)
+    ours = minibert.BertForQuestionAnswering.from_pretrained(tmp_path)
     ids, mask, segments = random_batch(ours.config, rows, length)
-    states, attentions = reference_states(theirs, ids, mask, segments)
     with torch.no_grad():
         out = ours(ids, mask, segments, output_attentions=True)
-    assert all(map(torch.equal, out.hidden_states, states))
-    assert all(map(torch.equal, out.attentions, attentions))
+        wanted = theirs(
+            input_ids=ids,
+            attention_mask=mask,
+            token_type_ids=segments,
+            output_hidden_states=True,
+            output_attentions=True,
+        )
+    assert len(out.hidden_states) == layers + 1 == len(wanted.hidden_states)
+    assert all(map(torch.equal, out.hidden_states, wanted.hidden_states))
+    assert all(map(torch.equal, out.attentions, wanted.attentions))
+    assert torch.equal(out.start_logits, wanted.start_logits)
+    assert torch.equal(out.end_logits, wanted.end_logits)
 
 
 def test_without_mask_and_segments(reference, minilm):
@@ -235,6 +245,9 @@ def test_a_new_model_begins_as_bert_does():
         ({"hidden_size": "big"}, "hidden_size='big'"),
         ({"num_hidden_layers": 0}, "num_hidden_layers=0"),
         ({"layer_norm_eps": -1.0}, "layer_norm_eps"),
+        ({"layer_norm_eps": float("nan")}, "layer_norm_eps=nan"),
+        ({"hidden_dropout_prob": 1.0}, "hidden_dropout_prob=1.0"),
+        ({"vocab_size": True}, "vocab_size=True"),
     ],
 )
 def test_what_is_not_this_bert_is_refused_by_name(change, named):

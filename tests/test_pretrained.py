@@ -4,9 +4,15 @@ import json
 import shutil
 from pathlib import Path
 
+import httpx
 import huggingface_hub
 import pytest
 import torch
+from huggingface_hub.errors import (
+    LocalEntryNotFoundError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 from safetensors.torch import load_file, save_file
 
 import minibert
@@ -14,6 +20,7 @@ from minibert.pretrained import KEY_TABLE, map_tensors, read_tensors
 from minibert.qa import BertForQuestionAnswering
 
 Tensors = dict[str, torch.Tensor]
+NOT_FOUND = httpx.Response(404, request=httpx.Request("GET", "https://hub"))
 
 
 @pytest.fixture
@@ -90,6 +97,7 @@ def test_every_spelling_gives_the_same_model(tiny, folder, weights, form):
             "bert.pooler.dense.weight": torch.ones(16, 16),
             "bert.embeddings.position_ids": torch.arange(160)[None],
             "cls.predictions.bias": torch.ones(5),
+            "classifier.weight": torch.ones(3, 16),
         }
         rewrite(folder, weights | extra)
     assert same(states(original), states(BertForQuestionAnswering.from_pretrained(folder)))
@@ -253,22 +261,21 @@ def test_neither_folder_nor_id(tmp_path):
 
 
 class Hub:
-    """Answers `hf_hub_download` from a folder, as the hub would."""
+    """Answers `hf_hub_download` from a folder, as the hub would; or is out of reach."""
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
-        self.folder, self.asked = folder, []
+        self.folder, self.asked, self.unreachable = folder, [], ()
         patch.setattr(huggingface_hub, "hf_hub_download", self)
 
     def __call__(self, repo_id: str, filename: str) -> str:
-        import httpx
-
         self.asked.append(filename)
-        path = self.folder / filename
+        if filename in self.unreachable:
+            raise LocalEntryNotFoundError(f"cannot reach the hub for {filename}")
         if repo_id != "someone/tiny":
-            response = httpx.Response(404, request=httpx.Request("GET", "https://hub"))
-            raise huggingface_hub.errors.RepositoryNotFoundError("404 Not Found", response=response)
+            raise RepositoryNotFoundError("404 Not Found", response=NOT_FOUND)
+        path = self.folder / filename
         if not path.exists():
-            raise huggingface_hub.errors.LocalEntryNotFoundError(f"no {filename}")
+            raise RemoteEntryNotFoundError(f"404 no {filename}", response=NOT_FOUND)
         return str(path)
 
 
@@ -288,3 +295,13 @@ def test_hub_failures_are_one_line(tiny, monkeypatch):
     Hub(tiny.parent, monkeypatch)  # there, no file is found
     with pytest.raises(minibert.PretrainedError, match=r"gives no config\.json"):
         BertForQuestionAnswering.from_pretrained("someone/tiny")
+
+
+def test_out_of_reach_is_not_absent(tiny, monkeypatch):
+    """A cased tokenizer must not become a lower-casing one because its settings didn't arrive."""
+    hub = Hub(tiny, monkeypatch)
+    hub.unreachable = ("tokenizer_config.json",)
+    with pytest.raises(minibert.PretrainedError, match=r"cannot reach the hub for tokenizer_c"):
+        minibert.Tokenizer.from_pretrained("someone/tiny")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # by the user's wish
+    assert minibert.Tokenizer.from_pretrained("someone/tiny").vocab_size > 0

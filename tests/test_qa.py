@@ -132,6 +132,24 @@ def test_loss_is_float32_whatever_the_model_runs_in(logits):
     torch.testing.assert_close(loss, span_loss(start.float(), end.float(), positions, positions))
 
 
+def test_logits_are_float32_under_autocast(tiny):
+    """bfloat16 would round a logit of 8 to the nearest 1/16: answers would tie."""
+    model = BertForQuestionAnswering.from_pretrained(tiny)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        out = model(torch.randint(100, (2, 8)))
+    assert out.start_logits.dtype == torch.float32
+    rounded = out.start_logits.to(torch.bfloat16).float()
+    assert not torch.equal(out.start_logits, rounded)
+
+
+def test_whole_models_in_other_precisions(tiny):
+    ids = torch.randint(100, (2, 8))
+    for dtype, logits in ((torch.bfloat16, torch.float32), (torch.float64, torch.float64)):
+        model = BertForQuestionAnswering.from_pretrained(tiny).to(dtype)
+        with torch.no_grad():
+            assert model(ids).start_logits.dtype == logits
+
+
 def test_a_saved_model_loads_in_transformers(transformers, minilm, tmp_path):
     """MiniLM with a new head: the folder holds all that transformers asks for, and agrees."""
     ours = BertForQuestionAnswering.from_pretrained(minilm, new_head=True)

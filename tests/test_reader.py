@@ -145,6 +145,20 @@ def test_a_tokenizer_that_does_not_fit(qa, minilm, tiny):
         QuestionAnswerer.from_pretrained(tiny, max_length=512)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"precision": "fp16"}, "precision='fp16'"),
+        ({"batch_size": 0}, "batch_size=0"),
+    ],
+)
+def test_bad_settings_are_named(qa, arguments, named):
+    with pytest.raises(minibert.InputError, match=named):
+        QuestionAnswerer(qa.model, qa.tokenizer, **arguments)
+    with pytest.raises(minibert.InputError, match="device='abacus'"):
+        minibert.reader.choose_device("abacus")
+
+
 def test_weights_that_are_not_numbers_raise(tiny):
     qa = QuestionAnswerer.from_pretrained(tiny)
     with torch.no_grad():

@@ -108,7 +108,7 @@ def test_case_accents_and_chinese_characters_as_configured(tmp_path, settings, t
 
 
 def test_saved_tokenizer_works_elsewhere(transformers, tmp_path):
-    Tokenizer(VOCABULARY, lowercase=False).save_pretrained(tmp_path)
+    Tokenizer.from_vocabulary(VOCABULARY, lowercase=False).save_pretrained(tmp_path)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
     encoded = theirs("Ab é", "cd")
     assert theirs.convert_ids_to_tokens(encoded["input_ids"]) == [
@@ -125,6 +125,11 @@ def test_tokens_to_string_is_the_seed_s_detokenizer(transformers, minilm, real):
     assert real.tokens_to_string(real.tokens(real.encode("over 32+").ids)) == "over 32 +"
 
 
+def test_a_lone_surrogate_is_an_input_error(real):
+    with pytest.raises(minibert.InputError, match="lone surrogate"):
+        real.encode("a \ud800 b")
+
+
 @pytest.mark.parametrize(
     ("files", "named"),
     [
@@ -135,6 +140,10 @@ def test_tokens_to_string_is_the_seed_s_detokenizer(transformers, minilm, real):
         (
             {"vocab.txt": "\n".join(VOCABULARY), "tokenizer_config.json": "["},
             "not readable as JSON",
+        ),
+        (
+            {"vocab.txt": "\n".join(VOCABULARY), "tokenizer_config.json": '{"do_lower_case": 1}'},
+            "do_lower_case=1; expected a bool",
         ),
     ],
 )

@@ -138,6 +138,9 @@ def test_a_folder_that_holds_a_run_is_left_alone(tiny, tmp_path):
         ({"learning_rate": -1.0}, "learning_rate=-1.0"),
         ({"learning_rate": float("nan")}, "learning_rate=nan"),
         ({"warmup_ratio": 1.5}, "warmup_ratio=1.5"),
+        ({"learning_rate": float("inf")}, "learning_rate=inf"),
+        ({"weight_decay": -1.0}, "weight_decay=-1.0"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm=0.0"),
         ({"max_train_examples": 0}, "max_train_examples=0"),
         ({"precision": "fp8"}, "precision='fp8'"),
     ],
@@ -161,6 +164,33 @@ def test_what_cannot_be_read_stops_before_anything_is_written(tiny, tmp_path, ch
     with pytest.raises(minibert.MinibertError, match=named):
         train(config(tiny, tmp_path / "run", **change))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dev_question_too_long_is_met_before_training(tiny, tmp_path):
+    example = {
+        "id": "q",
+        "question": "lamp " * 90,
+        "answers": [{"text": "lamp", "answer_start": 0}],
+    }
+    data = {"data": [{"paragraphs": [{"context": "lamp", "qas": [example]}]}]}
+    (tmp_path / "dev.json").write_text(json.dumps(data))
+    with pytest.raises(minibert.InputError, match="q: max_length=128 leaves room"):
+        train(config(tiny, tmp_path / "run", dev_file=str(tmp_path / "dev.json")))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_output_that_cannot_be_a_folder_is_met_first(tiny, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(minibert.InputError, match="cannot be a folder"):
+        train(config(tiny, tmp_path / "file"))
+    with pytest.raises(minibert.InputError, match="cannot be a folder"):
+        minibert.evaluate(None, [], tmp_path / "file")
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tiny, tmp_path):
+    with pytest.raises(minibert.MinibertError, match=r"step \d+: the loss is"):
+        train(config(tiny, tmp_path / "run", learning_rate=1e30))
+    assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
 def test_defaults_are_the_seed_s_recipe():
