@@ -2,6 +2,9 @@
 
 errors, tuning, pretrained, tokenization, squad, features,
 model, qa, spans, reader, evaluate, train, cli.
+
+"The seed" in a comment is the text that this project grew from, "Understanding BERT with
+Huggingface": https://mlwhiz.com/blog/2021/07/24/huggingface-bert/
 """
 
 from .errors import DataError, InputError, MinibertError, PretrainedError

@@ -13,6 +13,14 @@ import minibert
 HERE = Path(__file__).parent
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "hub" not in config.getoption("-m"):
+        skip = pytest.mark.skip(reason="downloads 1.3 GB from the hub; to run it: pytest -m hub")
+        for item in items:
+            if item.get_closest_marker("hub"):
+                item.add_marker(skip)
+
+
 @pytest.fixture(scope="session")
 def tiny() -> Path:
     """A tiny random checkpoint in Hugging Face's format, made by `reference/make.py`."""

@@ -1,5 +1,6 @@
 """The seed's own model, from the hub: `pytest -m hub` where there is a network."""
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -12,6 +13,14 @@ MODEL = "bert-large-uncased-whole-word-masking-finetuned-squad"
 ANSWERS = ("over 32 +", "general - purpose architectures", "TensorFlow 2. 0 and pytorch")
 
 pytestmark = pytest.mark.hub
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _reachable() -> None:
+    try:
+        huggingface_hub.HfApi().model_info(MODEL, timeout=10)
+    except Exception as error:
+        pytest.skip(f"the hub is out of reach: {str(error).partition(chr(10))[0]}")
 
 
 def test_the_seed_s_answers_with_the_seed_s_decoder():
