@@ -57,7 +57,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
 
 
 def main() -> None:
-    """Run the command line; what a user can put right is one line on stderr and exit code 2."""
+    """Run the command line; a `MinibertError` is one line on stderr and exit code 2."""
     keep_freed_memory()
     # the hub's client otherwise announces each of its retries above our one line
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
@@ -87,8 +87,8 @@ def answer(
     question: Annotated[str, typer.Option(help="The question.")],
     context: Annotated[str | None, typer.Option(help="The text to search.")] = None,
     context_file: Annotated[Path | None, typer.Option(help="A file with that text.")] = None,
-    top_k: Annotated[int, typer.Option(help="How many answers.")] = 1,
-    max_answer_len: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 30,
+    top_k: Annotated[int, typer.Option(min=1, help="How many answers.")] = 1,
+    max_answer_len: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 30,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
 ) -> None:
     """Answer a question from a text: the text's own words, where they stand, and how sure."""
@@ -182,8 +182,8 @@ def evaluate_command(
     model: Model,
     data: Annotated[str, typer.Option(help="SQuAD file, folder of them, or hub id.")],
     output: Annotated[Path, typer.Option(help="Folder for predictions and metrics.")],
-    n_best: Annotated[int, typer.Option(help="Answers kept for each question.")] = 20,
-    max_answer_len: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 30,
+    n_best: Annotated[int, typer.Option(min=1, help="Answers kept for each question.")] = 20,
+    max_answer_len: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 30,
     max_length: Annotated[int | None, typer.Option(help="Tokens a window.")] = None,
     doc_stride: DocStride = None,
     precision: PrecisionName = "fp32",

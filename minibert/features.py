@@ -110,8 +110,9 @@ def prepare_train_features(
 
     A window that does not hold the whole answer, or whose example has none, is labelled with its
     [CLS], position 0. These are the windows and labels of the `prepare_train_features` in
-    `transformers`' examples, but for answers that start in a window's last token of context: there
-    that function runs on to the [SEP] or the padding, and this one labels the token.
+    `transformers`' examples, but where that function gives a start after the end: for an answer
+    that starts in a window's last token of context (it runs on to the [SEP] or the padding; this
+    one labels the token), and for one within a character of several pieces (here their first).
     """
     return [
         label(feature, example.answers[0] if example.answers else None)
@@ -206,7 +207,7 @@ def length_batches(
     """Indices of windows of like length, `batch_size` a batch, so that little is padding.
 
     Without a `seed` the longest come first, so that too little memory shows at once. With one the
-    order is random, a function of the seed alone: windows are shuffled, sorted by length within
+    order is random, and the same for the same seed: windows are shuffled, sorted by length within
     pools of 64 batches, and the batches shuffled.
     """
     order = sorted(range(len(features)), key=lambda k: -len(features[k]))

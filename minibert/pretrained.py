@@ -79,46 +79,51 @@ class LoadingReport:
         return "\n".join(lines)
 
 
-def find_file(source: str | Path, name: str, required: bool = False) -> Path | None:
-    """The path of one file of a folder or of a hub repository (downloaded and cached by the hub).
+def find_file(source: str | Path, name: str) -> Path | None:
+    """The path of one file of a folder or hub repository; None when there is no such file.
 
-    Returns None when there is no such file. Raises `PretrainedError` when there is none and it is
-    `required`, when `source` is neither a folder nor shaped like a hub id, or when the hub refuses.
+    Files from the hub are downloaded into its cache. Raises `PretrainedError` when `source` is
+    neither a folder nor shaped like a hub id, and when the hub refuses or can't be reached.
     """
     folder = Path(source)
     if folder.is_dir():
-        path = folder / name
-        if required and not path.is_file():
-            raise PretrainedError(f"{source}: no {name} in this folder")
-        return path if path.is_file() else None
+        return folder / name if (folder / name).is_file() else None
     if folder.exists():
         raise PretrainedError(f"{source}: a file; expected a folder or a hub id")
     if not HUB_ID.fullmatch(str(source)):
         raise PretrainedError(f"{source}: neither a folder nor a hub id such as 'owner/name'")
+    return _find_on_hub(str(source), name)
 
+
+def _find_on_hub(hub_id: str, name: str) -> Path | None:
     # Imported here: a local folder needs no network library.
-    from huggingface_hub import _CACHED_NO_EXIST, constants, hf_hub_download
-    from huggingface_hub import try_to_load_from_cache as cached
+    from huggingface_hub import _CACHED_NO_EXIST, constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    hub_id = str(source)
     try:
         return Path(hf_hub_download(hub_id, name))
-    except EntryNotFoundError as error:
-        # A hub that can't be reached has not said that there is no such file; offline by the
-        # user's wish, what the cache lacks is not there.
-        unreachable = isinstance(error, LocalEntryNotFoundError) and not (
-            constants.HF_HUB_OFFLINE or cached(hub_id, name) is _CACHED_NO_EXIST
-        )
-        if not required and not unreachable:
-            return None
-        reason: Exception = error
     except Exception as error:  # no such repository, no access, no network: the client's many types
-        reason = error
-    first_line = str(reason).strip().partition("\n")[0]
-    raise PretrainedError(
-        f"{source}: no folder of this name, and the hub gives no {name}: {first_line}"
-    ) from reason
+        absent = isinstance(error, EntryNotFoundError)
+        if isinstance(error, LocalEntryNotFoundError):
+            # Not in the cache, and not asked: absent when the user wants no network or the hub
+            # has said so before. A hub that couldn't be reached has not said that.
+            known = try_to_load_from_cache(hub_id, name) is _CACHED_NO_EXIST
+            absent = known or constants.HF_HUB_OFFLINE
+        if absent:
+            return None
+        reason = str(error).strip().partition("\n")[0]
+        raise PretrainedError(
+            f"{hub_id}: no folder of this name, and the hub gives no {name}: {reason}"
+        ) from error
+
+
+def require_file(source: str | Path, name: str) -> Path:
+    """`find_file`, but raises `PretrainedError` when there is no such file."""
+    path = find_file(source, name)
+    if path is None:
+        where = "in this folder" if Path(source).is_dir() else "on the hub, or in its cache"
+        raise PretrainedError(f"{source}: no {name} {where}")
+    return path
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -134,9 +139,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_config(source: str | Path) -> dict[str, Any]:
     """The `config.json` of a folder or hub id, as it stands there."""
-    path = find_file(source, "config.json", required=True)
-    assert path is not None
-    return read_json(path)
+    return read_json(require_file(source, "config.json"))
 
 
 def standard_key(key: str) -> str:
@@ -200,9 +203,7 @@ def read_tensors(source: str | Path) -> dict[str, torch.Tensor]:
         for name in sorted({str(shard) for shard in weight_map.values()}):
             if Path(name).name != name:  # an index may point at the files beside it, nowhere else
                 raise PretrainedError(f"{index}: shard {name!r} is not a plain file name")
-            shard = find_file(source, name, required=True)
-            assert shard is not None
-            tensors |= _read_safetensors(shard)
+            tensors |= _read_safetensors(require_file(source, name))
         if lost := set(weight_map) - set(tensors):
             raise PretrainedError(f"{index}: no shard holds {_some(lost)}")
         return tensors

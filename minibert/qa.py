@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import pretrained
+from .errors import PretrainedError
 from .model import Attention, Bert, BertConfig, Encoded
 
 
@@ -70,6 +71,8 @@ class BertForQuestionAnswering(nn.Module):
         tensors, report = pretrained.load_tensors(source, expected, may_lack)
         if report.missing:
             made = SpanHead(config.hidden_size, config.initializer_range).state_dict()
+            if len(report.missing) < len(made):  # half a trained head is a broken checkpoint
+                raise PretrainedError(f"{source}: these weights lack {', '.join(report.missing)}")
             tensors |= {f"head.{name}": tensor for name, tensor in made.items()}
         model.load_state_dict(tensors, assign=True)
         return model.eval()

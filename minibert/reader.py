@@ -126,6 +126,8 @@ class QuestionAnswerer:
         for name, text in (("question", question), ("context", context)):
             if not isinstance(text, str):
                 raise InputError(f"the {name} is a {type(text).__name__}; expected a string")
+        if top_k < 1:
+            raise InputError(f"top_k={top_k}: expected 1 or more")
         answers = next(self.n_best([Example("", question, context)], top_k, max_answer_len))
         return answers if top_k > 1 else answers[0]
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import DataError
+from .pretrained import HUB_ID
 
 if TYPE_CHECKING:
     import datasets
@@ -67,7 +68,7 @@ def _read(source: "str | Path | datasets.Dataset", split: str | None) -> list[Ex
         path = _file_of_split(path, split)
     if path.is_file():
         return list(_from_file(path))
-    if path.suffix in (".json", ".gz") or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)):
+    if path.suffix in (".json", ".gz") or not HUB_ID.fullmatch(str(source)):
         raise DataError(f"{source}: no such file")
     return _from_hub(str(source), split)
 

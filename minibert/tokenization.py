@@ -172,8 +172,7 @@ class Tokenizer:
 
         The seed's way to print an answer; `Answer.answer` is cut from the context instead.
 
-        >>> vocabulary = [*SPECIAL_TOKENS, "over", "32", "+"]
-        >>> Tokenizer.from_vocabulary(vocabulary).tokens_to_string(["over", "3", "##2", "+"])
+        >>> Tokenizer.from_vocabulary(SPECIAL_TOKENS).tokens_to_string(["over", "3", "##2", "+"])
         'over 32 +'
         """
         return str(decoders.WordPiece(prefix="##", cleanup=True).decode(list(tokens)))

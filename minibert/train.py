@@ -39,7 +39,7 @@ PAD_MULTIPLE = 16
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Everything that a run depends on. The defaults are the seed's recipe."""
+    """Everything that a run depends on. The defaults are the post's (`minibert/__init__.py`)."""
 
     init: str  # folder or hub id of an encoder, with or without a span head
     train_file: str  # whatever `load_squad` reads: a file, a folder, a hub id
@@ -102,7 +102,7 @@ def train(config: TrainingConfig) -> dict[str, float | int]:
     qa = QuestionAnswerer(
         model, tokenizer, config.max_length, config.doc_stride, precision=config.precision
     )
-    # made here already, so that a question too long for a window is met before the hours
+    # counted now, so that a question too long for a window is met before training
     dev_windows = len(
         prepare_features(dev_examples, tokenizer, config.max_length, config.doc_stride)
     )
@@ -155,7 +155,7 @@ def train(config: TrainingConfig) -> dict[str, float | int]:
                     "loss": loss,
                     "grad_norm": norm.item(),
                     "learning_rate": optimizer.param_groups[0]["lr"],
-                    "examples_per_second": speed,
+                    "examples_per_second": speed,  # an example here is a window
                 }
                 log.write(json.dumps(line) + "\n")
                 status = f"loss {loss:.2f}  {speed:.1f} examples/s"

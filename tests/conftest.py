@@ -16,7 +16,8 @@ collect_ignore = ["reference"]  # the script there needs transformers
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if "hub" not in config.getoption("-m"):
-        skip = pytest.mark.skip(reason="downloads 1.3 GB from the hub; to run it: pytest -m hub")
+        reason = "downloads up to 1.3 GB from the hub; to run it: pytest -m hub"
+        skip = pytest.mark.skip(reason=reason)
         for item in items:
             if item.get_closest_marker("hub"):
                 item.add_marker(skip)

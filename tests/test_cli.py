@@ -90,6 +90,12 @@ def test_train_then_evaluate(run, tiny, tmp_path):
     }  # fmt: skip
 
 
+def test_an_option_out_of_range_is_a_usage_error(run, tiny):
+    asked = ("answer", "--model", tiny, "--question", "Who?", "--context", "a lamp")
+    code, out, err = run(*asked, "--top-k", 0)
+    assert code == 2 and out == "" and "--top-k" in err
+
+
 ASKED = ("--question", "Who?", "--context", "a lamp")
 
 
@@ -107,11 +113,10 @@ ASKED = ("--question", "Who?", "--context", "a lamp")
         ),
         (("answer", "--model", "MODEL", "--question", "Who?"), "--context"),
         (("answer", "--model", "MODEL", "--question", "Who?", "--context-file", "none"), "none"),
-        (("answer", "--model", "MODEL", *ASKED, "--top-k", "0"), "0"),
         (("evaluate", "--model", "MODEL", "--data", "none.json", "--output", "o"), "none.json"),
         (
             ("evaluate", "--model", "MODEL", "--data", NOTES, "--output", "o", "--precision", "x"),
-            "x",
+            "precision='x'",
         ),
         (("train", "--init", "EMPTY", "--train-file", NOTES, "--output", "o"), "no config.json"),
         (("train", "--init", "MODEL", "--train-file", "none.json", "--output", "o"), "none.json"),

@@ -98,7 +98,7 @@ def test_all_of_squad_equals_the_reference(transformers, minilm, squad):
     assert len(features) == 88_524
     assert sum(feature.start_position == 0 for feature in features) == 725
 
-    wrong, first, begun = [], 0, 0
+    wrong, first, begun, answers = [], 0, 0, set()
     for begin in range(0, len(examples), 10_000):  # the reference's encodings take much memory
         part = examples[begin : begin + 10_000]
         reference = reference_windows(theirs, part, 384, 128)
@@ -112,28 +112,41 @@ def test_all_of_squad_equals_the_reference(transformers, minilm, squad):
             assert start > end_position  # the reference's label is no span at all
             assert features[k].start_position == features[k].end_position == last
             assert example.answers[0].text in text_of_label(features[k], example.context)
+            answers.add(example.answers[0].text)
         first, begun = end, len(wrong)
     assert first == len(features)
-    assert len(wrong) == 2
+    assert len(wrong) == 2 and answers == {"Salzburg", "22nd"}
 
     dev = minibert.prepare_features(minibert.load_squad(squad, "validation"), ours)
     assert len(dev) == 10_784
 
 
-def test_an_answer_in_the_window_s_last_token(transformers, minilm):
-    """Such an example, where the reference labels [SEP] as the start and this labels the token."""
+def answer_at_the_edge(
+    tokenizer: minibert.Tokenizer,
+) -> tuple[minibert.Example, int, minibert.Feature]:
+    """An example as those two, the window length that ends with its answer, and that window."""
     context = "Seven keepers lived on the rock, and the eldest of them was named Ada."
-    answer = minibert.GoldAnswer("eldest", context.index("eldest"))
-    example = minibert.Example("rock", "Which keeper was Ada?", context, (answer,))
-    tokenizer = minibert.Tokenizer.from_pretrained(minilm)
+    answer = minibert.GoldAnswer("and", context.index("and the eldest"))
+    example = minibert.Example("rock", "Which word joins the two?", context, (answer,))
     upto = len(tokenizer.encode(context[: answer.char_end]))
-    room = len(tokenizer.encode(example.question)) + 3
-    feature = minibert.prepare_train_features([example], tokenizer, upto + room, 2)[0]
-    last = len(feature) - 2
-    assert feature.start_position == feature.end_position == last
-    assert text_of_label(feature, context) == "eldest"
+    max_length = upto + len(tokenizer.encode(example.question)) + 3
+    feature = minibert.prepare_train_features([example], tokenizer, max_length, 2)[0]
+    return example, max_length, feature
+
+
+def test_an_answer_in_the_window_s_last_token(tiny):
+    example, _, feature = answer_at_the_edge(minibert.Tokenizer.from_pretrained(tiny))
+    assert feature.start_position == feature.end_position == len(feature) - 2
+    assert text_of_label(feature, example.context) == "and"
+
+
+def test_there_the_reference_labels_sep(transformers, minilm):
+    ours = minibert.Tokenizer.from_pretrained(minilm)
     theirs = transformers.AutoTokenizer.from_pretrained(minilm)
-    reference = reference_windows(theirs, [example], upto + room, 2)
+    example, max_length, feature = answer_at_the_edge(ours)
+    reference = reference_windows(theirs, [example], max_length, 2)
+    last = len(feature) - 2
+    assert (feature.start_position, feature.end_position) == (last, last)
     assert reference_label(reference.encodings[0], example) == (last + 1, last)
 
 

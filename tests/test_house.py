@@ -1,6 +1,7 @@
 """The shape of the house: text flows one way, and importing it does nothing."""
 
 import ast
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,13 @@ def test_a_module_imports_only_those_above_it():
 def test_the_package_never_imports_the_reference():
     for path in PACKAGE.glob("*.py"):
         assert "transformers" not in imports(path)
+
+
+def test_freed_memory_is_kept_where_the_c_library_can():
+    """In a process of its own: it holds until that ends."""
+    code = "from minibert.tuning import keep_freed_memory; print(keep_freed_memory())"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == str(platform.libc_ver()[0] == "glibc"), result.stderr
 
 
 def test_importing_is_light_and_changes_nothing():

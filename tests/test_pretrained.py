@@ -150,6 +150,12 @@ def test_new_head_keeps_a_trained_one(tiny):
     assert same(states(a), states(BertForQuestionAnswering.from_pretrained(tiny)))
 
 
+def test_half_a_head_is_not_made_whole(folder, weights):
+    rewrite(folder, {k: v for k, v in weights.items() if k != "qa_outputs.bias"})
+    with pytest.raises(minibert.PretrainedError, match=r"lack head\.bias"):
+        BertForQuestionAnswering.from_pretrained(folder, new_head=True)
+
+
 def test_save_and_load_is_exact(tiny, weights, tmp_path):
     BertForQuestionAnswering.from_pretrained(tiny).save_pretrained(tmp_path / "new" / "folder")
     assert same(weights, read_tensors(tmp_path / "new" / "folder"))
@@ -293,7 +299,7 @@ def test_hub_failures_are_one_line(tiny, monkeypatch):
     with pytest.raises(minibert.PretrainedError, match="404 Not Found"):
         BertForQuestionAnswering.from_pretrained("someone/else")
     Hub(tiny.parent, monkeypatch)  # there, no file is found
-    with pytest.raises(minibert.PretrainedError, match=r"gives no config\.json"):
+    with pytest.raises(minibert.PretrainedError, match=r"no config\.json on the hub"):
         BertForQuestionAnswering.from_pretrained("someone/tiny")
 
 

@@ -70,7 +70,7 @@ def test_text_is_never_a_control_token(real, minilm, tmp_path, form):
         (tmp_path / "vocab.txt").write_bytes((minilm / "vocab.txt").read_bytes())
         tokenizer = Tokenizer.from_pretrained(tmp_path)
     pieces = tokenizer.encode("see [SEP] and [CLS], [MASK] [PAD]")
-    assert not {tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id} & set(pieces.ids.tolist())
+    assert not set(map(tokenizer.backend.token_to_id, SPECIAL_TOKENS)) & set(pieces.ids.tolist())
     assert tokenizer.tokens(pieces.ids)[1:4] == ["[", "sep", "]"]
 
 
@@ -86,7 +86,7 @@ def test_vocab_txt_and_tokenizer_json_agree(real, minilm, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "tokens"),
     [
-        ({"do_lower_case": True}, ["e", "b", "東", "京"]),
+        ({"do_lower_case": True}, ["e", "##b", "東", "京"]),
         ({"do_lower_case": False}, ["É", "##B", "東", "京"]),  # cased BERT
         ({"do_lower_case": True, "strip_accents": False}, ["é", "##b", "東", "京"]),
         ({"do_lower_case": False, "tokenize_chinese_chars": False}, ["É", "##B", "東", "##京"]),
@@ -97,7 +97,7 @@ def test_case_accents_and_chinese_characters_as_configured(tmp_path, settings, t
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     tokenizer = Tokenizer.from_pretrained(tmp_path)
     found = tokenizer.tokens(tokenizer.encode("ÉB 東京").ids)
-    assert found == (tokens if settings != {"do_lower_case": True} else ["e", "##b", "東", "京"])
+    assert found == tokens
     # what is saved reads the same, from tokenizer.json too, where the settings still rule
     tokenizer.save_pretrained(tmp_path / "saved")
     again = Tokenizer.from_pretrained(tmp_path / "saved")

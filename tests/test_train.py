@@ -42,7 +42,7 @@ def test_it_learns_writes_and_reads_back(tiny, tmp_path):
     first, last = (
         sum(line["loss"] for line in steps if line["epoch"] == epoch) for epoch in (1, 8)
     )
-    assert last < 0.8 * first
+    assert last < 0.5 * first  # measured: 0.3; at a learning rate of 1e-12: 1.02
     evaluations = [line for line in lines(output) if "f1" in line]
     assert len(evaluations) == 8 and evaluations[-1]["f1"] == metrics["f1"]
 
@@ -179,7 +179,7 @@ def test_a_dev_question_too_long_is_met_before_training(tiny, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_an_output_that_cannot_be_a_folder_is_met_first(tiny, tmp_path):
+def test_an_output_that_cannot_be_a_folder_is_met_before_training(tiny, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(minibert.InputError, match="cannot be a folder"):
         train(config(tiny, tmp_path / "file"))
