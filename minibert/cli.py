@@ -9,15 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, cast
 
-import torch
 import typer
 from rich.console import Console
 from rich.progress import Progress
 
 from .errors import InputError, MinibertError
 from .evaluate import evaluate, make_folder
-from .model import BertConfig
-from .pretrained import map_tensors, read_config, read_tensors
+from .model import blank
+from .pretrained import map_tensors, read_tensors
 from .qa import BertForQuestionAnswering
 from .reader import Answer, Precision, QuestionAnswerer
 from .squad import Example, load_squad
@@ -209,11 +208,9 @@ def evaluate_command(
 @app.command()
 def inspect(source: Annotated[str, typer.Argument(help="Folder or hub id.")]) -> None:
     """Print a checkpoint's configuration, parameter count and loading report."""
-    config = BertConfig.from_dict(read_config(source))
-    with torch.device("meta"):
-        expected = {k: t.shape for k, t in BertForQuestionAnswering(config).state_dict().items()}
+    model, expected = blank(BertForQuestionAnswering, source, "eager")
     tensors, report = map_tensors(read_tensors(source), expected)
-    for name, value in asdict(config).items():
+    for name, value in asdict(model.config).items():
         typer.echo(f"{name:30} {value}")
     typer.echo(f"{'parameters':30} {sum(t.numel() for t in tensors.values()):,}")
     typer.echo(str(report))

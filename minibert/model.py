@@ -5,10 +5,10 @@ Shapes, here and everywhere:
     B batch   T tokens   H hidden_size   N heads   D = H // N   L layers   W windows
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from . import pretrained
 from .errors import InputError, PretrainedError
 
 Attention = Literal["eager", "sdpa"]
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def _is_real(value: Any) -> bool:
@@ -85,6 +86,19 @@ class Encoded:
 
     hidden_states: tuple[Tensor, ...]  # L + 1 of (B, T, H): the embeddings, then each layer
     attentions: tuple[Tensor, ...] | None  # L of (B, N, T, T), when asked for
+
+
+def blank(
+    kind: Callable[[BertConfig, Attention], Model], source: str | Path, attention: Attention
+) -> tuple[Model, dict[str, torch.Size]]:
+    """A model as the configuration of a folder or hub id has it, and the shapes of its weights.
+
+    It takes no memory: the weights are yet to come. Raises `PretrainedError`.
+    """
+    config = BertConfig.from_dict(pretrained.read_config(source))
+    with torch.device("meta"):
+        model = kind(config, attention)
+    return model, {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
 class Dropout(nn.Module):
@@ -229,10 +243,8 @@ class Bert(nn.Module):
 
         Raises `PretrainedError` when a weight is missing, unexpected or of another shape.
         """
-        config = BertConfig.from_dict(pretrained.read_config(source))
-        with torch.device("meta"):  # shapes without memory: the weights are about to come
-            model = cls(config, attention)
-        expected = {f"bert.{name}": t.shape for name, t in model.state_dict().items()}
+        model, shapes = blank(cls, source, attention)
+        expected = {f"bert.{name}": shape for name, shape in shapes.items()}
         tensors, _ = pretrained.load_tensors(source, expected, may_hold="qa_outputs.")
         tensors = {name.removeprefix("bert."): t for name, t in tensors.items()}
         model.load_state_dict(tensors, assign=True)

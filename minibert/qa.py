@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from . import pretrained
 from .errors import PretrainedError
-from .model import Attention, Bert, BertConfig, Encoded
+from .model import Attention, Bert, BertConfig, Encoded, blank
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,11 @@ class BertForQuestionAnswering(nn.Module):
         untrained head gives random answers. So does any other weight that is missing, unexpected
         or of another shape.
         """
-        config = BertConfig.from_dict(pretrained.read_config(source))
-        with torch.device("meta"):  # shapes without memory: the weights are about to come
-            model = cls(config, attention)
-        expected = {name: t.shape for name, t in model.state_dict().items()}
+        model, expected = blank(cls, source, attention)
         may_lack = "head." if new_head else None
         tensors, report = pretrained.load_tensors(source, expected, may_lack)
         if report.missing:
+            config = model.config
             made = SpanHead(config.hidden_size, config.initializer_range).state_dict()
             if len(report.missing) < len(made):  # half a trained head is a broken checkpoint
                 raise PretrainedError(f"{source}: these weights lack {', '.join(report.missing)}")

@@ -68,25 +68,11 @@ class Tokenizer:
         self.vocab_size: int = backend.get_vocab_size()
 
     @classmethod
-    def from_vocabulary(
-        cls,
-        vocabulary: Sequence[str],
-        lowercase: bool = True,
-        strip_accents: bool | None = None,
-        chinese_chars: bool = True,
-    ) -> "Tokenizer":
-        """From the tokens in the order of their ids, and BERT's settings.
-
-        `strip_accents=None` does as `lowercase`; `chinese_chars` splits at each such character.
-        """
+    def from_vocabulary(cls, vocabulary: Sequence[str], lowercase: bool = True) -> "Tokenizer":
+        """From the tokens in the order of their ids; accents go with the case, as BERT's do."""
         ids = {token: i for i, token in enumerate(vocabulary)}
         backend = tokenizers.Tokenizer(WordPiece(ids, unk_token="[UNK]"))
-        backend.normalizer = BertNormalizer(
-            clean_text=True,
-            handle_chinese_chars=chinese_chars,
-            strip_accents=strip_accents,
-            lowercase=lowercase,
-        )
+        backend.normalizer = BertNormalizer(lowercase=lowercase)
         backend.pre_tokenizer = BertPreTokenizer()
         backend.decoder = decoders.WordPiece(prefix="##")
         tokenizer = cls(backend)

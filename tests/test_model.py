@@ -7,6 +7,7 @@ of 1 or of the number itself, whichever is larger (states reach 10; each path is
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,16 +45,15 @@ def random_batch(config: BertConfig, rows: int, length: int) -> tuple[Tensor, Te
     return ids * mask, mask, segments
 
 
-def reference_states(model: nn.Module, ids: Tensor, mask: Tensor, segments: Tensor) -> tuple:
+def reference_output(model: nn.Module, ids: Tensor, mask: Tensor, segments: Tensor) -> Any:
     with torch.no_grad():
-        out = model(
+        return model(
             input_ids=ids,
             attention_mask=mask,
             token_type_ids=segments,
             output_hidden_states=True,
             output_attentions=True,
         )
-    return out.hidden_states, out.attentions
 
 
 def worst(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> float:
@@ -73,13 +73,13 @@ def test_real_weights_bit_for_bit(reference, minilm):
         random_batch(ours.config, rows, n) for rows, n in [(1, 1), (2, 7), (3, 384), (1, 512)]
     ]
     for ids, mask, segments in inputs:
-        states, attentions = reference_states(reference, ids, mask, segments)
+        wanted = reference_output(reference, ids, mask, segments)
         with torch.no_grad():
             out = ours(ids, mask, segments, output_attentions=True)
         assert len(out.hidden_states) == ours.config.num_hidden_layers + 1
-        for a, b in zip(out.hidden_states, states, strict=True):
+        for a, b in zip(out.hidden_states, wanted.hidden_states, strict=True):
             assert torch.equal(a, b)
-        for a, b in zip(out.attentions, attentions, strict=True):
+        for a, b in zip(out.attentions, wanted.attentions, strict=True):
             assert torch.equal(a, b)
 
 
@@ -113,13 +113,7 @@ def test_random_configurations_bit_for_bit(
     ids, mask, segments = random_batch(ours.config, rows, length)
     with torch.no_grad():
         out = ours(ids, mask, segments, output_attentions=True)
-        wanted = theirs(
-            input_ids=ids,
-            attention_mask=mask,
-            token_type_ids=segments,
-            output_hidden_states=True,
-            output_attentions=True,
-        )
+    wanted = reference_output(theirs, ids, mask, segments)
     assert len(out.hidden_states) == layers + 1 == len(wanted.hidden_states)
     assert all(map(torch.equal, out.hidden_states, wanted.hidden_states))
     assert all(map(torch.equal, out.attentions, wanted.attentions))
@@ -202,7 +196,7 @@ def test_sabotage_breaks_the_parity(
     """The tests above can fail: each of these slips shows, well beyond the 1e-5 used there."""
     ours = Bert.from_pretrained(minilm)
     ids, mask, segments = batch(minibert.Tokenizer.from_pretrained(minilm))
-    states, _ = reference_states(reference, ids, mask, segments)
+    states = reference_output(reference, ids, mask, segments).hidden_states
     with torch.no_grad():
         assert worst(ours(ids, mask, segments).hidden_states, states) == 0.0
         sabotage(ours, monkeypatch)
