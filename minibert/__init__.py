@@ -1,13 +1,21 @@
 """minibert: BERT for question answering, by hand. The modules, in the order in which text flows:
 
 errors, tuning, pretrained, tokenization, squad, features,
-model, qa, spans, reader, evaluate, train, cli.
+model, qa, spans, reader, evaluate, checkpoint, train, cli.
 
 "The seed" in a comment is the text that this project grew from, "Understanding BERT with
 Huggingface": https://mlwhiz.com/blog/2021/07/24/huggingface-bert/
 """
 
-from .errors import DataError, InputError, MinibertError, PretrainedError
+from .errors import (
+    CheckpointError,
+    DataError,
+    InputError,
+    Interrupted,
+    MinibertError,
+    NonFiniteError,
+    PretrainedError,
+)
 from .evaluate import evaluate
 from .features import Feature, prepare_features, prepare_train_features
 from .model import Bert, BertConfig
@@ -23,12 +31,15 @@ __all__ = [
     "Bert",
     "BertConfig",
     "BertForQuestionAnswering",
+    "CheckpointError",
     "DataError",
     "Example",
     "Feature",
     "GoldAnswer",
     "InputError",
+    "Interrupted",
     "MinibertError",
+    "NonFiniteError",
     "Pieces",
     "PretrainedError",
     "QuestionAnswerer",

@@ -51,12 +51,12 @@ app = typer.Typer(
 
 Model = Annotated[str, typer.Option(help="Folder or hub id of a trained model.")]
 DocStride = Annotated[int | None, typer.Option(help="Tokens that two windows share.")]
-PrecisionName = Annotated[str, typer.Option("--precision", help="fp32 or bf16")]
+PrecisionName = Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
 
 
 def main() -> None:
-    """Run the command line; a `MinibertError` is one line on stderr and exit code 2."""
+    """Run the command line; a `MinibertError` is one line on stderr and its `exit_code`."""
     keep_freed_memory()
     # the hub's client otherwise announces each of its retries above our one line
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
@@ -64,7 +64,7 @@ def main() -> None:
         app()
     except MinibertError as error:
         typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-        sys.exit(2)
+        sys.exit(error.exit_code)
 
 
 @app.command()
@@ -152,11 +152,13 @@ def train_command(
     max_train_examples: Annotated[int | None, typer.Option(help="A random sample.")] = None,
     max_length: Annotated[int, typer.Option(help="Tokens a window.")] = 384,
     doc_stride: DocStride = 128,
-    precision: PrecisionName = "fp32",
+    precision: PrecisionName = "auto",
     device: Device = "auto",
     seed: Annotated[int, typer.Option()] = 42,
+    checkpoint_every: Annotated[int, typer.Option(help="Steps.")] = 500,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in there.")] = False,
 ) -> None:
-    """Fine-tune an encoder on SQuAD."""
+    """Fine-tune an encoder on SQuAD. Ctrl-C stops; the same command with --resume goes on."""
     config = TrainingConfig(
         init=init,
         train_file=train_file,
@@ -172,8 +174,9 @@ def train_command(
         precision=cast(Precision, precision),
         device=device,
         seed=seed,
+        checkpoint_every=checkpoint_every,
     )
-    typer.echo(json.dumps({"output": output} | train(config)))
+    typer.echo(json.dumps({"output": output} | train(config, resume)))
 
 
 @app.command("evaluate")

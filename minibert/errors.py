@@ -4,6 +4,8 @@
 class MinibertError(Exception):
     """Base of all the errors below: `except MinibertError` catches what a user can put right."""
 
+    exit_code = 2  # of the command line
+
 
 class PretrainedError(MinibertError):
     """A model folder or hub id that cannot be used: its configuration, weights or vocabulary."""
@@ -15,3 +17,21 @@ class DataError(MinibertError):
 
 class InputError(MinibertError, ValueError):
     """An argument out of range, or a question or context that nothing can be done with."""
+
+
+class CheckpointError(MinibertError):
+    """A training run that cannot be resumed: its checkpoint, its data or its settings."""
+
+
+class NonFiniteError(MinibertError):
+    """A loss, gradient or logit that is NaN or infinite: training has stopped."""
+
+    exit_code = 3
+
+
+class Interrupted(MinibertError):
+    """Training was asked to stop, by Ctrl-C or SIGTERM, and has saved its state."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number  # as shells report it

@@ -5,6 +5,7 @@ A window is `[CLS] question [SEP] part of the context [SEP]`, as BERT (arXiv:181
 the edge of one stands inside another.
 """
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -63,6 +64,8 @@ class Batch(NamedTuple):
     end_positions: Tensor  # (B,)
 
     def to(self, device: torch.device) -> "Batch":
+        if device.type == "cuda":  # from pinned memory the copy need not be waited for
+            return Batch(*(tensor.pin_memory().to(device, non_blocking=True) for tensor in self))
         return Batch(*(tensor.to(device) for tensor in self))
 
 
@@ -197,7 +200,8 @@ def split_batch(
 ) -> list[list[int]]:
     """A batch in parts of at most `max_tokens` padded tokens each, but of at least one window."""
     longest = max(len(features[k]) for k in indices)
-    size = max(1, max_tokens // longest)
+    parts = math.ceil(len(indices) / max(1, max_tokens // longest))
+    size = math.ceil(len(indices) / parts)  # parts of like size
     return [list(indices[i : i + size]) for i in range(0, len(indices), size)]
 
 

@@ -7,10 +7,10 @@ Shapes, here and everywhere:
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -104,9 +104,9 @@ def blank(
 class Dropout(nn.Module):
     """Zeroes each number with probability p while training, and scales the others by 1 / (1 - p).
 
-    `nn.Dropout`, but for where the random bits come from on a CPU: there torch draws one number
-    after another, a quarter of a training step. Here torch's generator seeds a fast one, and each
-    64-bit draw serves four numbers; p is kept to 1 / 65536.
+    `nn.Dropout`, but for where the random numbers come from on a CPU. There torch draws one after
+    another, a quarter of a training step; here the factors stand ready in a long row, which is
+    entered at a place drawn from torch's generator.
     """
 
     def __init__(self, p: float) -> None:
@@ -118,11 +118,24 @@ class Dropout(nn.Module):
             return x
         if x.device.type != "cpu":
             return F.dropout(x, self.p)
-        seed = int(torch.randint(2**63 - 1, ()))
-        draws = np.random.SFC64(seed).random_raw(-(-x.numel() // 4)).view(np.int16)
-        uniform = torch.from_numpy(draws[: x.numel()]).view(x.shape)  # -32768 to 32767
-        dropped = uniform < round(self.p * 65536) - 32768
-        return x.masked_fill(dropped, 0.0) * (1.0 / (1.0 - self.p))
+        row = dropout_factors(self.p, x.dtype, max(2 * x.numel(), 2**25).bit_length())
+        place = int(torch.randint(len(row) - x.numel(), ()))
+        return x * row[place : place + x.numel()].view(x.shape)
+
+
+@cache
+def dropout_factors(p: float, dtype: torch.dtype, bits: int) -> Tensor:
+    """2 ** (bits - 1) random factors, 0 with probability p and otherwise 1 / (1 - p): fixed ones.
+
+    A dtype that has no such number gets both its neighbours, as often as keeps the mean at 1.
+    """
+    generator = torch.Generator().manual_seed(bits)
+    scale = torch.tensor(1 / (1 - p))
+    uniform = torch.rand(2 ** (bits - 1), generator=generator)
+    # rounding a number that has been moved by up to half a step, either way, is right on average
+    step = torch.finfo(dtype).eps * 2 ** scale.log2().floor()
+    scales = torch.rand(len(uniform), generator=generator).sub_(0.5).mul_(step).add_(scale)
+    return scales.masked_fill_(uniform < p, 0.0).to(dtype)
 
 
 class Embeddings(nn.Module):
@@ -172,12 +185,14 @@ class SelfAttention(nn.Module):
             p = self.dropout.p if self.training else 0.0
             mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
         else:
-            scores = q @ k.transpose(2, 3) * self.head_size**-0.5  # (B, N, T, T)
-            if mask is not None:
-                scores = scores + mask  # (B, 1, 1, T): the same for every head and every query
-            # back to the precision of v, which autocast's softmax has left; float32 stays float32
-            probabilities = self.dropout(scores.softmax(dim=-1).to(v.dtype))
-            mixed = probabilities @ v  # (B, N, T, T) @ (B, N, T, D) -> (B, N, T, D)
+            # The largest tensors by far: written in place, and not in float32 where autocast
+            # would (softmax computes in float32 either way).
+            with torch.autocast(x.device.type, enabled=False):
+                scores = (q @ k.transpose(2, 3)).mul_(self.head_size**-0.5)  # (B, N, T, T)
+                if mask is not None:  # (B, 1, 1, T): the same for every head and every query
+                    scores.add_(mask.to(scores.dtype))
+                probabilities = self.dropout(scores.softmax(dim=-1))
+                mixed = probabilities @ v  # (B, N, T, T) @ (B, N, T, D) -> (B, N, T, D)
         merged = mixed.transpose(1, 2).flatten(2)  # (B, N, T, D) -> (B, T, H)
         return self.output(merged), probabilities
 
@@ -278,7 +293,8 @@ class Bert(nn.Module):
         if attention_mask is not None:
             # Added to the scores: 0 keeps a key, the lowest finite number removes it (its
             # exponential is exactly 0; -inf would give NaN where a whole row is padding).
-            lowest = torch.finfo(x.dtype).min
+            # bfloat16's, which is finite in float32 too.
+            lowest = torch.finfo(torch.bfloat16).min
             mask = torch.zeros(attention_mask.shape, dtype=x.dtype, device=x.device)
             mask = mask.masked_fill(attention_mask == 0, lowest)[:, None, None, :]  # (B, 1, 1, T)
 

@@ -19,7 +19,7 @@ from .spans import WindowLogits, best_spans
 from .squad import Example
 from .tokenization import Tokenizer
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,24 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise InputError(f"device={name!r} cannot be used: {reason}") from error
+
+
+def choose_precision(name: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
+    """A precision by name; "auto" is bfloat16 where the processor computes in it, else float32.
+
+    Where it does not, bfloat16 is emulated, and slower than float32. Raises `InputError`.
+    """
+    if name == "fp32" or name == "bf16":
+        return name
+    if name != "auto":
+        raise InputError(f"precision={name!r}: expected 'auto', 'fp32' or 'bf16'")
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    # the oldest torch that this package asks for cannot tell
+    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
+        return "fp32"
+    able = torch.cpu.get_capabilities()
+    return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "fp32"
 
 
 class QuestionAnswerer:
@@ -73,8 +91,7 @@ class QuestionAnswerer:
             )
         if batch_size < 1:
             raise InputError(f"batch_size={batch_size}: expected 1 or more")
-        if precision not in ("fp32", "bf16"):
-            raise InputError(f"precision={precision!r}: expected 'fp32' or 'bf16'")
+        choose_precision(precision, torch.device("cpu"))  # is it a name of one?
         if tokenizer.vocab_size > config.vocab_size:
             raise PretrainedError(
                 f"the tokenizer has {tokenizer.vocab_size} tokens, but the model has embeddings "
@@ -168,11 +185,12 @@ class QuestionAnswerer:
         """The logits of each window's context, in the order of the windows; float32."""
         self.model.eval()  # between epochs it comes from training
         device = next(self.model.parameters()).device
+        mixed = choose_precision(self.precision, device) == "bf16"
         found: dict[int, WindowLogits] = {}
         for indices in length_batches(features, self.batch_size):
             chosen = [features[k] for k in indices]
             batch = collate(chosen, self.tokenizer.pad_id).to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            with torch.autocast(device.type, torch.bfloat16, mixed):
                 out = self.model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
             start = out.start_logits.float().cpu().numpy()  # (B, T)
             end = out.end_logits.float().cpu().numpy()

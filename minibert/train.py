@@ -4,23 +4,30 @@ BERT (arXiv:1810.04805v2) appendix A.2, which A.3 keeps for fine-tuning: Adam, w
 and linear decay of the learning rate, dropout 0.1.
 """
 
+import hashlib
 import json
 import math
 import random
+import signal
+import threading
 import time
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, TextIO
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
-from .errors import InputError, MinibertError
+from . import checkpoint
+from .errors import CheckpointError, InputError, Interrupted, NonFiniteError
 from .evaluate import evaluate, make_folder
 from .features import (
+    Feature,
     collate,
     length_batches,
     prepare_features,
@@ -29,12 +36,12 @@ from .features import (
 )
 from .model import Attention
 from .qa import BertForQuestionAnswering, span_loss
-from .reader import Precision, QuestionAnswerer, choose_device
+from .reader import Precision, QuestionAnswerer, choose_device, choose_precision
 from .squad import load_squad
 from .tokenization import Tokenizer
 
-# oneDNN keeps kernels for each shape it has met: with lengths in steps of 16 they stay few
-PAD_MULTIPLE = 16
+# oneDNN keeps kernels for each shape it has met: with lengths in steps of 8 they stay few
+PAD_MULTIPLE = 8
 
 
 @dataclass(frozen=True)
@@ -43,11 +50,11 @@ class TrainingConfig:
 
     init: str  # folder or hub id of an encoder, with or without a span head
     train_file: str  # whatever `load_squad` reads: a file, a folder, a hub id
-    output_dir: str  # the model of the last epoch, and metrics.jsonl
+    output_dir: str  # the model of the last epoch, metrics.jsonl and the checkpoints
     dev_file: str | None = None  # evaluated after each epoch
     epochs: int = 3
     batch_size: int = 16  # windows a step
-    max_tokens: int = 4096  # padded tokens in one pass through the model: bounds the memory
+    max_tokens: int = 6144  # padded tokens in one pass: a longer step adds up its passes' gradients
     learning_rate: float = 2e-5  # the paper's range (A.3): 5e-5, 3e-5, 2e-5
     warmup_ratio: float = 0.0  # part of all steps in which the learning rate rises from 0
     weight_decay: float = 0.01
@@ -56,13 +63,16 @@ class TrainingConfig:
     doc_stride: int | None = 128  # tokens that two windows share
     max_train_examples: int | None = None  # a random sample; None: all
     attention: Attention = "eager"  # faster than "sdpa" in training on CPUs
-    precision: Precision = "fp32"  # "bf16": autocast; the weights stay float32
+    precision: Precision = "auto"  # "bf16" is autocast: the weights stay float32
     device: str = "auto"  # a GPU where there is one
     seed: int = 42
+    checkpoint_every: int = 500  # steps
+    keep_checkpoints: int = 2
     progress: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "max_tokens", "max_length"):
+        whole = ("epochs", "batch_size", "max_tokens", "max_length")
+        for name in (*whole, "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: expected 1 or more")
         if self.max_train_examples is not None and self.max_train_examples < 1:
@@ -74,22 +84,30 @@ class TrainingConfig:
             raise InputError(f"weight_decay={self.weight_decay}: expected 0 or more")
         if not 0 <= self.warmup_ratio <= 1:
             raise InputError(f"warmup_ratio={self.warmup_ratio}: expected 0 to 1")
-        if self.precision not in ("fp32", "bf16"):
-            raise InputError(f"precision={self.precision!r}: expected 'fp32' or 'bf16'")
+        choose_precision(self.precision, torch.device("cpu"))  # is it a name of one?
 
 
-def train(config: TrainingConfig) -> dict[str, float | int]:
+def train(config: TrainingConfig, resume: bool = False) -> dict[str, float | int]:
     """Fine-tune and save, as `config` says; the metrics of the last epoch (empty without dev data).
 
-    The output folder then holds the model and tokenizer in Hugging Face's format, and
-    `metrics.jsonl`: a line a step and a line an evaluation. Seeds torch's global generator. Raises
-    a `MinibertError` for what cannot be read, and when the folder holds a model already.
+    The output folder then holds the model and tokenizer in Hugging Face's format, `metrics.jsonl`
+    (a line a step and a line an evaluation) and the last checkpoints. With `resume` the run in that
+    folder goes on from its last whole checkpoint and ends with the weights, bit for bit, that it
+    would have had without a stop (on the same machine, with as many threads). Seeds torch's global
+    generator.
+
+    Raises a `MinibertError` for what cannot be read, when the folder holds a model already, when
+    data or settings are not those of the run to resume, and when a number is not finite;
+    `Interrupted`, with the state saved, after Ctrl-C or SIGTERM.
     """
     output = Path(config.output_dir)
-    if (output / "config.json").exists() or (output / "metrics.jsonl").exists():
-        raise InputError(f"{output}: holds a model or a run already; choose another output folder")
+    if not resume and any((output / name).exists() for name in ("config.json", "metrics.jsonl")):
+        raise InputError(
+            f"{output}: holds a model or a run already; choose another output folder, or resume"
+        )
     torch.manual_seed(config.seed)
     device = choose_device(config.device)
+    precision = choose_precision(config.precision, device)
 
     model = BertForQuestionAnswering.from_pretrained(config.init, config.attention, new_head=True)
     model.to(device)
@@ -100,33 +118,79 @@ def train(config: TrainingConfig) -> dict[str, float | int]:
     features = prepare_train_features(examples, tokenizer, config.max_length, config.doc_stride)
     dev_examples = load_squad(config.dev_file, "validation") if config.dev_file else []
     qa = QuestionAnswerer(
-        model, tokenizer, config.max_length, config.doc_stride, precision=config.precision
+        model, tokenizer, config.max_length, config.doc_stride, precision=precision
     )
     # counted now, so that a question too long for a window is met before training
     dev_windows = len(
         prepare_features(dev_examples, tokenizer, config.max_length, config.doc_stride)
     )
 
-    optimizer = torch.optim.AdamW(decay_groups(model, config.weight_decay), config.learning_rate)
-    total_steps = config.epochs * math.ceil(len(features) / config.batch_size)
+    optimizer = torch.optim.AdamW(
+        decay_groups(model, config.weight_decay), config.learning_rate, fused=True
+    )
+    steps_per_epoch = math.ceil(len(features) / config.batch_size)
+    total_steps = config.epochs * steps_per_epoch
     warmup_steps = round(config.warmup_ratio * total_steps)
+
+    identity = {
+        **asdict(config),
+        "device": device.type,
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+        "data": digest(features),
+    }
+    step, epochs_done, log_size = 0, 0, 0
     metrics: dict[str, float | int] = {}
-    step = 0
-    log_path = make_folder(output) / "metrics.jsonl"
-    with log_path.open("w", buffering=1, encoding="utf-8") as log, progress_bar(config) as bar:
-        for epoch in range(1, config.epochs + 1):
+    saved: Path | None = None  # the last checkpoint
+    if resume:
+        saved, state = checkpoint.latest(output)
+        require_same_run(state["identity"], identity)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["cpu_rng"])
+        torch.cuda.set_rng_state_all(state["cuda_rng"])
+        step, epochs_done, log_size = state["step"], state["epochs_done"], state["log_size"]
+        metrics = state["metrics"]
+    # a checkpoint holds the weights and Adam's two moments; one too many is there while one is made
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    checkpoint.require_space(make_folder(output), size * (3 * config.keep_checkpoints + 4))
+
+    def save() -> Path:
+        log.flush()
+        state = {
+            "identity": identity,
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "cpu_rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all(),
+            "step": step,
+            "epochs_done": epochs_done,
+            "log_size": Path(log.name).stat().st_size,
+            "metrics": metrics,
+        }
+        return checkpoint.save(output, step, state, config.keep_checkpoints)
+
+    with open_log(output, log_size) as log, progress_bar(config) as bar, stop_signals() as stop:
+        bar.console.print(
+            f"{device}, {torch.get_num_threads()} threads, {precision}: {len(features):,} windows, "
+            f"{config.epochs} x {steps_per_epoch:,} steps"
+        )
+        for epoch in range(epochs_done + 1, config.epochs + 1):
             batches = length_batches(features, config.batch_size, seed=config.seed + epoch)
-            task = bar.add_task(f"epoch {epoch} training", total=len(features), status="")
+            batches = batches[step - (epoch - 1) * steps_per_epoch :]  # those not done already
+            windows = sum(map(len, batches))
+            task = bar.add_task(f"epoch {epoch} training", total=windows, status="")
             model.train()
             began, seen = time.perf_counter(), 0
             for indices in batches:
                 for group in optimizer.param_groups:
                     group["lr"] = config.learning_rate * schedule(step, warmup_steps, total_steps)
                 loss = 0.0  # of the whole batch: the parts' gradients add up to its own
+                finite = True
                 for part in split_batch(features, indices, config.max_tokens):
                     batch = collate([features[k] for k in part], tokenizer.pad_id, PAD_MULTIPLE)
                     batch = batch.to(device)
-                    with torch.autocast(device.type, torch.bfloat16, config.precision == "bf16"):
+                    with torch.autocast(device.type, torch.bfloat16, precision == "bf16"):
                         out = model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
                     part_loss = span_loss(
                         out.start_logits,
@@ -137,12 +201,15 @@ def train(config: TrainingConfig) -> dict[str, float | int]:
                     ) * (len(part) / len(indices))
                     part_loss.backward()  # type: ignore[no-untyped-call]
                     loss += part_loss.item()
-                if not math.isfinite(loss):
-                    raise MinibertError(
-                        f"step {step + 1}: the loss is {loss}; a lower learning_rate than "
-                        f"{config.learning_rate} may help"
+                    logits = torch.stack((out.start_logits, out.end_logits))
+                    finite = finite and bool(logits.isfinite().all())
+                norm = nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm).item()
+                if not (finite and math.isfinite(loss) and math.isfinite(norm)):
+                    raise NonFiniteError(
+                        f"step {step + 1}: loss {loss}, gradient norm {norm}, logits "
+                        f"{'finite' if finite else 'not finite'}; last good checkpoint: {saved}; "
+                        f"examples: {', '.join(features[k].example_id for k in indices)}"
                     )
-                norm = nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
                 optimizer.step()
                 optimizer.zero_grad()
 
@@ -153,23 +220,100 @@ def train(config: TrainingConfig) -> dict[str, float | int]:
                     "step": step,
                     "epoch": epoch,
                     "loss": loss,
-                    "grad_norm": norm.item(),
+                    "grad_norm": norm,
                     "learning_rate": optimizer.param_groups[0]["lr"],
-                    "examples_per_second": speed,  # an example here is a window
+                    "windows_per_second": speed,
                 }
                 log.write(json.dumps(line) + "\n")
-                status = f"loss {loss:.2f}  {speed:.1f} examples/s"
+                status = f"loss {loss:.2f}  {speed:.1f} windows/s"
                 bar.update(task, completed=seen, status=status)
+                if stop.asked or step % config.checkpoint_every == 0:
+                    saved = save()
+                    stop.if_asked(saved)
 
             model.save_pretrained(output)
             tokenizer.save_pretrained(output)
             if dev_examples:
+                saved = save()
                 task = bar.add_task(f"epoch {epoch} evaluation", total=dev_windows, status="")
-                metrics = evaluate(qa, dev_examples, on_batch=partial(bar.advance, task))
+
+                def on_batch(windows: int, task: Any = task, saved: Path = saved) -> None:
+                    bar.advance(task, windows)
+                    stop.if_asked(saved)
+
+                metrics = evaluate(qa, dev_examples, on_batch=on_batch)
                 log.write(json.dumps({"step": step, "epoch": epoch} | metrics) + "\n")
                 status = f"EM {metrics['exact_match']:.2f}  F1 {metrics['f1']:.2f}"
                 bar.update(task, status=status)
+            epochs_done = epoch
+            saved = save()
     return metrics
+
+
+def digest(features: Sequence[Feature]) -> str:
+    """A fingerprint of the windows and their labels, in their order."""
+    found = hashlib.sha256()
+    for f in features:
+        place = (f.example_id, f.prefix, f.token_start, f.token_end)
+        found.update(repr((*place, f.start_position, f.end_position)).encode())
+        found.update(f.context.ids.tobytes())
+    return found.hexdigest()
+
+
+def require_same_run(was: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raises `CheckpointError` for a difference that would give other weights."""
+    free = ("output_dir", "progress", "checkpoint_every", "keep_checkpoints")
+    differences = [
+        f"{name} was {was.get(name)!r}, is {now.get(name)!r}"
+        for name in sorted(was.keys() | now.keys())
+        if name not in free and was.get(name) != now.get(name)
+    ]
+    if differences:
+        raise CheckpointError(f"not the run to resume: {'; '.join(differences)}")
+
+
+def open_log(output: Path, size: int) -> TextIO:
+    """`metrics.jsonl`, to write on from its first `size` bytes; lines past them are cut off."""
+    path = output / "metrics.jsonl"
+    path.touch()
+    if path.stat().st_size < size:
+        raise CheckpointError(f"{path}: shorter than when the checkpoint was written")
+    log = path.open("r+", buffering=1, encoding="utf-8")
+    log.truncate(size)
+    log.seek(size)
+    return log
+
+
+class StopSignals:
+    """Which of Ctrl-C and SIGTERM has come: training looks after each step."""
+
+    def __init__(self) -> None:
+        self.asked: signal.Signals | None = None
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:  # the second time: at once
+            raise KeyboardInterrupt
+        self.asked = signal.Signals(number)
+
+    def if_asked(self, saved: Path) -> None:
+        if self.asked:
+            raise Interrupted(f"{self.asked.name}: stopped; {saved} resumes it", self.asked)
+
+
+@contextmanager
+def stop_signals() -> Iterator[StopSignals]:
+    """Ctrl-C and SIGTERM wait until the state is saved. (Only a main thread can catch signals.)"""
+    stop = StopSignals()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    caught = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, stop.receive) for number in caught]
+    try:
+        yield stop
+    finally:
+        for number, handler in zip(caught, before, strict=True):
+            signal.signal(number, handler)
 
 
 def schedule(step: int, warmup_steps: int, total_steps: int) -> float:
@@ -207,4 +351,5 @@ def progress_bar(config: TrainingConfig) -> Progress:
         TextColumn("{task.completed}/{task.total}  {task.fields[status]}"),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=Console(stderr=True), disable=not config.progress)
+    console = Console(stderr=True, quiet=not config.progress)
+    return Progress(*columns, console=console, disable=not config.progress)

@@ -23,6 +23,7 @@ ORDER = [
     "spans",
     "reader",
     "evaluate",
+    "checkpoint",
     "train",
     "cli",
 ]

@@ -1,6 +1,7 @@
 """Training and evaluation on the project's own examples: it learns, writes and reads back."""
 
 import json
+import random
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 import minibert
+from minibert.features import length_batches
 from minibert.train import TrainingConfig, decay_groups, schedule, train
 
 NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
@@ -24,6 +26,7 @@ def config(tiny: Path, output: Path, **changes: Any) -> TrainingConfig:
         max_length=128,
         doc_stride=32,
         max_train_examples=48,
+        precision="fp32",
         progress=False,
     )
     return replace(small, **changes)
@@ -187,9 +190,21 @@ def test_an_output_that_cannot_be_a_folder_is_met_before_training(tiny, tmp_path
         minibert.evaluate(None, [], tmp_path / "file")
 
 
-def test_a_loss_that_is_no_number_stops_the_run(tiny, tmp_path):
-    with pytest.raises(minibert.MinibertError, match=r"step \d+: the loss is"):
-        train(config(tiny, tmp_path / "run", learning_rate=1e30))
+@pytest.mark.parametrize(("every", "good"), [(500, "None"), (1, "checkpoint-0000001.pt")])
+def test_a_number_that_is_none_stops_the_run(tiny, tmp_path, every, good):
+    """The message names the step, the last good checkpoint and the batch's examples."""
+    wild = config(tiny, tmp_path / "run", learning_rate=1e30, checkpoint_every=every)
+    with pytest.raises(minibert.NonFiniteError, match=r"step 2: loss nan") as caught:
+        train(wild)
+    features = minibert.prepare_train_features(
+        random.Random(42).sample(minibert.load_squad(NOTES), 48),
+        minibert.Tokenizer.from_pretrained(tiny),
+        128,
+        32,
+    )
+    names = [features[k].example_id for k in length_batches(features, 16, seed=43)[1]]
+    assert str(caught.value).endswith(f"{good}; examples: {', '.join(names)}")
+    assert caught.value.exit_code == 3
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 

@@ -1,0 +1,232 @@
+"""Training that is killed, stopped or damaged goes on to the weights it would have had."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import minibert
+from minibert import checkpoint
+from minibert.train import TrainingConfig, train
+
+NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
+
+# A program that trains as its argument says, and takes its time to finish a checkpoint.
+PROGRAM = """
+import json, os, sys, time
+from minibert import MinibertError
+from minibert.train import TrainingConfig, train
+fsync = os.fsync
+os.fsync = lambda file: (time.sleep(0.1), fsync(file))
+try:
+    train(TrainingConfig(**json.loads(sys.argv[1])), resume=sys.argv[2] == "resume")
+except MinibertError as error:
+    print(error)
+    sys.exit(error.exit_code)
+"""
+
+
+def config(tiny: Path, output: Path, **changes: Any) -> dict[str, Any]:
+    small = {
+        "init": str(tiny),
+        "train_file": NOTES,
+        "dev_file": NOTES,
+        "output_dir": str(output),
+        "epochs": 3,
+        "learning_rate": 1e-3,
+        "warmup_ratio": 0.1,
+        "max_length": 128,
+        "doc_stride": 32,
+        "max_train_examples": 40,
+        "checkpoint_every": 3,
+        "progress": False,
+    }
+    return small | changes
+
+
+def start(settings: dict[str, Any]) -> subprocess.Popen[str]:
+    resume = any(Path(settings["output_dir"]).glob("checkpoint-*.pt"))
+    if not resume and Path(settings["output_dir"]).exists():  # killed before the first one
+        Path(settings["output_dir"], "metrics.jsonl").unlink(missing_ok=True)
+    command = [sys.executable, "-c", PROGRAM, json.dumps(settings), "resume" if resume else "new"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+def steps_done(output: Path) -> int:
+    log = output / "metrics.jsonl"
+    return log.read_text(encoding="utf-8").count('"loss"') if log.exists() else 0
+
+
+def wait(process: subprocess.Popen[str], until: Any) -> None:
+    deadline = time.monotonic() + 60
+    while not until() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+
+
+def result(output: Path) -> tuple[bytes, list[dict[str, Any]]]:
+    """The final weights, and the log but for its speeds."""
+    log = (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in log]
+    for row in rows:
+        row.pop("windows_per_second", None)
+    return (output / "model.safetensors").read_bytes(), rows
+
+
+def survives(tiny: Path, folder: Path, kills: int) -> None:
+    train(TrainingConfig(**config(tiny, folder / "whole")))
+    whole = result(folder / "whole")
+    last = max(row["step"] for row in whole[1])
+    settings, output = config(tiny, folder / "killed"), folder / "killed"
+    choose = random.Random(kills)
+    for kill in range(kills):
+        process = start(settings)
+        if kill % 3 == 0:  # while a checkpoint is being written
+            wait(process, lambda: any(output.glob("*.unfinished")))
+        else:
+            step = min(steps_done(output) + choose.randrange(1, 6), last)
+            wait(process, lambda step=step: steps_done(output) >= step)
+            time.sleep(choose.uniform(0, 0.1))
+        process.kill()
+        process.communicate()
+    process = start(settings)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, out
+    assert result(output) == whole
+
+
+def test_a_killed_run_ends_with_the_same_weights(tiny, tmp_path):
+    survives(tiny, tmp_path, kills=3)
+
+
+@pytest.mark.slow
+def test_a_run_killed_twenty_times_ends_with_the_same_weights(tiny, tmp_path):
+    survives(tiny, tmp_path, kills=20)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_asked_to_stop_it_saves_and_says_so(tiny, tmp_path, number, code):
+    """Between two checkpoints: what it saves is the step it had reached."""
+    settings, output = config(tiny, tmp_path / "run", checkpoint_every=1000), tmp_path / "run"
+    process = start(settings)
+    wait(process, lambda: steps_done(output) >= 2)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == code
+    (saved,) = output.glob("checkpoint-*.pt")
+    assert number.name in out and str(saved) in out
+    assert checkpoint.load(saved)["step"] == steps_done(output) >= 2
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tiny, tmp_path):
+    whole = TrainingConfig(**config(tiny, tmp_path / "run"))
+    train(whole)
+    weights, log = result(tmp_path / "run")
+    before, newest = sorted((tmp_path / "run").glob("checkpoint-*.pt"))
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    with pytest.warns(UserWarning, match=f"{newest.name}: damaged.*trying the one before"):
+        assert checkpoint.latest(tmp_path / "run")[0] == before
+    with pytest.warns(UserWarning):
+        train(whole, resume=True)
+    assert result(tmp_path / "run") == (weights, log)
+
+    before.write_bytes(before.read_bytes()[:1000])
+    newest.write_bytes(b"")
+    with pytest.warns(UserWarning), pytest.raises(minibert.CheckpointError, match="no checkpoint"):
+        train(whole, resume=True)
+
+
+def test_a_run_that_has_ended_is_left_as_it_is(tiny, tmp_path):
+    whole = TrainingConfig(**config(tiny, tmp_path / "run"))
+    metrics = train(whole)
+    before = result(tmp_path / "run")
+    assert train(whole, resume=True) == metrics
+    assert result(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"learning_rate": 2e-3}, "learning_rate was 0.001, is 0.002"),
+        ({"seed": 1}, "seed was 42, is 1"),
+        ({"max_train_examples": 39}, "data was .*max_train_examples was 40, is 39"),
+    ],
+)
+def test_another_run_is_not_resumed(tiny, tmp_path, change, named):
+    train(TrainingConfig(**config(tiny, tmp_path / "run", epochs=1, dev_file=None)))
+    changed = config(tiny, tmp_path / "run", epochs=1, dev_file=None, **change)
+    with pytest.raises(minibert.CheckpointError, match=named):
+        train(TrainingConfig(**changed), resume=True)
+
+
+def test_a_log_that_lost_lines_is_not_written_on(tiny, tmp_path):
+    whole = TrainingConfig(**config(tiny, tmp_path / "run", epochs=1, dev_file=None))
+    train(whole)
+    (tmp_path / "run" / "metrics.jsonl").write_text("")
+    with pytest.raises(minibert.CheckpointError, match=r"metrics.jsonl: shorter"):
+        train(whole, resume=True)
+
+
+def test_only_the_last_checkpoints_are_kept(tmp_path):
+    for step in range(1, 6):
+        checkpoint.save(tmp_path, step, {"step": step}, keep=2)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["checkpoint-0000004.pt", "checkpoint-0000005.pt"]
+
+
+def test_too_little_disk_is_met_before_training(tiny, tmp_path, monkeypatch):
+    usage = type("Usage", (), {"free": 2**20})
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)
+    with pytest.raises(minibert.InputError, match="1 MB free, but the run needs"):
+        train(TrainingConfig(**config(tiny, tmp_path / "run")))
+    assert not list((tmp_path / "run").iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_folder_that_cannot_be_written_is_met_before_training(tiny, tmp_path):
+    (tmp_path / "run").mkdir(mode=0o555)
+    with pytest.raises(minibert.InputError, match="run: "):
+        train(TrainingConfig(**config(tiny, tmp_path / "run")))
+
+
+class Trap:
+    def __reduce__(self):
+        return (Path("/nowhere").mkdir, ())
+
+
+def sealed(payload: bytes) -> bytes:
+    return hashlib.sha256(payload).digest() + payload
+
+
+def test_a_checkpoint_that_would_run_code_does_not(tmp_path):
+    path = checkpoint.save(tmp_path, 1, {"trap": Trap()}, keep=1)
+    with pytest.raises(minibert.CheckpointError, match="not a checkpoint"):
+        checkpoint.load(path)
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=300), st.booleans())
+def test_no_bytes_are_mistaken_for_a_checkpoint(tmp_path_factory, payload, with_checksum):
+    path = tmp_path_factory.getbasetemp() / "checkpoint-0000001.pt"
+    path.write_bytes(sealed(payload) if with_checksum else payload)
+    with pytest.raises(minibert.CheckpointError):
+        checkpoint.load(path)
+
+
+def test_what_is_saved_is_what_is_read(tmp_path):
+    state = {"step": 7, "rng": torch.get_rng_state(), "metrics": {"f1": 1 / 3}}
+    back = checkpoint.load(checkpoint.save(tmp_path, 7, state, keep=1))
+    assert back["step"] == 7 and back["metrics"] == state["metrics"]
+    assert torch.equal(back["rng"], state["rng"])
