@@ -7,12 +7,13 @@ import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from .bench import bench_train
 from .errors import InputError, MinibertError
 from .evaluate import evaluate, make_folder
 from .model import blank
@@ -48,6 +49,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+bench = typer.Typer(help="minibert beside others, by turns.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
 
 Model = Annotated[str, typer.Option(help="Folder or hub id of a trained model.")]
 DocStride = Annotated[int | None, typer.Option(help="Tokens that two windows share.")]
@@ -206,6 +210,41 @@ def evaluate_command(
         advance = partial(bar.advance, task)
         metrics = evaluate(qa, examples, output, n_best, max_answer_len, advance)
     typer.echo(json.dumps(metrics))
+
+
+@bench.command("train")
+def bench_train_command(
+    init: Annotated[str, typer.Option(help="Folder or hub id of the encoder.")],
+    data: Annotated[str, typer.Option(help="SQuAD training file, folder of them, or hub id.")],
+    turns: Annotated[int, typer.Option(min=1)] = 5,
+    output: Annotated[Path | None, typer.Option(help="A JSON file for all the figures.")] = None,
+) -> None:
+    """Training: how many windows a second, beside transformers where it is installed."""
+    report = bench_train(init, data, turns)
+    typer.echo(bench_table(report))
+    if output is not None:
+        output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def bench_table(report: dict[str, Any]) -> str:
+    columns = ("windows/s", "tokens/s", "GFLOP/s", "of peak", "memory MB", "minibert is")
+    rows = []
+    for memory in ("tuned", "untuned"):
+        peaks = ", ".join(f"{k} {v:.0f}" for k, v in report[memory]["peak_gflops"].items())
+        rows += [f"memory {memory}; peak GFLOP/s: {peaks}", ""]
+        rows.append(f"{'':32}" + "".join(f"{name:>12}" for name in columns))
+        for name, e in report[memory]["engines"].items():
+            figures = (
+                f"{e['windows_per_second']:.2f}",
+                f"{e['tokens_per_second']:.0f}",
+                f"{e['gflops']:.0f}",
+                f"{e['share_of_peak']:.0%}",
+                f"{e['peak_memory_mb']:.0f}",
+                f"{e['ratio']:.2f}x",
+            )
+            rows.append(f"{name:32}" + "".join(f"{figure:>12}" for figure in figures))
+        rows.append("")
+    return "\n".join(rows)
 
 
 @app.command()

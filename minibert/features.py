@@ -195,14 +195,12 @@ def collate(features: Sequence[Feature], pad_id: int, multiple: int = 1) -> Batc
     )
 
 
-def split_batch(
-    features: Sequence[Feature], indices: Sequence[int], max_tokens: int
-) -> list[list[int]]:
-    """A batch in parts of at most `max_tokens` padded tokens each, but of at least one window."""
-    longest = max(len(features[k]) for k in indices)
-    parts = math.ceil(len(indices) / max(1, max_tokens // longest))
-    size = math.ceil(len(indices) / parts)  # parts of like size
-    return [list(indices[i : i + size]) for i in range(0, len(indices), size)]
+def split_batch(windows: Sequence[Feature], max_tokens: int) -> list[Sequence[Feature]]:
+    """A batch in parts of like size: at most `max_tokens` padded tokens, at least one window."""
+    longest = max(map(len, windows))
+    parts = math.ceil(len(windows) / max(1, max_tokens // longest))
+    size = math.ceil(len(windows) / parts)
+    return [windows[i : i + size] for i in range(0, len(windows), size)]
 
 
 def length_batches(

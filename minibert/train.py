@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import torch
 from rich.console import Console
@@ -178,54 +178,33 @@ def train(config: TrainingConfig, resume: bool = False) -> dict[str, float | int
         for epoch in range(epochs_done + 1, config.epochs + 1):
             batches = length_batches(features, config.batch_size, seed=config.seed + epoch)
             batches = batches[step - (epoch - 1) * steps_per_epoch :]  # those not done already
-            windows = sum(map(len, batches))
-            task = bar.add_task(f"epoch {epoch} training", total=windows, status="")
+            task = bar.add_task(f"epoch {epoch} training", total=sum(map(len, batches)), status="")
             model.train()
             began, seen = time.perf_counter(), 0
             for indices in batches:
                 for group in optimizer.param_groups:
                     group["lr"] = config.learning_rate * schedule(step, warmup_steps, total_steps)
-                loss = 0.0  # of the whole batch: the parts' gradients add up to its own
-                finite = True
-                for part in split_batch(features, indices, config.max_tokens):
-                    batch = collate([features[k] for k in part], tokenizer.pad_id, PAD_MULTIPLE)
-                    batch = batch.to(device)
-                    with torch.autocast(device.type, torch.bfloat16, precision == "bf16"):
-                        out = model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
-                    part_loss = span_loss(
-                        out.start_logits,
-                        out.end_logits,
-                        batch.start_positions,
-                        batch.end_positions,
-                        batch.attention_mask,
-                    ) * (len(part) / len(indices))
-                    part_loss.backward()  # type: ignore[no-untyped-call]
-                    loss += part_loss.item()
-                    logits = torch.stack((out.start_logits, out.end_logits))
-                    finite = finite and bool(logits.isfinite().all())
-                norm = nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm).item()
-                if not (finite and math.isfinite(loss) and math.isfinite(norm)):
+                windows = [features[k] for k in indices]
+                done = train_step(model, optimizer, windows, tokenizer.pad_id, precision, config)
+                if not done.finite:
                     raise NonFiniteError(
-                        f"step {step + 1}: loss {loss}, gradient norm {norm}, logits "
-                        f"{'finite' if finite else 'not finite'}; last good checkpoint: {saved}; "
-                        f"examples: {', '.join(features[k].example_id for k in indices)}"
+                        f"step {step + 1}: not a finite number: loss {done.loss}, gradient norm "
+                        f"{done.grad_norm}, or a logit; last good checkpoint: {saved}; examples: "
+                        f"{', '.join(window.example_id for window in windows)}"
                     )
-                optimizer.step()
-                optimizer.zero_grad()
-
                 step += 1
                 seen += len(indices)
                 speed = seen / (time.perf_counter() - began)
                 line = {
                     "step": step,
                     "epoch": epoch,
-                    "loss": loss,
-                    "grad_norm": norm,
+                    "loss": done.loss,
+                    "grad_norm": done.grad_norm,
                     "learning_rate": optimizer.param_groups[0]["lr"],
                     "windows_per_second": speed,
                 }
                 log.write(json.dumps(line) + "\n")
-                status = f"loss {loss:.2f}  {speed:.1f} windows/s"
+                status = f"loss {done.loss:.2f}  {speed:.1f} windows/s"
                 bar.update(task, completed=seen, status=status)
                 if stop.asked or step % config.checkpoint_every == 0:
                     saved = save()
@@ -248,6 +227,45 @@ def train(config: TrainingConfig, resume: bool = False) -> dict[str, float | int
             epochs_done = epoch
             saved = save()
     return metrics
+
+
+class StepResult(NamedTuple):
+    loss: float  # mean over the batch, before the step
+    grad_norm: float  # of all gradients together, before clipping
+    finite: bool  # loss, gradients and every logit; if not, the weights were left as they were
+
+
+def train_step(
+    model: BertForQuestionAnswering,
+    optimizer: torch.optim.Optimizer,
+    windows: Sequence[Feature],
+    pad_id: int,
+    precision: Precision,
+    config: TrainingConfig,
+) -> StepResult:
+    """One step of the optimizer on one batch, in passes of at most `config.max_tokens`."""
+    device = next(model.parameters()).device
+    loss, finite = 0.0, True
+    for part in split_batch(windows, config.max_tokens):
+        batch = collate(part, pad_id, PAD_MULTIPLE).to(device)
+        with torch.autocast(device.type, torch.bfloat16, precision == "bf16"):
+            out = model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
+        part_loss = span_loss(
+            out.start_logits,
+            out.end_logits,
+            batch.start_positions,
+            batch.end_positions,
+            batch.attention_mask,
+        ) * (len(part) / len(windows))  # the parts' gradients add up to the batch's own
+        part_loss.backward()  # type: ignore[no-untyped-call]
+        loss += part_loss.item()
+        finite = finite and bool((out.start_logits + out.end_logits).isfinite().all())
+    norm = nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm).item()
+    finite = finite and math.isfinite(loss) and math.isfinite(norm)
+    if finite:
+        optimizer.step()
+    optimizer.zero_grad()
+    return StepResult(loss, norm, finite)
 
 
 def digest(features: Sequence[Feature]) -> str:

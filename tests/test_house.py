@@ -25,6 +25,7 @@ ORDER = [
     "evaluate",
     "checkpoint",
     "train",
+    "bench",
     "cli",
 ]
 
@@ -49,9 +50,9 @@ def test_a_module_imports_only_those_above_it():
         assert ours <= set(ORDER[:place]), name
 
 
-def test_the_package_never_imports_the_reference():
+def test_the_package_imports_the_reference_only_to_time_it():
     for path in PACKAGE.glob("*.py"):
-        assert "transformers" not in imports(path)
+        assert "transformers" not in imports(path) or path.name == "bench.py"
 
 
 def test_freed_memory_is_kept_where_the_c_library_can():

@@ -194,7 +194,9 @@ def test_an_output_that_cannot_be_a_folder_is_met_before_training(tiny, tmp_path
 def test_a_number_that_is_none_stops_the_run(tiny, tmp_path, every, good):
     """The message names the step, the last good checkpoint and the batch's examples."""
     wild = config(tiny, tmp_path / "run", learning_rate=1e30, checkpoint_every=every)
-    with pytest.raises(minibert.NonFiniteError, match=r"step 2: loss nan") as caught:
+    with pytest.raises(
+        minibert.NonFiniteError, match=r"step 2: not a finite number: loss nan"
+    ) as caught:
         train(wild)
     features = minibert.prepare_train_features(
         random.Random(42).sample(minibert.load_squad(NOTES), 48),
