@@ -1,4 +1,4 @@
-"""The command line: `minibert demo | answer | show | train | evaluate | inspect`."""
+"""The command line: `minibert` demo, answer, show, check-data, train, evaluate, bench, inspect."""
 
 import json
 import os
@@ -14,13 +14,15 @@ from rich.console import Console
 from rich.progress import Progress
 
 from .bench import bench_train
-from .errors import InputError, MinibertError
+from .errors import DataError, InputError, MinibertError
 from .evaluate import evaluate, make_folder
+from .features import data_report
 from .model import blank
 from .pretrained import map_tensors, read_tensors
 from .qa import BertForQuestionAnswering
 from .reader import Answer, Precision, QuestionAnswerer
 from .squad import Example, load_squad
+from .tokenization import Tokenizer
 from .train import TrainingConfig, train
 from .tuning import keep_freed_memory
 
@@ -143,6 +145,28 @@ def show(
         typer.echo("-" * 80)
 
 
+@app.command("check-data")
+def check_data(
+    data: Annotated[str, typer.Argument(help="Data file, folder of them, or hub id.")],
+    tokenizer: Annotated[str, typer.Option(help="Folder or hub id with a vocabulary.")],
+    split: Annotated[str, typer.Option(help="train or validation")] = "train",
+    max_length: Annotated[int, typer.Option(help="Tokens a window.")] = 384,
+    doc_stride: DocStride = 128,
+) -> None:
+    """Check every question of a data set, and count what windows of it would hold."""
+    skipped: list[DataError] = []
+    try:
+        examples = load_squad(data, split, skipped)
+    finally:
+        for problem in skipped:
+            typer.echo(str(problem))
+    vocabulary = Tokenizer.from_pretrained(tokenizer)
+    for name, value in data_report(examples, vocabulary, max_length, doc_stride).items():
+        typer.echo(f"{name:30} {value:,.6g}")
+    if skipped:
+        raise DataError(f"{data}: {len(skipped)} questions are wrong")
+
+
 @app.command("train")
 def train_command(
     init: Annotated[str, typer.Option(help="Folder or hub id of the encoder.")],
@@ -160,6 +184,9 @@ def train_command(
     device: Device = "auto",
     seed: Annotated[int, typer.Option()] = 42,
     checkpoint_every: Annotated[int, typer.Option(help="Steps.")] = 500,
+    skip_invalid: Annotated[
+        bool, typer.Option("--skip-invalid", help="Train on the rest.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in there.")] = False,
 ) -> None:
     """Fine-tune an encoder on SQuAD. Ctrl-C stops; the same command with --resume goes on."""
@@ -179,6 +206,7 @@ def train_command(
         device=device,
         seed=seed,
         checkpoint_every=checkpoint_every,
+        skip_invalid=skip_invalid,
     )
     typer.echo(json.dumps({"output": output} | train(config, resume)))
 

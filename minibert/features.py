@@ -153,6 +153,32 @@ def _windows(
             yield example, Feature(example.id, index, prefix, context, first, end - 1)
 
 
+def data_report(
+    examples: Sequence[Example],
+    tokenizer: Tokenizer,
+    max_length: int = 384,
+    doc_stride: int | None = 128,
+) -> dict[str, float]:
+    """What a data set holds, and what of it windows of this size can hold.
+
+    `answers_without_a_window` counts the questions whose first answer stands whole in no window.
+    """
+    features = prepare_train_features(examples, tokenizer, max_length, doc_stride)
+    held = {feature.example_id for feature in features if feature.start_position}
+    contexts = {feature.context.ids.tobytes(): len(feature.context) for feature in features}
+    answerable = [example for example in examples if example.answers]
+    return {
+        "questions": len(examples),
+        "unanswerable": len(examples) - len(answerable),
+        "contexts": len({example.context for example in examples}),
+        "longest_context_tokens": max(contexts.values()),
+        "longest_question_tokens": max(len(feature.prefix) - 2 for feature in features),
+        "windows": len(features),
+        "windows_per_question": len(features) / len(examples),
+        "answers_without_a_window": sum(example.id not in held for example in answerable),
+    }
+
+
 def label(feature: Feature, answer: GoldAnswer | None) -> Feature:
     """The window labelled with its tokens of this answer; [CLS] where it doesn't hold it whole."""
     start_position = end_position = 0

@@ -4,7 +4,9 @@ SQuAD v1.1 is arXiv:1606.05250, v2.0 (with questions that have no answer) arXiv:
 metric gives the figures of the two official evaluation scripts.
 """
 
+import csv
 import gzip
+import io
 import json
 import re
 import string
@@ -45,30 +47,60 @@ class Example:
     is_impossible: bool = False
 
 
-def load_squad(source: "str | Path | datasets.Dataset", split: str | None = None) -> list[Example]:
-    """Examples from a `.json` or `.json.gz` file, a folder of them, a hub id or a `Dataset`.
+def load_squad(
+    source: "str | Path | datasets.Dataset",
+    split: str | None = None,
+    skipped: list[DataError] | None = None,
+) -> list[Example]:
+    """Examples from a file, a folder of files, a hub id or a `Dataset`.
 
-    v1.1 and v2.0 files alike. `split` ("train", "validation") chooses within a folder, whose files
-    are then named `train-*` and `dev-*` as SQuAD's own, and within a hub data set, which needs it.
-    Raises `DataError` naming the file and the question for whatever is missing, mistyped or
-    contradictory, an answer that does not stand at its `answer_start` among them, and for no
-    question at all.
+    A file is SQuAD's JSON (`.json` or `.json.gz`, v1.1 and v2.0 alike), or a table with a row a
+    question (`.csv` with a header, or `.jsonl`): `question`, `context`, `answer`, `answer_start`,
+    and `id` if you like. An empty `answer` says that the context has none; an empty `answer_start`
+    will do where the context has the answer once. `split` ("train", "validation") chooses within a
+    folder, whose files are then named `train-*` and `dev-*` as SQuAD's own, and within a hub data
+    set, which needs it.
+
+    Every question is checked: fields that are missing or mistyped, an empty context, an answer that
+    does not stand at its `answer_start`, an `is_impossible` that contradicts the answers, an id for
+    the second time. Raises `DataError` naming the place of the first and counting the rest; or,
+    with a list `skipped`, leaves such questions out and adds each one's error to it. Raises too for
+    what cannot be read at all, and where no question is left.
     """
-    examples = _read(source, split)
+    examples: list[Example] = []
+    problems: list[DataError] = []
+    ids = set()
+    for found in _read(source, split):
+        if isinstance(found, DataError):
+            problems.append(found)
+        elif found.id in ids:
+            problems.append(DataError(f"{source}: the id {found.id!r} for the second time"))
+        else:
+            ids.add(found.id)
+            examples.append(found)
+    if problems and skipped is None:
+        more = f" (and {len(problems) - 1} more such problems)" if len(problems) > 1 else ""
+        raise DataError(f"{problems[0]}{more}") from problems[0]
+    if skipped is not None:
+        skipped += problems
     if not examples:
         raise DataError(f"{source}: holds no question")
     return examples
 
 
-def _read(source: "str | Path | datasets.Dataset", split: str | None) -> list[Example]:
+# What a reader yields: a question, or what is wrong with it (or with a whole paragraph).
+Found = Iterator[Example | DataError]
+
+
+def _read(source: "str | Path | datasets.Dataset", split: str | None) -> Found:
     if not isinstance(source, str | Path):
         return _from_rows(source, "the data set")
     path = Path(source)
     if path.is_dir():
         path = _file_of_split(path, split)
     if path.is_file():
-        return list(_from_file(path))
-    if path.suffix in (".json", ".gz") or not HUB_ID.fullmatch(str(source)):
+        return _from_table(path) if path.suffix in (".csv", ".jsonl") else _from_json(path)
+    if path.suffix in (".json", ".gz", ".csv", ".jsonl") or not HUB_ID.fullmatch(str(source)):
         raise DataError(f"{source}: no such file")
     return _from_hub(str(source), split)
 
@@ -84,7 +116,7 @@ def _file_of_split(folder: Path, split: str | None) -> Path:
     return found[0]
 
 
-def _from_hub(name: str, split: str | None) -> list[Example]:
+def _from_hub(name: str, split: str | None) -> Found:
     import datasets  # here, because it takes a second to import
 
     if split is None:
@@ -99,25 +131,24 @@ def _from_hub(name: str, split: str | None) -> list[Example]:
     return _from_rows(data, name)
 
 
-def _from_rows(rows: Iterable[Any], name: str) -> list[Example]:
-    examples = []
+def _from_rows(rows: Iterable[Any], name: str) -> Found:
+    """The rows of a hub data set, whose `answers` is {"text": [...], "answer_start": [...]}."""
     for number, row in enumerate(rows):
         where = f"{name}: row {number}"
-        answers = _field(row, "answers", Mapping, where)
-        texts = _field(answers, "text", Sequence, where)
-        starts = _field(answers, "answer_start", Sequence, where)
-        if len(texts) != len(starts):
-            raise DataError(f"{where}: {len(texts)} answer texts, {len(starts)} starts")
-        question = {
-            "id": _field(row, "id", str, where),
-            "question": _field(row, "question", str, where),
-            "answers": [{"text": t, "answer_start": s} for t, s in zip(texts, starts, strict=True)],
-        }
-        examples.append(_example(question, _field(row, "context", str, where), where))
-    return examples
+        try:
+            answers = _field(row, "answers", Mapping, where)
+            texts = _field(answers, "text", Sequence, where)
+            starts = _field(answers, "answer_start", Sequence, where)
+            if len(texts) != len(starts):
+                raise DataError(f"{where}: {len(texts)} answer texts, {len(starts)} starts")
+            pairs = zip(texts, starts, strict=True)
+            question = {**row, "answers": [{"text": t, "answer_start": s} for t, s in pairs]}
+            yield _example(question, _field(row, "context", str, where), where)
+        except DataError as error:
+            yield error
 
 
-def _from_file(path: Path) -> Iterator[Example]:
+def _from_json(path: Path) -> Found:
     """The examples of a file: articles -> paragraphs -> questions."""
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -126,11 +157,55 @@ def _from_file(path: Path) -> Iterator[Example]:
         raise DataError(f"{path}: not readable as JSON: {error}") from error
     for a, article in enumerate(_field(data, "data", list, str(path))):
         in_article = f"{path}: article {a}"
-        for p, paragraph in enumerate(_field(article, "paragraphs", list, in_article)):
+        try:
+            paragraphs = _field(article, "paragraphs", list, in_article)
+        except DataError as error:
+            yield error
+            continue
+        for p, paragraph in enumerate(paragraphs):
             in_paragraph = f"{in_article}, paragraph {p}"
-            context = _field(paragraph, "context", str, in_paragraph)
-            for q, question in enumerate(_field(paragraph, "qas", list, in_paragraph)):
-                yield _example(question, context, f"{in_paragraph}, question {q}")
+            try:
+                context = _field(paragraph, "context", str, in_paragraph)
+                questions = _field(paragraph, "qas", list, in_paragraph)
+            except DataError as error:
+                yield error
+                continue
+            for q, question in enumerate(questions):
+                try:
+                    yield _example(question, context, f"{in_paragraph}, question {q}")
+                except DataError as error:
+                    yield error
+
+
+def _from_table(path: Path) -> Found:
+    """The rows of a CSV or JSON-lines file, numbered from 1."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")  # spreadsheets write a mark in front
+        if path.suffix == ".csv":
+            rows: list[Any] = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+        else:
+            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+    except (OSError, csv.Error, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not readable as {path.suffix[1:]}: {error}") from error
+    for number, row in enumerate(rows, start=1):
+        where = f"{path}: row {number}"
+        try:
+            context = _field(row, "context", str, where)
+            answer = _field(row, "answer", str, where) if row.get("answer") else ""
+            start = row.get("answer_start")
+            if answer and start in (None, ""):
+                times = context.count(answer)
+                if times != 1:
+                    raise DataError(
+                        f"{where}: the context has {answer!r} {times} times; answer_start must say"
+                    )
+                start = context.find(answer)
+            elif isinstance(start, str) and start.strip().isdecimal():  # CSV knows only text
+                start = int(start)
+            answers = [{"text": answer, "answer_start": start}] if answer else []
+            yield _example({"id": f"row {number}", **row, "answers": answers}, context, where)
+        except DataError as error:
+            yield error
 
 
 def _field(record: Any, name: str, kind: type, where: str) -> Any:
@@ -148,6 +223,8 @@ def _example(question: Any, context: str, where: str) -> Example:
     """One question of the JSON format, checked."""
     identity = _field(question, "id", str, where)
     where = f"{where} ({identity})"
+    if not context.strip():
+        raise DataError(f"{where}: the context is empty")
     answers = []
     for record in _field(question, "answers", list, where):
         answer = GoldAnswer(

@@ -24,7 +24,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from . import checkpoint
-from .errors import CheckpointError, InputError, Interrupted, NonFiniteError
+from .errors import CheckpointError, DataError, InputError, Interrupted, NonFiniteError
 from .evaluate import evaluate, make_folder
 from .features import (
     Feature,
@@ -62,6 +62,7 @@ class TrainingConfig:
     max_length: int = 384  # tokens a window
     doc_stride: int | None = 128  # tokens that two windows share
     max_train_examples: int | None = None  # a random sample; None: all
+    skip_invalid: bool = False  # leave out wrong questions, and name them in skipped.txt
     attention: Attention = "eager"  # faster than "sdpa" in training on CPUs
     precision: Precision = "auto"  # "bf16" is autocast: the weights stay float32
     device: str = "auto"  # a GPU where there is one
@@ -112,7 +113,8 @@ def train(config: TrainingConfig, resume: bool = False) -> dict[str, float | int
     model = BertForQuestionAnswering.from_pretrained(config.init, config.attention, new_head=True)
     model.to(device)
     tokenizer = Tokenizer.from_pretrained(config.init)
-    examples = load_squad(config.train_file, "train")
+    skipped: list[DataError] | None = [] if config.skip_invalid else None
+    examples = load_squad(config.train_file, "train", skipped)
     if config.max_train_examples is not None and config.max_train_examples < len(examples):
         examples = random.Random(config.seed).sample(examples, config.max_train_examples)
     features = prepare_train_features(examples, tokenizer, config.max_length, config.doc_stride)
@@ -154,6 +156,9 @@ def train(config: TrainingConfig, resume: bool = False) -> dict[str, float | int
     # a checkpoint holds the weights and Adam's two moments; one too many is there while one is made
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     checkpoint.require_space(make_folder(output), size * (3 * config.keep_checkpoints + 4))
+    if skipped:
+        lines = "".join(f"{problem}\n" for problem in skipped)
+        (output / "skipped.txt").write_text(lines, encoding="utf-8")
 
     def save() -> Path:
         log.flush()
@@ -175,6 +180,8 @@ def train(config: TrainingConfig, resume: bool = False) -> dict[str, float | int
             f"{device}, {torch.get_num_threads()} threads, {precision}: {len(features):,} windows, "
             f"{config.epochs} x {steps_per_epoch:,} steps"
         )
+        if skipped:
+            bar.console.print(f"{len(skipped):,} left out: {output / 'skipped.txt'} says why")
         for epoch in range(epochs_done + 1, config.epochs + 1):
             batches = length_batches(features, config.batch_size, seed=config.seed + epoch)
             batches = batches[step - (epoch - 1) * steps_per_epoch :]  # those not done already

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from minibert import cli
+from minibert import bench, cli
 
 NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
 Run = Callable[..., tuple[int, str, str]]
@@ -88,6 +88,73 @@ def test_train_then_evaluate(run, tiny, tmp_path):
     assert {p.name for p in (tmp_path / "eval").iterdir()} == {
         "predictions.json", "nbest_predictions.json", "metrics.json",
     }  # fmt: skip
+
+
+def test_stop_and_resume(run, tiny, tmp_path):
+    """Exit codes are the errors' own; a run that has ended is not begun again."""
+    arguments = (
+        "train", "--init", tiny, "--train-file", NOTES, "--epochs", 1, "--output", tmp_path / "run",
+        "--max-train-examples", 20,
+    )  # fmt: skip
+    assert run(*arguments)[0] == 0
+    code, _, err = run(*arguments)
+    assert code == 2 and "holds a model or a run already" in err
+    assert run(*arguments, "--resume")[0] == 0
+    code, _, err = run(*arguments, "--resume", "--seed", 1)
+    assert code == 2 and "seed was 42, is 1" in err
+    code, _, err = run(*arguments[:6], "3", "--output", tmp_path / "wild", "--learning-rate", 1e30)
+    assert code == 3 and "step 2: not a finite number" in err
+
+
+def test_check_data(run, tiny, tmp_path):
+    code, out, _ = run("check-data", NOTES, "--tokenizer", tiny)
+    report = dict(line.split() for line in out.splitlines())
+    assert code == 0 and report["questions"] == "120" and report["unanswerable"] == "28"
+    assert report["answers_without_a_window"] == "0"
+
+    rows = [
+        {"question": "Who?", "context": "Ada " * 50, "answer": ("Ada " * 40).strip()},
+        {"question": "Who?", "context": "Ada lit it.", "answer": "Ada", "answer_start": 1},
+    ]
+    path = tmp_path / "own.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    rows[0]["answer_start"] = 0
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    size = ("--max-length", 32, "--doc-stride", 8)
+    code, out, err = run("check-data", path, "--tokenizer", tiny, *size)
+    assert code == 2 and err == f"error: {path}: 1 questions are wrong\n"
+    assert out.startswith(f"{path}: row 2 (row 2): answer 'Ada' is not at answer_start=1")
+    assert "answers_without_a_window" in out and out.strip().endswith(" 1")
+
+
+def test_train_on_what_is_left(run, tiny, tmp_path):
+    rows = [
+        {"question": "Who lit it?", "context": f"Ada {k} lit it.", "answer": "Ada"}
+        for k in range(8)
+    ]
+    rows[3]["answer"] = "Bob"
+    path = tmp_path / "own.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    train = ("train", "--init", tiny, "--train-file", path, "--epochs", 1, "--output")
+    code, _, err = run(*train, tmp_path / "run")
+    assert code == 2 and "row 4" in err
+    code, _, err = run(*train, tmp_path / "run", "--skip-invalid")
+    assert code == 0 and "1 left out" in err and "7 windows" in err
+    assert "row 4" in (tmp_path / "run" / "skipped.txt").read_text(encoding="utf-8")
+
+
+def test_bench_train(run, tiny, tmp_path, monkeypatch):
+    """minibert alone: the others' models are built by the real run only."""
+    monkeypatch.setattr(bench, "ENGINES", {"minibert": bench.ours})
+    path = tmp_path / "bench.json"
+    code, out, _ = run(
+        "bench", "train", "--init", tiny, "--data", NOTES, "--turns", 1, "--output", path
+    )
+    assert code == 0 and out.count("minibert ") >= 2
+    for memory in ("tuned", "untuned"):
+        figures = json.loads(path.read_text())[memory]["engines"]["minibert"]
+        assert figures["ratio"] == 1.0 and 0 < figures["share_of_peak"] < 1
+        assert figures["tokens_per_second"] > figures["windows_per_second"] > 0
 
 
 def test_an_option_out_of_range_is_a_usage_error(run, tiny):

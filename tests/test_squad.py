@@ -1,5 +1,6 @@
 """Reading SQuAD in all its forms, and the official metric against stored figures of its scripts."""
 
+import csv
 import gzip
 import json
 from pathlib import Path
@@ -132,6 +133,99 @@ def test_a_bad_file_is_named(tmp_path, name, content, named):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(minibert.DataError, match=named):
         load_squad(tmp_path / name)
+
+
+def broken_file(tmp_path: Path) -> Path:
+    """Ten questions; what is wrong stands in their ids."""
+    good = {"question": "What is lit?", "answers": [{"text": "lamp", "answer_start": 4}]}
+    shifted = {"question": "What is lit?", "answers": [{"text": "lamp", "answer_start": 5}]}
+    paragraphs = [
+        {
+            "context": "The lamp is lit.",
+            "qas": [good | {"id": "good"}, shifted | {"id": "shifted"}],
+        },
+        {"context": "The lamp is lit.", "qas": [good | {"id": "good"}, good | {"id": 7}, "text"]},
+        {"context": " ", "qas": [{"id": "empty", "question": "What?", "answers": []}]},
+        {"context": None, "qas": []},
+        {"context": "The lamp is lit."},
+        {"context": "The lamp is lit.", "qas": [good | {"id": "also good"}]},
+    ]
+    path = tmp_path / "broken.json"
+    path.write_text(json.dumps({"data": [{"paragraphs": paragraphs}, {"paragraphs": 3}]}))
+    return path
+
+
+def test_the_first_problem_is_named_and_the_others_counted(tmp_path):
+    path = broken_file(tmp_path)
+    named = (
+        r"article 0, paragraph 0, question 1 \(shifted\): answer .* \(and 7 more such problems\)"
+    )
+    with pytest.raises(minibert.DataError, match=named):
+        load_squad(path)
+
+
+def test_what_is_skipped_is_named(tmp_path):
+    skipped: list[minibert.DataError] = []
+    examples = load_squad(broken_file(tmp_path), skipped=skipped)
+    assert [example.id for example in examples] == ["good", "also good"]
+    wanted = ("shifted", "'id' is int", "found str", "empty", "'context'", "'qas'", "'paragraphs'")
+    messages = [str(error) for error in skipped]
+    assert len(messages) == 8 and any("for the second time" in m for m in messages)
+    for word in wanted:
+        assert any(word in message for message in messages), word
+
+
+ROWS = [
+    {"question": "What is lit?", "context": "The lamp is lit.\r\nAgain!", "answer": "lamp"},
+    {"question": 'When, "then"?', "context": "At dusk, or at dusk", "answer": "dusk"},
+    {"question": "Who?", "context": "No one\u2028is named.", "answer": ""},
+]
+
+
+def table(tmp_path: Path, suffix: str, rows: list[dict[str, Any]]) -> Path:
+    path = tmp_path / f"data{suffix}"
+    if suffix == ".jsonl":
+        path.write_text("\n".join(json.dumps(row) for row in rows) + "\n", encoding="utf-8")
+    else:
+        with path.open("w", encoding="utf-8-sig", newline="") as file:
+            writer = csv.DictWriter(file, rows[0].keys())
+            writer.writeheader()
+            writer.writerows(rows)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_a_table_gives_the_same_examples(tmp_path, suffix):
+    """With or without a start where the answer stands once; text is kept to the character."""
+    starts = [None, 15, None]
+    rows = [row | {"answer_start": start} for row, start in zip(ROWS, starts, strict=True)]
+    examples = load_squad(table(tmp_path, suffix, rows))
+    assert [(e.question, e.context) for e in examples] == [
+        (row["question"], row["context"]) for row in ROWS
+    ]
+    assert [[(a.text, a.char_start) for a in e.answers] for e in examples] == [
+        [("lamp", 4)],
+        [("dusk", 15)],
+        [],
+    ]
+    assert [e.id for e in examples] == ["row 1", "row 2", "row 3"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"answer": "at"}, "row 1: the context has 'at' 0 times"),
+        ({"answer_start": "four"}, "row 1.*'answer_start' is str"),
+        ({"answer_start": 5}, "row 1.*not at answer_start=5"),
+        ({"context": "lamp lamp"}, "row 1: the context has 'lamp' 2 times"),
+        ({"context": "", "answer": ""}, "row 1.*the context is empty"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path, suffix, change, named):
+    row = ROWS[0] | {"answer_start": ""} | change
+    with pytest.raises(minibert.DataError, match=named):
+        load_squad(table(tmp_path, suffix, [row]))
 
 
 def test_missing_files_and_splits(tmp_path):
