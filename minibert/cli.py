@@ -177,6 +177,7 @@ def train_command(
     batch_size: Annotated[int, typer.Option(help="Windows a step.")] = 16,
     learning_rate: Annotated[float, typer.Option()] = 2e-5,
     warmup_ratio: Annotated[float, typer.Option(help="Part of the steps.")] = 0.0,
+    dropout: Annotated[float | None, typer.Option(help="Default: the encoder's own.")] = None,
     max_train_examples: Annotated[int | None, typer.Option(help="A random sample.")] = None,
     max_length: Annotated[int, typer.Option(help="Tokens a window.")] = 384,
     doc_stride: DocStride = 128,
@@ -199,6 +200,7 @@ def train_command(
         batch_size=batch_size,
         learning_rate=learning_rate,
         warmup_ratio=warmup_ratio,
+        dropout=dropout,
         max_train_examples=max_train_examples,
         max_length=max_length,
         doc_stride=doc_stride,
@@ -208,7 +210,9 @@ def train_command(
         checkpoint_every=checkpoint_every,
         skip_invalid=skip_invalid,
     )
-    typer.echo(json.dumps({"output": output} | train(config, resume)))
+    metrics = train(config, resume)
+    if os.environ.get("RANK", "0") == "0":  # under torchrun one speaks
+        typer.echo(json.dumps({"output": output} | metrics))
 
 
 @app.command("evaluate")

@@ -223,6 +223,8 @@ def collate(features: Sequence[Feature], pad_id: int, multiple: int = 1) -> Batc
 
 def split_batch(windows: Sequence[Feature], max_tokens: int) -> list[Sequence[Feature]]:
     """A batch in parts of like size: at most `max_tokens` padded tokens, at least one window."""
+    if not windows:
+        return []
     longest = max(map(len, windows))
     parts = math.ceil(len(windows) / max(1, max_tokens // longest))
     size = math.ceil(len(windows) / parts)

@@ -7,6 +7,7 @@ and linear decay of the learning rate, dropout 0.1.
 import hashlib
 import json
 import math
+import os
 import random
 import signal
 import threading
@@ -25,7 +26,7 @@ from torch import nn
 
 from . import checkpoint
 from .errors import CheckpointError, DataError, InputError, Interrupted, NonFiniteError
-from .evaluate import evaluate, make_folder
+from .evaluate import make_folder
 from .features import (
     Feature,
     collate,
@@ -34,10 +35,11 @@ from .features import (
     prepare_train_features,
     split_batch,
 )
-from .model import Attention
+from .model import Attention, Dropout
+from .parallel import ALONE, Team, team_of
 from .qa import BertForQuestionAnswering, span_loss
 from .reader import Precision, QuestionAnswerer, choose_device, choose_precision
-from .squad import load_squad
+from .squad import load_squad, squad_metrics
 from .tokenization import Tokenizer
 
 # oneDNN keeps kernels for each shape it has met: with lengths in steps of 8 they stay few
@@ -57,6 +59,7 @@ class TrainingConfig:
     max_tokens: int = 6144  # padded tokens in one pass: a longer step adds up its passes' gradients
     learning_rate: float = 2e-5  # the paper's range (A.3): 5e-5, 3e-5, 2e-5
     warmup_ratio: float = 0.0  # part of all steps in which the learning rate rises from 0
+    dropout: float | None = None  # everywhere in the encoder; None: what its configuration says
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     max_length: int = 384  # tokens a window
@@ -85,6 +88,8 @@ class TrainingConfig:
             raise InputError(f"weight_decay={self.weight_decay}: expected 0 or more")
         if not 0 <= self.warmup_ratio <= 1:
             raise InputError(f"warmup_ratio={self.warmup_ratio}: expected 0 to 1")
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise InputError(f"dropout={self.dropout}: expected from 0 to below 1")
         choose_precision(self.precision, torch.device("cpu"))  # is it a name of one?
 
 
@@ -94,24 +99,35 @@ def train(config: TrainingConfig, resume: bool = False) -> dict[str, float | int
     The output folder then holds the model and tokenizer in Hugging Face's format, `metrics.jsonl`
     (a line a step and a line an evaluation) and the last checkpoints. With `resume` the run in that
     folder goes on from its last whole checkpoint and ends with the weights, bit for bit, that it
-    would have had without a stop (on the same machine, with as many threads). Seeds torch's global
-    generator.
+    would have had without a stop (on the same machine, with as many threads). Under `torchrun` all
+    its processes train the one model together. Seeds torch's global generator.
 
     Raises a `MinibertError` for what cannot be read, when the folder holds a model already, when
     data or settings are not those of the run to resume, and when a number is not finite;
     `Interrupted`, with the state saved, after Ctrl-C or SIGTERM.
     """
+    device = choose_device(config.device)
+    with team_of(device) as team:
+        return _train(config, resume, device, team)
+
+
+def _train(
+    config: TrainingConfig, resume: bool, device: torch.device, team: Team
+) -> dict[str, float | int]:
     output = Path(config.output_dir)
     if not resume and any((output / name).exists() for name in ("config.json", "metrics.jsonl")):
         raise InputError(
             f"{output}: holds a model or a run already; choose another output folder, or resume"
         )
     torch.manual_seed(config.seed)
-    device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
 
     model = BertForQuestionAnswering.from_pretrained(config.init, config.attention, new_head=True)
     model.to(device)
+    if config.dropout is not None:
+        for module in model.modules():
+            if isinstance(module, Dropout):
+                module.p = config.dropout
     tokenizer = Tokenizer.from_pretrained(config.init)
     skipped: list[DataError] | None = [] if config.skip_invalid else None
     examples = load_squad(config.train_file, "train", skipped)
@@ -139,8 +155,11 @@ def train(config: TrainingConfig, resume: bool = False) -> dict[str, float | int
         "device": device.type,
         "precision": precision,
         "threads": torch.get_num_threads(),
+        "processes": team.size,
         "data": digest(features),
     }
+    if team.rank > 0:  # the same new head everywhere, but each its own dropout
+        torch.manual_seed(config.seed + team.rank)
     step, epochs_done, log_size = 0, 0, 0
     metrics: dict[str, float | int] = {}
     saved: Path | None = None  # the last checkpoint
@@ -149,25 +168,29 @@ def train(config: TrainingConfig, resume: bool = False) -> dict[str, float | int
         require_same_run(state["identity"], identity)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["cpu_rng"])
-        torch.cuda.set_rng_state_all(state["cuda_rng"])
+        cpu, cuda = state["random"][team.rank]
+        torch.set_rng_state(cpu)
+        torch.cuda.set_rng_state_all(cuda)
         step, epochs_done, log_size = state["step"], state["epochs_done"], state["log_size"]
         metrics = state["metrics"]
     # a checkpoint holds the weights and Adam's two moments; one too many is there while one is made
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     checkpoint.require_space(make_folder(output), size * (3 * config.keep_checkpoints + 4))
-    if skipped:
+    team.gather(None)  # before one writes, all have looked
+    if skipped and team.rank == 0:
         lines = "".join(f"{problem}\n" for problem in skipped)
         (output / "skipped.txt").write_text(lines, encoding="utf-8")
 
     def save() -> Path:
+        random_states = team.gather((torch.get_rng_state(), torch.cuda.get_rng_state_all()))
+        if team.rank > 0:
+            return output
         log.flush()
         state = {
             "identity": identity,
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
-            "cpu_rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all(),
+            "random": random_states,
             "step": step,
             "epochs_done": epochs_done,
             "log_size": Path(log.name).stat().st_size,
@@ -175,10 +198,12 @@ def train(config: TrainingConfig, resume: bool = False) -> dict[str, float | int
         }
         return checkpoint.save(output, step, state, config.keep_checkpoints)
 
-    with open_log(output, log_size) as log, progress_bar(config) as bar, stop_signals() as stop:
+    shown = config.progress and team.rank == 0
+    log_path = output / "metrics.jsonl" if team.rank == 0 else Path(os.devnull)
+    with open_log(log_path, log_size) as log, progress_bar(shown) as bar, stop_signals() as stop:
         bar.console.print(
-            f"{device}, {torch.get_num_threads()} threads, {precision}: {len(features):,} windows, "
-            f"{config.epochs} x {steps_per_epoch:,} steps"
+            f"{device}, {torch.get_num_threads()} threads, {precision}, processes: {team.size}; "
+            f"{len(features):,} windows, {config.epochs} x {steps_per_epoch:,} steps"
         )
         if skipped:
             bar.console.print(f"{len(skipped):,} left out: {output / 'skipped.txt'} says why")
@@ -192,7 +217,9 @@ def train(config: TrainingConfig, resume: bool = False) -> dict[str, float | int
                 for group in optimizer.param_groups:
                     group["lr"] = config.learning_rate * schedule(step, warmup_steps, total_steps)
                 windows = [features[k] for k in indices]
-                done = train_step(model, optimizer, windows, tokenizer.pad_id, precision, config)
+                done = train_step(
+                    model, optimizer, windows, tokenizer.pad_id, precision, config, team
+                )
                 if not done.finite:
                     raise NonFiniteError(
                         f"step {step + 1}: not a finite number: loss {done.loss}, gradient norm "
@@ -213,12 +240,14 @@ def train(config: TrainingConfig, resume: bool = False) -> dict[str, float | int
                 log.write(json.dumps(line) + "\n")
                 status = f"loss {done.loss:.2f}  {speed:.1f} windows/s"
                 bar.update(task, completed=seen, status=status)
+                stop.asked = next(filter(None, team.gather(stop.asked)), None)
                 if stop.asked or step % config.checkpoint_every == 0:
                     saved = save()
                     stop.if_asked(saved)
 
-            model.save_pretrained(output)
-            tokenizer.save_pretrained(output)
+            if team.rank == 0:
+                model.save_pretrained(output)
+                tokenizer.save_pretrained(output)
             if dev_examples:
                 saved = save()
                 task = bar.add_task(f"epoch {epoch} evaluation", total=dev_windows, status="")
@@ -227,7 +256,11 @@ def train(config: TrainingConfig, resume: bool = False) -> dict[str, float | int
                     bar.advance(task, windows)
                     stop.if_asked(saved)
 
-                metrics = evaluate(qa, dev_examples, on_batch=on_batch)
+                mine = team.share(dev_examples)
+                found = zip(mine, qa.n_best(mine, n_best=1, on_batch=on_batch), strict=True)
+                shares = team.gather({example.id: best[0].answer for example, best in found})
+                predictions = {key: text for share in shares for key, text in share.items()}
+                metrics = squad_metrics(predictions, dev_examples)
                 log.write(json.dumps({"step": step, "epoch": epoch} | metrics) + "\n")
                 status = f"EM {metrics['exact_match']:.2f}  F1 {metrics['f1']:.2f}"
                 bar.update(task, status=status)
@@ -249,11 +282,15 @@ def train_step(
     pad_id: int,
     precision: Precision,
     config: TrainingConfig,
+    team: Team = ALONE,
 ) -> StepResult:
-    """One step of the optimizer on one batch, in passes of at most `config.max_tokens`."""
+    """One step of the optimizer on one batch, in passes of at most `config.max_tokens`.
+
+    Of a team, each reads its share of `windows`; gradients are added up once, after the passes.
+    """
     device = next(model.parameters()).device
     loss, finite = 0.0, True
-    for part in split_batch(windows, config.max_tokens):
+    for part in split_batch(team.share(windows), config.max_tokens):
         batch = collate(part, pad_id, PAD_MULTIPLE).to(device)
         with torch.autocast(device.type, torch.bfloat16, precision == "bf16"):
             out = model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
@@ -263,10 +300,13 @@ def train_step(
             batch.start_positions,
             batch.end_positions,
             batch.attention_mask,
-        ) * (len(part) / len(windows))  # the parts' gradients add up to the batch's own
+        ) * (len(part) / len(windows))  # all parts' gradients add up to the batch's own
         part_loss.backward()  # type: ignore[no-untyped-call]
         loss += part_loss.item()
         finite = finite and bool((out.start_logits + out.end_logits).isfinite().all())
+    team.add_gradients(model)
+    losses, all_finite = zip(*team.gather((loss, finite)), strict=True)
+    loss, finite = sum(losses), all(all_finite)
     norm = nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm).item()
     finite = finite and math.isfinite(loss) and math.isfinite(norm)
     if finite:
@@ -297,9 +337,10 @@ def require_same_run(was: dict[str, Any], now: dict[str, Any]) -> None:
         raise CheckpointError(f"not the run to resume: {'; '.join(differences)}")
 
 
-def open_log(output: Path, size: int) -> TextIO:
-    """`metrics.jsonl`, to write on from its first `size` bytes; lines past them are cut off."""
-    path = output / "metrics.jsonl"
+def open_log(path: Path, size: int) -> TextIO:
+    """A log to write on from its first `size` bytes; lines past them are cut off."""
+    if path == Path(os.devnull):
+        return path.open("w", encoding="utf-8")
     path.touch()
     if path.stat().st_size < size:
         raise CheckpointError(f"{path}: shorter than when the checkpoint was written")
@@ -369,12 +410,12 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     ]
 
 
-def progress_bar(config: TrainingConfig) -> Progress:
+def progress_bar(shown: bool) -> Progress:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed}/{task.total}  {task.fields[status]}"),
         TimeRemainingColumn(),
     )
-    console = Console(stderr=True, quiet=not config.progress)
-    return Progress(*columns, console=console, disable=not config.progress)
+    console = Console(stderr=True, quiet=not shown)
+    return Progress(*columns, console=console, disable=not shown)

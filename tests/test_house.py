@@ -24,6 +24,7 @@ ORDER = [
     "reader",
     "evaluate",
     "checkpoint",
+    "parallel",
     "train",
     "bench",
     "cli",

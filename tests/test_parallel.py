@@ -1,0 +1,93 @@
+"""Two processes on one machine (gloo), started as a user starts them, train as one does."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import minibert
+from minibert.features import length_batches
+from minibert.parallel import Team
+from minibert.train import TrainingConfig, train
+
+NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
+SETTINGS = {
+    "train_file": NOTES,
+    "dev_file": NOTES,
+    "epochs": 2,
+    "batch_size": 8,
+    "learning_rate": 1e-4,
+    "max_length": 128,
+    "doc_stride": 32,
+    "max_train_examples": 30,
+    "precision": "fp32",
+    "dropout": 0.0,
+}
+
+
+def command(tiny: Path, output: Path, *more: object) -> list[str]:
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
+    return [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+        "-m", "minibert", "train", f"--init={tiny}", f"--output={output}", *options,
+        *map(str, more),
+    ]  # fmt: skip
+
+
+def steps(folder: Path) -> list[dict[str, Any]]:
+    text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
+    return [row for row in map(json.loads, text.splitlines()) if "loss" in row]
+
+
+def test_shares_neither_overlap_nor_lose(field_notes, tiny):
+    tokenizer = minibert.Tokenizer.from_pretrained(tiny)
+    features = minibert.prepare_train_features(field_notes, tokenizer, 128, 32)
+    for batch in length_batches(features, 7, seed=3):
+        shares = [Team(rank, 3).share(batch) for rank in range(3)]
+        assert sorted(k for share in shares for k in share) == sorted(batch)
+
+
+def test_two_processes_train_as_one(tiny, tmp_path):
+    """The same losses as one process that adds up two passes; other sums, so other roundings,
+    which Adam makes larger from step to step. The evaluation is of all questions, by both."""
+    done = subprocess.run(command(tiny, tmp_path / "two"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    alone = {**SETTINGS, "init": str(tiny), "output_dir": str(tmp_path / "one"), "progress": False}
+    metrics = train(TrainingConfig(**alone, max_tokens=4 * 128))
+    one, two = steps(tmp_path / "one"), steps(tmp_path / "two")
+    assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], rel=1e-4)
+    assert two[0]["grad_norm"] == pytest.approx(one[0]["grad_norm"], rel=1e-4)
+    assert done.stdout.count('"total": 120') == 1  # one speaks
+    last = json.loads((tmp_path / "two" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["total"] == metrics["total"] == 120
+    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    for name, tensor in ours.items():  # a learning rate a step is what Adam moves a weight by
+        assert torch.allclose(tensor, theirs[name], atol=2 * len(one) * 1e-4), name
+
+
+def test_one_killed_ends_all_and_the_run_goes_on(tiny, tmp_path):
+    output = tmp_path / "run"
+    often = ("--checkpoint-every=2", "--epochs=4")
+    run = subprocess.Popen(
+        command(tiny, output, *often), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not list(output.glob("checkpoint-*.pt")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    _, err = run.communicate(timeout=90)
+    assert run.returncode != 0 and "Signal 9" in err
+    again = subprocess.run(
+        command(tiny, output, *often, "--resume"), capture_output=True, text=True, timeout=90
+    )
+    assert again.returncode == 0, again.stderr
+    assert [row["step"] for row in steps(output)] == list(range(1, len(steps(output)) + 1))
