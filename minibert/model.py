@@ -22,6 +22,11 @@ Attention = Literal["eager", "sdpa"]
 Model = TypeVar("Model", bound=nn.Module)
 
 
+# BERT-large has 24 layers and a third of a billion parameters
+MAX_LAYERS = 256
+MAX_PARAMETERS = 10**10
+
+
 def _is_real(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -56,6 +61,18 @@ class BertConfig:
             raise PretrainedError(
                 f"config: hidden_size={self.hidden_size} is not a multiple of "
                 f"num_attention_heads={self.num_attention_heads}"
+            )
+        # a stranger's file must not make us build without end
+        if self.num_hidden_layers > MAX_LAYERS:
+            raise PretrainedError(
+                f"config: num_hidden_layers={self.num_hidden_layers}; expected up to {MAX_LAYERS}"
+            )
+        tables = self.vocab_size + self.max_position_embeddings + self.type_vocab_size
+        layers = self.num_hidden_layers * (4 * self.hidden_size + 2 * self.intermediate_size)
+        parameters = self.hidden_size * (tables + layers)  # but for biases and LayerNorms
+        if parameters > MAX_PARAMETERS:
+            raise PretrainedError(
+                f"config: asks for {parameters:.2g} parameters; expected up to {MAX_PARAMETERS:.2g}"
             )
 
     @classmethod

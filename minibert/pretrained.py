@@ -239,8 +239,8 @@ def map_tensors(
     """Tensors under their names -> float32 tensors under ours, and the report.
 
     `expected` gives the shape of every tensor that the model has. Raises `PretrainedError` for a
-    tensor of another shape, of a type that is not floating point, or given twice. Missing and
-    unexpected names don't raise here: they stand in the report.
+    tensor of another shape, of a type that is not floating point, not finite, or given twice.
+    Missing and unexpected names don't raise here: they stand in the report.
     """
     ours: dict[str, torch.Tensor] = {}
     mapped: dict[str, str] = {}
@@ -266,8 +266,10 @@ def map_tensors(
                     f"{original}: shape {tuple(tensor.shape)}, but the configuration "
                     f"asks for {tuple(wanted)}"
                 )
-            part = tensor if row is None else tensor[row].clone()
-            ours[our_name] = part.to(torch.float32)
+            part = (tensor if row is None else tensor[row].clone()).to(torch.float32)
+            if not part.isfinite().all():
+                raise PretrainedError(f"{original}: holds numbers that are NaN or infinite")
+            ours[our_name] = part
             mapped[name] = our_name
     missing = tuple(name for name in expected if name not in ours)
     return ours, LoadingReport(mapped, ignored, missing, tuple(unexpected))

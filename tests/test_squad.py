@@ -2,7 +2,10 @@
 
 import csv
 import gzip
+import itertools
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +136,31 @@ def test_a_bad_file_is_named(tmp_path, name, content, named):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(minibert.DataError, match=named):
         load_squad(tmp_path / name)
+
+
+@pytest.mark.slow
+def test_ten_times_squad_stays_within_two_gigabytes(tmp_path, field_notes):
+    """300 MB of JSON, in a process of its own (1.75 GB was measured on ten copies of SQuAD)."""
+    path = tmp_path / "ten.json"
+    written = 0
+    with path.open("w", encoding="utf-8") as file:
+        file.write('{"data": [{"paragraphs": [')
+        for k in itertools.count():
+            context = f"{field_notes[k % 120].context} {k}"
+            answers = [{"text": str(k), "answer_start": len(context) - len(str(k))}]
+            questions = [{"id": f"{k}-{q}", "question": f"Which {q}?", "answers": answers}]
+            questions += [questions[0] | {"id": f"{k}-{q}"} for q in range(1, 5)]
+            row = json.dumps({"context": context, "qas": questions})
+            written += file.write(row if k == 0 else f",{row}")
+            if written > 300e6:
+                break
+        file.write("]}]}")
+    code = (
+        "import resource, sys; from minibert.squad import load_squad; load_squad(sys.argv[1]);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"  # kB on Linux
+    )
+    run = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
+    assert int(run.stdout) < 2_000_000, run.stderr
 
 
 def broken_file(tmp_path: Path) -> Path:
