@@ -173,7 +173,7 @@ def train_command(
     train_file: Annotated[str, typer.Option(help="SQuAD file, folder of them, or hub id.")],
     output: Annotated[str, typer.Option(help="Folder to write.")],
     dev_file: Annotated[str | None, typer.Option(help="Evaluated after each epoch.")] = None,
-    epochs: Annotated[int, typer.Option()] = 3,
+    epochs: Annotated[float, typer.Option()] = 3,
     batch_size: Annotated[int, typer.Option(help="Windows a step.")] = 16,
     learning_rate: Annotated[float, typer.Option()] = 2e-5,
     warmup_ratio: Annotated[float, typer.Option(help="Part of the steps.")] = 0.0,

@@ -54,7 +54,7 @@ class TrainingConfig:
     train_file: str  # whatever `load_squad` reads: a file, a folder, a hub id
     output_dir: str  # the model of the last epoch, metrics.jsonl and the checkpoints
     dev_file: str | None = None  # evaluated after each epoch
-    epochs: int = 3
+    epochs: float = 3  # times over the data: 1.5 ends in the middle of the second
     batch_size: int = 16  # windows a step
     max_tokens: int = 6144  # padded tokens in one pass: a longer step adds up its passes' gradients
     learning_rate: float = 2e-5  # the paper's range (A.3): 5e-5, 3e-5, 2e-5
@@ -75,13 +75,13 @@ class TrainingConfig:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        whole = ("epochs", "batch_size", "max_tokens", "max_length")
+        whole = ("batch_size", "max_tokens", "max_length")
         for name in (*whole, "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: expected 1 or more")
         if self.max_train_examples is not None and self.max_train_examples < 1:
             raise InputError(f"max_train_examples={self.max_train_examples}: expected 1 or more")
-        for name in ("learning_rate", "max_grad_norm"):
+        for name in ("epochs", "learning_rate", "max_grad_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name}={getattr(self, name)}: expected more than 0")
         if not 0 <= self.weight_decay < math.inf:
@@ -147,7 +147,7 @@ def _train(
         decay_groups(model, config.weight_decay), config.learning_rate, fused=True
     )
     steps_per_epoch = math.ceil(len(features) / config.batch_size)
-    total_steps = config.epochs * steps_per_epoch
+    total_steps = max(1, round(config.epochs * steps_per_epoch))
     warmup_steps = round(config.warmup_ratio * total_steps)
 
     identity = {
@@ -203,13 +203,14 @@ def _train(
     with open_log(log_path, log_size) as log, progress_bar(shown) as bar, stop_signals() as stop:
         bar.console.print(
             f"{device}, {torch.get_num_threads()} threads, {precision}, processes: {team.size}; "
-            f"{len(features):,} windows, {config.epochs} x {steps_per_epoch:,} steps"
+            f"{len(features):,} windows, {total_steps:,} steps"
         )
         if skipped:
             bar.console.print(f"{len(skipped):,} left out: {output / 'skipped.txt'} says why")
-        for epoch in range(epochs_done + 1, config.epochs + 1):
+        for epoch in range(epochs_done + 1, math.ceil(total_steps / steps_per_epoch) + 1):
             batches = length_batches(features, config.batch_size, seed=config.seed + epoch)
-            batches = batches[step - (epoch - 1) * steps_per_epoch :]  # those not done already
+            past = (epoch - 1) * steps_per_epoch
+            batches = batches[step - past : total_steps - past]  # those to do
             task = bar.add_task(f"epoch {epoch} training", total=sum(map(len, batches)), status="")
             model.train()
             began, seen = time.perf_counter(), 0

@@ -95,6 +95,15 @@ def test_the_learning_rate_rises_and_falls_in_straight_lines(tiny, tmp_path):
     assert rates[-1] == pytest.approx(1e-3 / (len(rates) - warmup))
 
 
+def test_a_part_of_an_epoch_ends_the_schedule_with_it(tiny, tmp_path):
+    train(config(tiny, tmp_path / "run", epochs=1.5, batch_size=4, dev_file=NOTES))
+    rows = lines(tmp_path / "run")
+    steps = [row for row in rows if "loss" in row]
+    first = sum(row["epoch"] == 1 for row in steps)
+    assert len(steps) == round(1.5 * first) and [r["epoch"] for r in rows if "f1" in r] == [1, 2]
+    assert steps[-1]["learning_rate"] == pytest.approx(1e-3 / len(steps))
+
+
 @pytest.mark.parametrize(("warmup", "total"), [(0, 10), (3, 10), (10, 10)])
 def test_schedule_equals_the_reference(transformers, warmup, total):
     parameter = torch.nn.Parameter(torch.ones(1))
