@@ -147,12 +147,13 @@ def dropout_factors(p: float, dtype: torch.dtype, bits: int) -> Tensor:
     A dtype that has no such number gets both its neighbours, as often as keeps the mean at 1.
     """
     generator = torch.Generator().manual_seed(bits)
-    scale = torch.tensor(1 / (1 - p))
-    uniform = torch.rand(2 ** (bits - 1), generator=generator)
-    # rounding a number that has been moved by up to half a step, either way, is right on average
-    step = torch.finfo(dtype).eps * 2 ** scale.log2().floor()
-    scales = torch.rand(len(uniform), generator=generator).sub_(0.5).mul_(step).add_(scale)
-    return scales.masked_fill_(uniform < p, 0.0).to(dtype)
+    exact = torch.tensor(1 / (1 - p), dtype=torch.float64)
+    near = exact.to(dtype)
+    beyond = near.nextafter(torch.full_like(near, 2 * float(exact > near) * float(exact)))
+    share = (exact - near) / (beyond.double() - near)  # of those that get the farther neighbour
+    size = 2 ** (bits - 1)
+    factors = torch.where(torch.rand(size, generator=generator) < share, beyond, near)
+    return factors.masked_fill_(torch.rand(size, generator=generator) < p, 0.0)
 
 
 class Embeddings(nn.Module):
