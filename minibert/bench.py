@@ -7,7 +7,6 @@ way has its own, and so has each measurement of memory.
 
 import importlib.util
 import random
-import resource
 import statistics
 import sys
 import time
@@ -20,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .errors import InputError
 from .features import Feature, collate, length_batches, prepare_train_features
 from .model import BertConfig
 from .qa import BertForQuestionAnswering
@@ -164,6 +164,8 @@ def time_training(
 
 def memory_of_training(name: str, init: str, data: str, seed: int, tuned: bool) -> float:
     """The most memory that a process held which trains with this engine alone, in MB."""
+    import resource  # Unix alone has it
+
     if tuned:
         keep_freed_memory()
     batches, pad_id, _ = real_batches(init, data, BATCHES_A_TURN, seed)
@@ -178,9 +180,11 @@ def real_batches(
     """Batches as an epoch over the data has them: of like length, chosen at random."""
     tokenizer = Tokenizer.from_pretrained(init)
     examples = load_squad(data, "train")
-    examples = random.Random(seed).sample(examples, min(64 * BATCH, len(examples)))
+    examples = random.Random(seed).sample(examples, min(max(64, 2 * count) * BATCH, len(examples)))
     features = prepare_train_features(examples, tokenizer, 384, 128)
     batches = [b for b in length_batches(features, BATCH, seed) if len(b) == BATCH][:count]
+    if len(batches) < count:
+        raise InputError(f"{data}: too few questions for {count} batches of {BATCH}; fewer turns?")
     config = BertForQuestionAnswering.from_pretrained(init, new_head=True).config
     return [[features[k] for k in batch] for batch in batches], tokenizer.pad_id, config
 

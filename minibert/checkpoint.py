@@ -46,7 +46,7 @@ def load(path: Path) -> dict[str, Any]:
         content = memoryview(path.read_bytes())
         if hashlib.sha256(content[DIGEST:]).digest() != content[:DIGEST]:
             raise CheckpointError(f"{path}: damaged: its checksum does not fit")
-        state = torch.load(io.BytesIO(content[DIGEST:]), weights_only=True)
+        state = torch.load(io.BytesIO(content[DIGEST:]), map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
     except Exception as error:  # a file that another wrote: torch's reader raises many types

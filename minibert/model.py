@@ -72,7 +72,7 @@ class BertConfig:
         parameters = self.hidden_size * (tables + layers)  # but for biases and LayerNorms
         if parameters > MAX_PARAMETERS:
             raise PretrainedError(
-                f"config: asks for {parameters:.2g} parameters; expected up to {MAX_PARAMETERS:.2g}"
+                f"config: asks for more than {MAX_PARAMETERS:.0e} parameters: no BERT has so many"
             )
 
     @classmethod
@@ -135,23 +135,23 @@ class Dropout(nn.Module):
             return x
         if x.device.type != "cpu":
             return F.dropout(x, self.p)
-        row = dropout_factors(self.p, x.dtype, max(2 * x.numel(), 2**25).bit_length())
+        row = dropout_factors(self.p, x.dtype, (max(2 * x.numel(), 2**25) - 1).bit_length())
         place = int(torch.randint(len(row) - x.numel(), ()))
         return x * row[place : place + x.numel()].view(x.shape)
 
 
 @cache
 def dropout_factors(p: float, dtype: torch.dtype, bits: int) -> Tensor:
-    """2 ** (bits - 1) random factors, 0 with probability p and otherwise 1 / (1 - p): fixed ones.
+    """2 ** bits random factors, 0 with probability p and otherwise 1 / (1 - p): fixed ones.
 
     A dtype that has no such number gets both its neighbours, as often as keeps the mean at 1.
     """
     generator = torch.Generator().manual_seed(bits)
     exact = torch.tensor(1 / (1 - p), dtype=torch.float64)
     near = exact.to(dtype)
-    beyond = near.nextafter(torch.full_like(near, 2 * float(exact > near) * float(exact)))
+    beyond = near.nextafter(torch.full_like(near, torch.inf if exact > near else 0.0))
     share = (exact - near) / (beyond.double() - near)  # of those that get the farther neighbour
-    size = 2 ** (bits - 1)
+    size = 2**bits
     factors = torch.where(torch.rand(size, generator=generator) < share, beyond, near)
     return factors.masked_fill_(torch.rand(size, generator=generator) < p, 0.0)
 

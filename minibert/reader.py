@@ -39,7 +39,8 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=name).device
+        torch.empty(0, device=name)
+        return torch.device(name)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise InputError(f"device={name!r} cannot be used: {reason}") from error

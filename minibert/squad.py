@@ -191,15 +191,13 @@ def _from_table(path: Path) -> Found:
         where = f"{path}: row {number}"
         try:
             context = _field(row, "context", str, where)
-            answer = _field(row, "answer", str, where) if row.get("answer") else ""
+            answer = _field(row, "answer", str, where)
             start = row.get("answer_start")
             if answer and start in (None, ""):
-                times = context.count(answer)
-                if times != 1:
-                    raise DataError(
-                        f"{where}: the context has {answer!r} {times} times; answer_start must say"
-                    )
                 start = context.find(answer)
+                if start < 0 or start != context.rfind(answer):
+                    times = "not at all" if start < 0 else "more than once; answer_start says where"
+                    raise DataError(f"{where}: the context has {answer!r} {times}")
             elif isinstance(start, str) and start.strip().isdecimal():  # CSV knows only text
                 start = int(start)
             answers = [{"text": answer, "answer_start": start}] if answer else []
@@ -241,6 +239,12 @@ def _example(question: Any, context: str, where: str) -> Example:
     if is_impossible is not (not answers):
         raise DataError(f"{where}: is_impossible={is_impossible!r} with {len(answers)} answers")
     text = _field(question, "question", str, where)
+    if not text.strip():
+        raise DataError(f"{where}: the question is empty")
+    try:
+        (text + context).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where}: not valid Unicode: it holds a lone surrogate") from error
     return Example(identity, text, context, tuple(answers), is_impossible)
 
 

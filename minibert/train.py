@@ -115,7 +115,9 @@ def _train(
     config: TrainingConfig, resume: bool, device: torch.device, team: Team
 ) -> dict[str, float | int]:
     output = Path(config.output_dir)
-    if not resume and any((output / name).exists() for name in ("config.json", "metrics.jsonl")):
+    checkpoints = any(output.glob("checkpoint-*.pt"))
+    held = checkpoints or any((output / n).exists() for n in ("config.json", "metrics.jsonl"))
+    if held and not resume:
         raise InputError(
             f"{output}: holds a model or a run already; choose another output folder, or resume"
         )
@@ -163,16 +165,18 @@ def _train(
     step, epochs_done, log_size = 0, 0, 0
     metrics: dict[str, float | int] = {}
     saved: Path | None = None  # the last checkpoint
-    if resume:
+    if resume and checkpoints:  # a run stopped before the first one begins anew
         saved, state = checkpoint.latest(output)
         require_same_run(state["identity"], identity)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         cpu, cuda = state["random"][team.rank]
         torch.set_rng_state(cpu)
-        torch.cuda.set_rng_state_all(cuda)
+        if cuda is not None:
+            torch.cuda.set_rng_state(cuda)
         step, epochs_done, log_size = state["step"], state["epochs_done"], state["log_size"]
         metrics = state["metrics"]
+        del state
     # a checkpoint holds the weights and Adam's two moments; one too many is there while one is made
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     checkpoint.require_space(make_folder(output), size * (3 * config.keep_checkpoints + 4))
@@ -182,10 +186,12 @@ def _train(
         (output / "skipped.txt").write_text(lines, encoding="utf-8")
 
     def save() -> Path:
-        random_states = team.gather((torch.get_rng_state(), torch.cuda.get_rng_state_all()))
+        cuda = torch.cuda.get_rng_state() if device.type == "cuda" else None
+        random_states = team.gather((torch.get_rng_state(), cuda))
         if team.rank > 0:
             return output
         log.flush()
+        os.fsync(log.fileno())  # a checkpoint counts on the lines before it
         state = {
             "identity": identity,
             "model": model.state_dict(),
@@ -241,10 +247,12 @@ def _train(
                 log.write(json.dumps(line) + "\n")
                 status = f"loss {done.loss:.2f}  {speed:.1f} windows/s"
                 bar.update(task, completed=seen, status=status)
-                stop.asked = next(filter(None, team.gather(stop.asked)), None)
-                if stop.asked or step % config.checkpoint_every == 0:
+                asked = next(filter(None, team.gather(stop.asked)), None)
+                if asked or step % config.checkpoint_every == 0:
                     saved = save()
-                    stop.if_asked(saved)
+                if asked:
+                    team.gather(None)  # until it is written
+                    raise Interrupted(f"{asked.name}: stopped; {saved} resumes it", asked)
 
             if team.rank == 0:
                 model.save_pretrained(output)
@@ -255,7 +263,10 @@ def _train(
 
                 def on_batch(windows: int, task: Any = task, saved: Path = saved) -> None:
                     bar.advance(task, windows)
-                    stop.if_asked(saved)
+                    if stop.asked:
+                        raise Interrupted(
+                            f"{stop.asked.name}: stopped; {saved} resumes it", stop.asked
+                        )
 
                 mine = team.share(dev_examples)
                 found = zip(mine, qa.n_best(mine, n_best=1, on_batch=on_batch), strict=True)
@@ -361,10 +372,6 @@ class StopSignals:
         if self.asked:  # the second time: at once
             raise KeyboardInterrupt
         self.asked = signal.Signals(number)
-
-    def if_asked(self, saved: Path) -> None:
-        if self.asked:
-            raise Interrupted(f"{self.asked.name}: stopped; {saved} resumes it", self.asked)
 
 
 @contextmanager

@@ -56,9 +56,7 @@ def config(tiny: Path, output: Path, **changes: Any) -> dict[str, Any]:
 
 
 def start(settings: dict[str, Any]) -> subprocess.Popen[str]:
-    resume = any(Path(settings["output_dir"]).glob("checkpoint-*.pt"))
-    if not resume and Path(settings["output_dir"]).exists():  # killed before the first one
-        Path(settings["output_dir"], "metrics.jsonl").unlink(missing_ok=True)
+    resume = Path(settings["output_dir"]).exists()
     command = [sys.executable, "-c", PROGRAM, json.dumps(settings), "resume" if resume else "new"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
@@ -117,7 +115,8 @@ def test_a_run_killed_twenty_times_ends_with_the_same_weights(tiny, tmp_path):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_asked_to_stop_it_saves_and_says_so(tiny, tmp_path, number, code):
     """Between two checkpoints: what it saves is the step it had reached."""
-    settings, output = config(tiny, tmp_path / "run", checkpoint_every=1000), tmp_path / "run"
+    output = tmp_path / "run"
+    settings = config(tiny, output, checkpoint_every=1000, batch_size=1, dev_file=None)
     process = start(settings)
     wait(process, lambda: steps_done(output) >= 2)
     process.send_signal(number)
@@ -154,6 +153,16 @@ def test_a_run_that_has_ended_is_left_as_it_is(tiny, tmp_path):
     before = result(tmp_path / "run")
     assert train(whole, resume=True) == metrics
     assert result(tmp_path / "run") == before
+
+
+def test_stopped_before_the_first_checkpoint_it_begins_anew(tiny, tmp_path):
+    whole = TrainingConfig(**config(tiny, tmp_path / "run", epochs=1, dev_file=None))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 1, "loss": 5.0}\n')
+    with pytest.raises(minibert.InputError, match="holds a model or a run"):
+        train(whole)
+    train(whole, resume=True)
+    assert [row["step"] for row in result(tmp_path / "run")[1]][:2] == [1, 2]
 
 
 @pytest.mark.parametrize(

@@ -146,9 +146,11 @@ def test_train_on_what_is_left(run, tiny, tmp_path):
 def test_bench_train(run, tiny, tmp_path, monkeypatch):
     """minibert alone: the others' models are built by the real run only."""
     monkeypatch.setattr(bench, "ENGINES", {"minibert": bench.ours})
-    path = tmp_path / "bench.json"
+    path, data = tmp_path / "bench.json", tmp_path / "data.jsonl"
+    row = {"question": "Who lit it?", "context": "Ada lit it.", "answer": "Ada"}
+    data.write_text("\n".join([json.dumps(row)] * 9 * bench.BATCH), encoding="utf-8")
     code, out, _ = run(
-        "bench", "train", "--init", tiny, "--data", NOTES, "--turns", 1, "--output", path
+        "bench", "train", "--init", tiny, "--data", data, "--turns", 1, "--output", path
     )
     assert code == 0 and out.count("minibert ") >= 2
     for memory in ("tuned", "untuned"):
