@@ -153,6 +153,7 @@ def _from_json(path: Path) -> Found:
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         data = json.loads(raw.decode("utf-8"))
+        del raw  # as large as the file, and this generator lives long
     except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise DataError(f"{path}: not readable as JSON: {error}") from error
     for a, article in enumerate(_field(data, "data", list, str(path))):
