@@ -353,10 +353,13 @@ def open_log(path: Path, size: int) -> TextIO:
     """A log to write on from its first `size` bytes; lines past them are cut off."""
     if path == Path(os.devnull):
         return path.open("w", encoding="utf-8")
-    path.touch()
+    try:
+        path.touch()
+        log = path.open("r+", buffering=1, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
     if path.stat().st_size < size:
         raise CheckpointError(f"{path}: shorter than when the checkpoint was written")
-    log = path.open("r+", buffering=1, encoding="utf-8")
     log.truncate(size)
     log.seek(size)
     return log

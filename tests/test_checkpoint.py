@@ -206,8 +206,14 @@ def test_too_little_disk_is_met_before_training(tiny, tmp_path, monkeypatch):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
 def test_a_folder_that_cannot_be_written_is_met_before_training(tiny, tmp_path):
     (tmp_path / "run").mkdir(mode=0o555)
-    with pytest.raises(minibert.InputError, match="run: "):
+    with pytest.raises(minibert.InputError, match="cannot be written"):
         train(TrainingConfig(**config(tiny, tmp_path / "run")))
+
+
+def test_a_log_that_cannot_be_written_is_met_before_training(tiny, tmp_path):
+    (tmp_path / "run" / "metrics.jsonl").mkdir(parents=True)
+    with pytest.raises(minibert.InputError, match=r"metrics.jsonl: cannot be written"):
+        train(TrainingConfig(**config(tiny, tmp_path / "run")), resume=True)
 
 
 class Trap:
