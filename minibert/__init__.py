@@ -1,12 +1,13 @@
 """minibert: BERT for question answering, by hand. The modules, in the order in which text flows:
 
 errors, tuning, pretrained, tokenization, squad, features,
-model, qa, spans, reader, evaluate, checkpoint, parallel, train, bench, cli.
+model, qa, spans, reader, dropin, evaluate, checkpoint, parallel, train, bench, cli.
 
 "The seed" in a comment is the text that this project grew from, "Understanding BERT with
 Huggingface": https://mlwhiz.com/blog/2021/07/24/huggingface-bert/
 """
 
+from .dropin import QuestionAnsweringPipeline, pipeline
 from .errors import (
     CheckpointError,
     DataError,
@@ -43,11 +44,13 @@ __all__ = [
     "Pieces",
     "PretrainedError",
     "QuestionAnswerer",
+    "QuestionAnsweringPipeline",
     "Tokenizer",
     "TrainingConfig",
     "best_spans",
     "evaluate",
     "load_squad",
+    "pipeline",
     "prepare_features",
     "prepare_train_features",
     "span_loss",

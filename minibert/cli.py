@@ -4,10 +4,14 @@ import json
 import os
 import random
 import sys
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, BinaryIO, cast
 
 import typer
 from rich.console import Console
@@ -20,7 +24,7 @@ from .features import data_report
 from .model import blank
 from .pretrained import map_tensors, read_tensors
 from .qa import BertForQuestionAnswering
-from .reader import Answer, Precision, QuestionAnswerer
+from .reader import BUNDLED, Answer, Precision, QuestionAnswerer, checked
 from .squad import Example, load_squad
 from .tokenization import Tokenizer
 from .train import TrainingConfig, train
@@ -56,6 +60,9 @@ bench = typer.Typer(help="minibert beside others, by turns.", no_args_is_help=Tr
 app.add_typer(bench, name="bench")
 
 Model = Annotated[str, typer.Option(help="Folder or hub id of a trained model.")]
+BundledModel = Annotated[
+    str, typer.Option(help="Folder or hub id of a trained model.", show_default="the bundled one")
+]
 DocStride = Annotated[int | None, typer.Option(help="Tokens that two windows share.")]
 PrecisionName = Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
@@ -64,6 +71,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
 def main() -> None:
     """Run the command line; a `MinibertError` is one line on stderr and its `exit_code`."""
     keep_freed_memory()
+    warnings.showwarning = lambda message, *place: typer.echo(f"warning: {message}", err=True)
     # the hub's client otherwise announces each of its retries above our one line
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     try:
@@ -74,7 +82,7 @@ def main() -> None:
 
 
 @app.command()
-def demo(model: Model) -> None:
+def demo(model: BundledModel = str(BUNDLED)) -> None:
     """Answer the demo's questions, and show the runners-up of one."""
     qa = QuestionAnswerer.from_pretrained(model)
     typer.echo(TRANSFORMERS_PASSAGE)
@@ -88,15 +96,36 @@ def demo(model: Model) -> None:
 
 @app.command()
 def answer(
-    model: Model,
-    question: Annotated[str, typer.Option(help="The question.")],
+    question: Annotated[str | None, typer.Option(help="The question.")] = None,
     context: Annotated[str | None, typer.Option(help="The text to search.")] = None,
     context_file: Annotated[Path | None, typer.Option(help="A file with that text.")] = None,
+    input_file: Annotated[
+        Path | None,
+        typer.Option("--input", help="JSON lines of question and context; - is standard input."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Where --input's answers go.")] = None,
+    model: BundledModel = str(BUNDLED),
     top_k: Annotated[int, typer.Option(min=1, help="How many answers.")] = 1,
     max_answer_len: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 30,
+    no_answer: Annotated[bool, typer.Option("--no-answer", help='"" may be the answer.')] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
+    precision: PrecisionName = "auto",
+    device: Device = "cpu",
 ) -> None:
-    """Answer a question from a text: the text's own words, where they stand, and how sure."""
+    """Answer a question from a text: the text's own words, where they stand, and how sure.
+
+    Or many: each line of --input is a JSON object with question and context; the same object comes
+    back, in the same order, with its answer, score, start and end (with --top-k, a list of
+    answers).
+    """
+    if input_file is not None:
+        if question is not None or context is not None or context_file is not None:
+            raise InputError("--input has its own questions and contexts")
+        qa = load(model, precision, device)
+        answer_lines(qa, input_file, output, top_k, max_answer_len, no_answer)
+        return
+    if question is None:
+        raise InputError("give --question, or --input")
     if (context is None) == (context_file is None):
         raise InputError("give either --context or --context-file")
     if context_file is not None:
@@ -106,19 +135,77 @@ def answer(
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{context_file}: not readable as text: {error}") from error
     assert context is not None
-    qa = QuestionAnswerer.from_pretrained(model)
-    answers = ask(qa, question, context, top_k, max_answer_len)
+    qa = load(model, precision, device)
+    answers = ask(qa, question, context, top_k, max_answer_len, no_answer)
     if as_json:
         typer.echo(json.dumps([asdict(a) for a in answers], ensure_ascii=False))
     else:
         typer.echo(table(answers))
 
 
+def load(model: str, precision: str, device: str) -> QuestionAnswerer:
+    return QuestionAnswerer.from_pretrained(
+        model, device=device, precision=cast(Precision, precision)
+    )
+
+
 def ask(
-    qa: QuestionAnswerer, question: str, context: str, n_best: int, max_answer_len: int = 30
+    qa: QuestionAnswerer,
+    question: str,
+    context: str,
+    top_k: int,
+    max_answer_len: int = 30,
+    no_answer: bool = False,
 ) -> list[Answer]:
-    (answers,) = qa.n_best([Example("", question, context)], n_best, max_answer_len)
-    return answers
+    found = qa(question, context, top_k, max_answer_len, no_answer)
+    return found if isinstance(found, list) else [found]
+
+
+def answer_lines(
+    qa: QuestionAnswerer,
+    source: Path,
+    output: Path | None,
+    top_k: int,
+    max_answer_len: int,
+    no_answer: bool,
+) -> None:
+    """Answer JSON lines, read and written as they come: memory does not grow with the file."""
+    records: deque[dict[str, Any]] = deque()  # read, and not yet answered
+
+    def examples(lines: BinaryIO) -> Iterator[Example]:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            name = f"{source}: line {number}"
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"{name}: not readable as JSON: {error}") from error
+            if not isinstance(record, dict) or not {"question", "context"} <= record.keys():
+                raise InputError(f"{name}: expected an object with 'question' and 'context'")
+            records.append(record)
+            yield checked(name, record["question"], record["context"])
+
+    with ExitStack() as stack:
+        try:
+            lines = sys.stdin.buffer if str(source) == "-" else source.open("rb")
+            written = sys.stdout if output is None else output.open("w", encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"{error.filename}: cannot be opened: {error.strerror}") from error
+        if lines is not sys.stdin.buffer:
+            stack.enter_context(lines)
+        if written is not sys.stdout:
+            stack.enter_context(written)
+        bar = stack.enter_context(Progress(console=Console(stderr=True)))
+        task = bar.add_task("windows", total=None)
+        found = qa.n_best(
+            examples(lines), top_k, max_answer_len, no_answer, on_batch=partial(bar.advance, task)
+        )
+        for answers in found:
+            record = records.popleft()
+            rows = [asdict(a) for a in answers[:top_k]]
+            record |= rows[0] if top_k == 1 else {"answers": rows}
+            written.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def table(answers: list[Answer]) -> str:
@@ -224,10 +311,21 @@ def evaluate_command(
     max_answer_len: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 30,
     max_length: Annotated[int | None, typer.Option(help="Tokens a window.")] = None,
     doc_stride: DocStride = None,
+    version_2: Annotated[
+        bool, typer.Option("--version-2", help="A question may have no answer.")
+    ] = False,
+    null_threshold: Annotated[
+        float, typer.Option(help="Null odds beyond which it has none.")
+    ] = 0.0,
+    tune_threshold: Annotated[
+        bool, typer.Option("--tune-threshold", help="Choose it on one half, report on the other.")
+    ] = False,
     precision: PrecisionName = "fp32",
     device: Device = "auto",
 ) -> None:
     """Answer a whole data set and score it with the official metric."""
+    if (tune_threshold or null_threshold) and not version_2:
+        raise InputError("a threshold is for --version-2")
     examples = load_squad(data, "validation")
     qa = QuestionAnswerer.from_pretrained(
         model,
@@ -240,7 +338,17 @@ def evaluate_command(
     with Progress(console=Console(stderr=True)) as bar:
         task = bar.add_task("windows", total=None)
         advance = partial(bar.advance, task)
-        metrics = evaluate(qa, examples, output, n_best, max_answer_len, advance)
+        metrics = evaluate(
+            qa,
+            examples,
+            output,
+            n_best,
+            max_answer_len,
+            advance,
+            version_2,
+            null_threshold,
+            tune_threshold,
+        )
     typer.echo(json.dumps(metrics))
 
 

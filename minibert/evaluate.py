@@ -1,6 +1,7 @@
 """Evaluation: examples -> predictions on disk -> the official metric."""
 
 import json
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 from .errors import InputError
 from .reader import QuestionAnswerer
-from .squad import Example, squad_metrics
+from .squad import Example, best_thresholds, squad_metrics
 
 
 def evaluate(
@@ -18,24 +19,77 @@ def evaluate(
     n_best: int = 20,
     max_answer_len: int = 30,
     on_batch: Callable[[int], None] = lambda windows: None,
-) -> dict[str, float | int]:
+    version_2: bool = False,
+    null_threshold: float = 0.0,
+    tune_threshold: bool = False,
+) -> dict[str, Any]:
     """Answer every example and score the best answers with `squad_metrics`.
 
     With an `output_dir`, writes `predictions.json` ({id: text}, what the official scripts read),
     `nbest_predictions.json` ({id: the `n_best` answers with scores and offsets}) and
     `metrics.json` there. `on_batch` is told how many windows have just been read.
+
+    With `version_2` a question may have no answer. Its null odds are the logit of "no answer" less
+    that of the best span (`null_odds.json`): where they exceed `null_threshold` the prediction is
+    "". The figures then include those of `best_thresholds`. With `tune_threshold` the threshold is
+    chosen on one half of the contexts, and all figures are of the other half: under "threshold_0"
+    at 0, under "tuned" at the one chosen, under "best" at the one that suits this very half best,
+    which is more than anyone can know beforehand.
     """
     folder = None if output_dir is None else make_folder(output_dir)  # before the long work
-    found = qa.n_best(examples, n_best, max_answer_len, on_batch)
+    found = qa.n_best(examples, n_best, max_answer_len, version_2, on_batch=on_batch)
     nbest = {example.id: answers for example, answers in zip(examples, found, strict=True)}
-    predictions = {key: answers[0].answer for key, answers in nbest.items()}
-    metrics = squad_metrics(predictions, examples)
+    texts, odds = {}, {}
+    for key, answers in nbest.items():
+        best = next(a for a in answers if a.answer)
+        texts[key] = best.answer
+        if version_2:
+            null = next(a for a in answers if not a.answer)
+            odds[key] = null.start_logit + null.end_logit - best.start_logit - best.end_logit
+
+    metrics: dict[str, Any]
+    if tune_threshold:
+        tuning, reported = halves(examples)
+        null_threshold = best_thresholds(texts, odds, tuning)["best_f1_thresh"]
+        best_there = best_thresholds(texts, odds, reported)["best_f1_thresh"]
+        metrics = {
+            name: {"threshold": T, **squad_metrics(with_nulls(texts, odds, T), reported)}
+            for name, T in (
+                ("threshold_0", 0.0),
+                ("tuned", null_threshold),
+                ("best", best_there),
+            )
+        }
+    else:
+        metrics = dict(squad_metrics(with_nulls(texts, odds, null_threshold), examples))
+        if version_2:
+            metrics |= best_thresholds(texts, odds, examples)
     if folder is not None:
         rows = {key: [asdict(a) for a in answers] for key, answers in nbest.items()}
-        _write(folder / "predictions.json", predictions)
+        _write(folder / "predictions.json", with_nulls(texts, odds, null_threshold))
         _write(folder / "nbest_predictions.json", rows)
+        if version_2:
+            _write(folder / "null_odds.json", odds)
         _write(folder / "metrics.json", metrics)
     return metrics
+
+
+def with_nulls(
+    texts: dict[str, str], odds: dict[str, float], null_threshold: float
+) -> dict[str, str]:
+    """The texts, but "" where the null odds exceed the threshold."""
+    return {k: "" if odds.get(k, -1e9) > null_threshold else text for k, text in texts.items()}
+
+
+def halves(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+    """Two parts, always the same, that share no context: half of the contexts each."""
+    contexts = sorted({example.context for example in examples})
+    random.Random(0).shuffle(contexts)
+    first = set(contexts[: len(contexts) // 2])
+    return (
+        [example for example in examples if example.context in first],
+        [example for example in examples if example.context not in first],
+    )
 
 
 def make_folder(path: str | Path) -> Path:

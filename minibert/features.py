@@ -7,6 +7,7 @@ the edge of one stands inside another.
 
 import math
 import random
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -89,18 +90,20 @@ def prepare_features(
     tokenizer: Tokenizer,
     max_length: int = 384,
     doc_stride: int | None = None,
+    max_question_len: int | None = None,
 ) -> list[Feature]:
     """The windows of every example, unlabelled, in the order of the examples.
 
     `max_length` counts all tokens of a window. `doc_stride` is the *overlap* of two windows in
     tokens, as in `transformers` (in google-research/bert the same word is the step); None means
-    min(128, max_length // 2). Only the context is cut, never the question. Each different context
-    is tokenized once.
+    min(128, max_length // 2). A question of more than `max_question_len` tokens is cut, and a
+    warning names what is not read; None cuts none. Each different context is tokenized once.
 
     Raises `InputError` for a question or context without a token, and for a question that leaves
     no room for doc_stride + 1 tokens of context, so that a window could not advance.
     """
-    return [feature for _, feature in _windows(examples, tokenizer, max_length, doc_stride)]
+    found = example_windows(examples, tokenizer, max_length, doc_stride, max_question_len, {})
+    return [feature for windows in found for feature in windows]
 
 
 def prepare_train_features(
@@ -117,40 +120,63 @@ def prepare_train_features(
     that starts in a window's last token of context (it runs on to the [SEP] or the padding; this
     one labels the token), and for one within a character of several pieces (here their first).
     """
+    found = example_windows(examples, tokenizer, max_length, doc_stride, None, {})
     return [
         label(feature, example.answers[0] if example.answers else None)
-        for example, feature in _windows(examples, tokenizer, max_length, doc_stride)
+        for example, windows in zip(examples, found, strict=True)
+        for feature in windows
     ]
 
 
-def _windows(
-    examples: Sequence[Example], tokenizer: Tokenizer, max_length: int, doc_stride: int | None
-) -> Iterator[tuple[Example, Feature]]:
+def example_windows(
+    examples: Sequence[Example],
+    tokenizer: Tokenizer,
+    max_length: int,
+    doc_stride: int | None,
+    max_question_len: int | None,
+    contexts: dict[str, Pieces],
+) -> Iterator[list[Feature]]:
+    """Each example's windows, as `prepare_features` makes them; a bad one raises when reached.
+
+    `contexts` holds those that are tokenized already; the others are added.
+    """
     if doc_stride is None:
         doc_stride = min(128, max_length // 2)
     if doc_stride < 0:
         raise InputError(f"doc_stride={doc_stride}: an overlap cannot be negative")
-    texts = list(dict.fromkeys(example.context for example in examples))
-    contexts = dict(zip(texts, tokenizer.encode_batch(texts), strict=True))
+    if max_question_len is not None and max_question_len < 1:
+        raise InputError(f"max_question_len={max_question_len}: expected 1 or more")
+    texts = list(dict.fromkeys(e.context for e in examples if e.context not in contexts))
+    contexts.update(zip(texts, tokenizer.encode_batch(texts), strict=True))
     questions = tokenizer.encode_batch([example.question for example in examples])
     for example, question in zip(examples, questions, strict=True):
         context = contexts[example.context]
         name = f"{example.id}: " if example.id else ""
         if not len(question):
-            raise InputError(f"{name}no words in the question {example.question!r}")
+            raise InputError(f"{name}no words in the question {example.question[:40]!r}")
         if not len(context):
             raise InputError(f"{name}no words in the context {example.context[:40]!r}")
-        room = max_length - len(question) - 3  # [CLS] question [SEP] ... [SEP]
+        read = question.ids[:max_question_len].tolist()
+        room = max_length - len(read) - 3  # [CLS] question [SEP] ... [SEP]
         if room < doc_stride + 1:
             raise InputError(
                 f"{name}max_length={max_length} leaves room for {max(room, 0)} tokens of "
                 f"context, but doc_stride={doc_stride} needs {doc_stride + 1}: the question has "
-                f"{len(question)} tokens: {example.question[:60]!r}"
+                f"{len(read)} tokens: {example.question[:60]!r}"
             )
-        prefix = (tokenizer.cls_id, *question.ids.tolist(), tokenizer.sep_id)
+        if len(read) < len(question):
+            unread = example.question[question.offsets[len(read), 0] :]
+            warnings.warn(
+                f"{name}the question has {len(question)} tokens, max_question_len={len(read)}: "
+                f"not read is {unread[:60]!r}",
+                stacklevel=2,
+            )
+        prefix = (tokenizer.cls_id, *read, tokenizer.sep_id)
         bounds = window_bounds(len(context), room, doc_stride)
-        for index, (first, end) in enumerate(bounds):
-            yield example, Feature(example.id, index, prefix, context, first, end - 1)
+        yield [
+            Feature(example.id, index, prefix, context, first, end - 1)
+            for index, (first, end) in enumerate(bounds)
+        ]
 
 
 def data_report(
@@ -231,23 +257,32 @@ def split_batch(windows: Sequence[Feature], max_tokens: int) -> list[Sequence[Fe
     return [windows[i : i + size] for i in range(0, len(windows), size)]
 
 
-def length_batches(
-    features: Sequence[Feature], batch_size: int, seed: int | None = None
-) -> list[list[int]]:
+def length_batches(features: Sequence[Feature], batch_size: int, seed: int) -> list[list[int]]:
     """Indices of windows of like length, `batch_size` a batch, so that little is padding.
 
-    Without a `seed` the longest come first, so that too little memory shows at once. With one the
-    order is random, and the same for the same seed: windows are shuffled, sorted by length within
-    pools of 64 batches, and the batches shuffled.
+    The order is random, and the same for the same seed: windows are shuffled, sorted by length
+    within pools of 64 batches, and the batches shuffled.
     """
-    order = sorted(range(len(features)), key=lambda k: -len(features[k]))
-    if seed is None:
-        return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     generator = random.Random(seed)
+    order = sorted(range(len(features)), key=lambda k: -len(features[k]))
     generator.shuffle(order)
     batches = []
     for i in range(0, len(order), 64 * batch_size):
         pool = sorted(order[i : i + 64 * batch_size], key=lambda k: len(features[k]))
         batches += [pool[j : j + batch_size] for j in range(0, len(pool), batch_size)]
     generator.shuffle(batches)
+    return batches
+
+
+def token_batches(features: Sequence[Feature], max_tokens: int) -> list[list[int]]:
+    """Indices of windows by falling length, in batches of up to `max_tokens` padded tokens.
+
+    At least one window a batch. The longest come first, so that too little memory shows at once.
+    """
+    order = sorted(range(len(features)), key=lambda k: -len(features[k]))
+    batches = []
+    while order:
+        size = max(1, max_tokens // len(features[order[0]]))
+        batches.append(order[:size])
+        order = order[size:]
     return batches

@@ -4,30 +4,44 @@ text -> windows -> encoder -> S and E -> spans -> the context's own characters. 
 (arXiv:1810.04805v2) section 4.2.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal, overload
 
 import torch
 
 from .errors import InputError, PretrainedError
-from .features import Feature, collate, length_batches, prepare_features
+from .features import Feature, collate, example_windows, token_batches
 from .model import Attention
 from .qa import BertForQuestionAnswering
 from .spans import WindowLogits, best_spans
 from .squad import Example
-from .tokenization import Tokenizer
+from .tokenization import Pieces, Tokenizer
 
 Precision = Literal["auto", "fp32", "bf16"]
+
+Chunk = list[tuple[Example, list[Feature]]]  # examples that are read at once, with their windows
+
+# The checkpoint that comes with the package: MiniLM, fine-tuned on SQuAD v1.1.
+BUNDLED = Path(__file__).parent / "checkpoints" / "minilm-squad"
+
+# Questions and contexts of so many characters together are sorted by length and read at once: about
+# 1,300 SQuAD questions, enough for batches with little padding, and a few megabytes of logits.
+CHUNK_CHARACTERS = 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A span of the context: `context[start:end] == answer`, always."""
+    """A span of the context: `context[start:end] == answer`, always.
+
+    Or, where that may be the answer, that there is none: "" with start = end = 0 and the logits of
+    the [CLS] token. No span of a context is empty.
+    """
 
     answer: str
-    score: float  # probability among all legal spans of all windows, 0 to 1
+    score: float  # probability among all candidates of all windows, 0 to 1
     start: int  # code points
     end: int  # code points, exclusive
     start_logit: float  # S . T_i of the span's first token, in the window that speaks for it
@@ -65,7 +79,7 @@ def choose_precision(name: Precision, device: torch.device) -> Literal["fp32", "
 
 
 class QuestionAnswerer:
-    """A model, its tokenizer, and how long contexts are cut."""
+    """A model, its tokenizer, and how long texts are cut."""
 
     def __init__(
         self,
@@ -73,11 +87,14 @@ class QuestionAnswerer:
         tokenizer: Tokenizer,
         max_length: int | None = None,
         doc_stride: int | None = None,
-        batch_size: int = 32,
+        max_question_len: int | None = 64,
+        batch_size: int = 16,
         precision: Precision = "fp32",
     ) -> None:
-        """`max_length` (None: 384, or the model's positions where it has fewer) and `doc_stride`
-        are those of `prepare_features`; `precision` "bf16" runs the encoder under autocast.
+        """`max_length` (None: 384, or the model's positions where it has fewer), `doc_stride` and
+        `max_question_len` are those of `prepare_features`. `batch_size` windows of `max_length` go
+        through the model at once, and more of shorter ones. With `precision` "bf16" a model whose
+        weights are float32 runs under autocast.
 
         Raises `InputError` for a setting out of range, `PretrainedError` when the model cannot
         read what the tokenizer writes.
@@ -104,75 +121,173 @@ class QuestionAnswerer:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.doc_stride = doc_stride
+        self.max_question_len = max_question_len
         self.batch_size = batch_size
         self.precision = precision
 
     @classmethod
     def from_pretrained(
         cls,
-        source: str | Path,
-        attention: Attention = "sdpa",
+        source: str | Path = BUNDLED,
+        attention: Attention | None = None,
         device: str = "cpu",
         max_length: int | None = None,
         doc_stride: int | None = None,
-        precision: Precision = "fp32",
+        precision: Precision = "auto",
     ) -> "QuestionAnswerer":
-        """From a folder or hub id that holds a trained span head. Raises `PretrainedError`."""
+        """From a folder or hub id that holds a trained span head; by default the bundled one.
+
+        In bfloat16 the weights are too. `attention` None is the faster one. Raises
+        `PretrainedError`, and `InputError` for a device that cannot be used.
+        """
         chosen = choose_device(device)
-        model = BertForQuestionAnswering.from_pretrained(source, attention).to(chosen)
+        precise = choose_precision(precision, chosen) == "fp32"
+        if attention is None:
+            attention = "sdpa" if precise or chosen.type != "cpu" else "eager"
+        model = BertForQuestionAnswering.from_pretrained(source, attention)
+        model.to(chosen, torch.float32 if precise else torch.bfloat16)
         tokenizer = Tokenizer.from_pretrained(source)
         return cls(model, tokenizer, max_length, doc_stride, precision=precision)
 
     @overload
     def __call__(
-        self, question: str, context: str, top_k: Literal[1] = 1, max_answer_len: int = 30
+        self,
+        question: str,
+        context: str,
+        top_k: Literal[1] = 1,
+        max_answer_len: int = 30,
+        handle_impossible_answer: bool = False,
     ) -> Answer: ...
 
     @overload
     def __call__(
-        self, question: str, context: str, top_k: int, max_answer_len: int = 30
+        self,
+        question: str,
+        context: str,
+        top_k: int,
+        max_answer_len: int = 30,
+        handle_impossible_answer: bool = False,
     ) -> Answer | list[Answer]: ...
 
     def __call__(
-        self, question: str, context: str, top_k: int = 1, max_answer_len: int = 30
+        self,
+        question: str,
+        context: str,
+        top_k: int = 1,
+        max_answer_len: int = 30,
+        handle_impossible_answer: bool = False,
     ) -> Answer | list[Answer]:
         """The best answer, or for `top_k` > 1 a list: the k best, or all when there are fewer.
 
-        `max_answer_len` counts tokens. Raises `InputError` for a question or a context without
+        `max_answer_len` counts tokens. With `handle_impossible_answer`, that the context holds no
+        answer is one of the answers. Raises `InputError` for a question or a context without
         words, and for a question too long for a window.
         """
-        for name, text in (("question", question), ("context", context)):
-            if not isinstance(text, str):
-                raise InputError(f"the {name} is a {type(text).__name__}; expected a string")
-        if top_k < 1:
-            raise InputError(f"top_k={top_k}: expected 1 or more")
-        answers = next(self.n_best([Example("", question, context)], top_k, max_answer_len))
+        example = checked("", question, context)
+        found = self.n_best([example], top_k, max_answer_len, handle_impossible_answer)
+        answers = next(found)[:top_k]
         return answers if top_k > 1 else answers[0]
+
+    def answer_many(
+        self,
+        pairs: Iterable[tuple[str, str]],
+        max_answer_len: int = 30,
+        handle_impossible_answer: bool = False,
+        on_batch: Callable[[int], None] = lambda windows: None,
+    ) -> Iterator[Answer]:
+        """The best answer to each (question, context), in their order.
+
+        A list is checked before any work starts. An iterator is read as far ahead as a bounded
+        buffer goes, and its bad item raises when it is reached, after the answers to those before
+        it. Errors name the item by its index; otherwise as `__call__`. `on_batch` is told how many
+        windows have just been read.
+        """
+
+        def examples() -> Iterator[Example]:
+            for index, pair in enumerate(pairs):
+                if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+                    raise InputError(f"item {index}: expected a question and a context")
+                yield checked(f"item {index}", *pair)
+
+        asked = list(examples()) if isinstance(pairs, Sequence) else examples()
+        found = self.n_best(asked, 1, max_answer_len, handle_impossible_answer, on_batch)
+        return (answers[0] for answers in found)
 
     def n_best(
         self,
-        examples: Sequence[Example],
+        examples: Iterable[Example],
         n_best: int = 20,
         max_answer_len: int = 30,
+        handle_impossible_answer: bool = False,
         on_batch: Callable[[int], None] = lambda windows: None,
+        align_to_words: bool = False,
     ) -> Iterator[list[Answer]]:
         """For each example, in order, its `n_best` answers, best first.
 
-        `on_batch` is told how many windows have just been read. Raises as `__call__` does.
+        A list is checked before any work starts, an iterator as it is read: see `answer_many`.
+        With `handle_impossible_answer` the answers always hold "no answer", as one more at the end
+        where it isn't among the best. With `align_to_words` they are widened to whole words after
+        scoring, and of those that become equal the best stays. `on_batch` is told how many windows
+        have just been read. Raises as `__call__` does.
         """
-        features = prepare_features(examples, self.tokenizer, self.max_length, self.doc_stride)
-        logits = self.logits(features, on_batch)
-        k = 0
-        for example in examples:
-            windows: list[WindowLogits] = []
-            while k < len(features) and (not windows or features[k].window_index):
-                windows.append(logits[k])
-                k += 1
-            spans = best_spans(windows, n_best, max_answer_len)
-            offsets = features[k - 1].context.offsets
+        if n_best < 1 or max_answer_len < 1:
+            raise InputError(
+                f"top_k={n_best}, max_answer_len={max_answer_len}: expected 1 or more of both"
+            )
+        read = self._windows(examples)
+        return (
+            answers
+            for chunk in (list(read) if isinstance(examples, Sequence) else read)
+            for answers in self._answers(
+                chunk, n_best, max_answer_len, handle_impossible_answer, on_batch, align_to_words
+            )
+        )
+
+    def _windows(
+        self, examples: Iterable[Example]
+    ) -> Iterator[list[tuple[Example, list[Feature]]]]:
+        """Examples with their windows, in chunks. What raises does so after those before it."""
+        contexts: dict[str, Pieces] = {}
+        for chunk in chunks(examples, CHUNK_CHARACTERS):
+            found: Chunk = []
+            windows = example_windows(
+                chunk,
+                self.tokenizer,
+                self.max_length,
+                self.doc_stride,
+                self.max_question_len,
+                contexts,
+            )
+            try:
+                for example in chunk:
+                    found.append((example, next(windows)))
+            except InputError:
+                yield found
+                raise
+            yield found
+            contexts = {chunk[-1].context: contexts[chunk[-1].context]}  # the next may share it
+
+    def _answers(
+        self,
+        chunk: Chunk,
+        n_best: int,
+        max_answer_len: int,
+        null: bool,
+        on_batch: Callable[[int], None],
+        align_to_words: bool,
+    ) -> Iterator[list[Answer]]:
+        logits = iter(self.logits([f for _, features in chunk for f in features], on_batch))
+        for example, features in chunk:
+            pieces = features[0].context
+            offsets = pieces.offsets
+            words = self.tokenizer.word_offsets(pieces) if align_to_words else None
+            windows = list(islice(logits, len(features)))
+            places = offsets if words is None else words
             answers = []
-            for span in spans:
-                start, end = int(offsets[span.token_start, 0]), int(offsets[span.token_end, 1])
+            for span in best_spans(windows, n_best, max_answer_len, offsets, words, null):
+                start = end = 0
+                if not span.is_null:
+                    start, end = int(places[span.token_start, 0]), int(places[span.token_end, 1])
                 text = example.context[start:end]
                 answers.append(
                     Answer(text, span.score, start, end, span.start_logit, span.end_logit)
@@ -185,18 +300,59 @@ class QuestionAnswerer:
     ) -> list[WindowLogits]:
         """The logits of each window's context, in the order of the windows; float32."""
         self.model.eval()  # between epochs it comes from training
-        device = next(self.model.parameters()).device
+        weights = next(self.model.parameters())
+        device = weights.device
         mixed = choose_precision(self.precision, device) == "bf16"
+        autocast = mixed and weights.dtype == torch.float32
         found: dict[int, WindowLogits] = {}
-        for indices in length_batches(features, self.batch_size):
+        for indices in token_batches(features, self.batch_size * self.max_length):
             chosen = [features[k] for k in indices]
             batch = collate(chosen, self.tokenizer.pad_id).to(device)
-            with torch.autocast(device.type, torch.bfloat16, mixed):
+            with torch.autocast(device.type, torch.bfloat16, autocast):
                 out = self.model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
             start = out.start_logits.float().cpu().numpy()  # (B, T)
             end = out.end_logits.float().cpu().numpy()
             for row, (k, feature) in enumerate(zip(indices, chosen, strict=True)):
                 context = feature.context_slice
-                found[k] = WindowLogits(feature.token_start, start[row, context], end[row, context])
+                found[k] = WindowLogits(
+                    feature.token_start,
+                    start[row, context],
+                    end[row, context],
+                    (float(start[row, 0]), float(end[row, 0])),
+                )
             on_batch(len(indices))
         return [found[k] for k in range(len(features))]
+
+
+def checked(name: str, question: object, context: object) -> Example:
+    """A pair of texts as an example of that name. Raises `InputError` for what is no text."""
+    named = f"{name}: " if name else ""
+    for kind, text in (("question", question), ("context", context)):
+        if not isinstance(text, str):
+            raise InputError(f"{named}the {kind} is a {type(text).__name__}; expected a string")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # as JSON's "\\ud800" gives
+            raise InputError(
+                f"{named}the {kind} is not valid Unicode: it holds a lone surrogate"
+            ) from error
+    return Example(name, str(question), str(context))
+
+
+def chunks(examples: Iterable[Example], characters: int) -> Iterator[list[Example]]:
+    """Examples together as long as they have fewer characters; an error comes after those read."""
+    chunk: list[Example] = []
+    size = 0
+    try:
+        for example in examples:
+            chunk.append(example)
+            size += len(example.question) + len(example.context)
+            if size >= characters:
+                yield chunk
+                chunk, size = [], 0
+    except Exception:  # whatever a caller's iterator raises
+        if chunk:
+            yield chunk
+        raise
+    if chunk:
+        yield chunk

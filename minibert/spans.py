@@ -4,6 +4,7 @@ BERT (arXiv:1810.04805v2) section 4.2: a span's score is S.T_i + E.T_j, and the 
 j >= i is the prediction. Here every legal span of every window is compared, none is skipped.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,17 +24,25 @@ class WindowLogits:
     token_start: int  # place of the window's first token in the context
     start_logits: Array  # (T,) float32
     end_logits: Array  # (T,) float32
+    null_logits: tuple[float, float] = (math.nan, math.nan)  # start and end logit of its [CLS]
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A span of the context, in tokens counted from the beginning of the whole context."""
+    """A span of the context, in tokens counted from the beginning of the whole context.
+
+    Or the null candidate, "no answer": both tokens are then -1, and the logits those of a [CLS].
+    """
 
     token_start: int
     token_end: int  # inclusive
     start_logit: float
     end_logit: float
-    score: float  # probability among all legal spans of all windows
+    score: float  # probability among all candidates: the legal spans of all windows, and null
+
+    @property
+    def is_null(self) -> bool:
+        return self.token_start < 0
 
 
 def span_grid(start_logits: Array, end_logits: Array, max_answer_len: int) -> Array:
@@ -66,66 +75,112 @@ def surroundings(tokens: int, width: int) -> Array:
 
 
 def best_spans(
-    windows: Sequence[WindowLogits], n_best: int = 20, max_answer_len: int = 30
+    windows: Sequence[WindowLogits],
+    n_best: int = 20,
+    max_answer_len: int = 30,
+    offsets: Array | None = None,
+    words: Array | None = None,
+    null: bool = False,
 ) -> list[Span]:
     """The `n_best` spans of at most `max_answer_len` tokens, best first; all, when there are fewer.
 
     A span that several windows see counts once: the window speaks for it that shows the most
-    context around it (`surroundings`), among equals the earliest. `Span.score` is the softmax of
-    start_logit + end_logit over all these spans. Ties go to the earlier start, then to the
-    shorter span. Raises `InputError` for logits that are not finite and for arguments below 1.
+    context around it (`surroundings`), among equals the earliest. With the `offsets` (T, 2) of the
+    context's tokens, so do spans of the same characters, as the pieces of one Hangul syllable make
+    them: the best of them stays. `Span.score` is the softmax of start_logit + end_logit over all
+    these candidates. Ties go to the earlier start, then to the shorter span.
 
-    `windows` are all the windows of one example, in order.
+    With `words` (T, 2), the place of the whole word that each token is of, spans of the same words
+    are given once, by the best of them with its own score: nothing is summed.
+
+    With `null`, "no answer" is a candidate too, with the least start_logit + end_logit that a
+    window's [CLS] has; it is then always in the list, as one more where it isn't among the best.
+
+    `windows` are all the windows of one example, in order. Raises `InputError` for logits that are
+    not finite and for arguments below 1.
     """
     if n_best < 1 or max_answer_len < 1:
         raise InputError(f"n_best={n_best}, max_answer_len={max_answer_len}: both start at 1")
     for window in windows:
-        if not (np.isfinite(window.start_logits).all() and np.isfinite(window.end_logits).all()):
+        finite = np.isfinite(window.start_logits).all() and np.isfinite(window.end_logits).all()
+        if not finite or (null and not math.isfinite(sum(window.null_logits))):
             raise InputError("logits are not finite: the model's weights or precision are at fault")
 
-    tokens = max(w.token_start + len(w.start_logits) for w in windows)
-    width = min(max_answer_len, max(len(w.start_logits) for w in windows))
-    if len(windows) == 1:  # most examples: the same as below, sooner
-        grid = span_grid(windows[0].start_logits, windows[0].end_logits, width)
-        speaker = np.zeros(grid.shape, dtype=np.int32)
-    else:
-        grid = np.full((tokens, width), -np.inf)  # (tokens of the whole context, K)
-        shown = np.full((tokens, width), -1, dtype=np.int32)
-        speaker = np.zeros((tokens, width), dtype=np.int32)  # index of the window that speaks
-        for index, window in enumerate(windows):
-            one = span_grid(window.start_logits, window.end_logits, width)  # (T, K)
-            rows = slice(window.token_start, window.token_start + len(one))
-            columns = slice(0, one.shape[1])
-            around = surroundings(*one.shape)
-            better = around > shown[rows, columns]
-            grid[rows, columns][better] = one[better]
-            shown[rows, columns][better] = around[better]
-            speaker[rows, columns][better] = index
+    grid, speaker = merge_windows(windows, max_answer_len)
+    if offsets is not None:
+        merge_characters(grid, offsets)
+    null_logits = min((window.null_logits for window in windows), key=sum)
+    null_logit = sum(null_logits) if null else -math.inf
+    top = max(float(grid.max()), null_logit)
+    total = float(np.exp(grid - top).sum()) + math.exp(null_logit - top)
+    if words is not None:
+        merge_characters(grid, words)
 
     flat = grid.ravel()
-    legal = int(np.count_nonzero(flat > -np.inf))
-    n_best = min(n_best, legal)
-    weights = np.exp(flat - flat.max())
-    total = weights.sum()
-    # all that reach the n-th best score, then exactly in order: stable, so that ties stay put
+    n_best = min(n_best, int(np.count_nonzero(flat > -np.inf)))
+    # all that reach the n-th best logit, then exactly in order: stable, so that ties stay put
     threshold = np.partition(flat, -n_best)[-n_best]
     reached = np.flatnonzero(flat >= threshold)
     chosen = reached[np.argsort(-flat[reached], kind="stable")][:n_best]
-
     spans = []
     for place in chosen.tolist():
-        i, k = divmod(place, width)
-        window = windows[int(speaker[i, k])]
+        i, k = divmod(place, grid.shape[1])
+        window = windows[int(speaker[place])]
         spans.append(
             Span(
                 token_start=i,
                 token_end=i + k,
                 start_logit=float(window.start_logits[i - window.token_start]),
                 end_logit=float(window.end_logits[i + k - window.token_start]),
-                score=float(weights[place] / total),
+                score=math.exp(flat[place] - top) / total,
             )
         )
+    if null:
+        rank = int(np.count_nonzero(flat[chosen] >= null_logit))
+        spans.insert(rank, Span(-1, -1, *null_logits, math.exp(null_logit - top) / total))
     return spans
+
+
+def merge_windows(windows: Sequence[WindowLogits], max_answer_len: int) -> tuple[Array, Array]:
+    """The legal spans of a whole context, each once, and which window speaks for it.
+
+    -> (tokens of the context, K) laid out as `span_grid`, and the windows' indices, flat.
+    """
+    width = min(max_answer_len, max(len(w.start_logits) for w in windows))
+    if len(windows) == 1:  # most examples: the same as below, sooner
+        grid = span_grid(windows[0].start_logits, windows[0].end_logits, width)
+        return grid, np.broadcast_to(np.int32(0), grid.size)
+    tokens = max(w.token_start + len(w.start_logits) for w in windows)
+    grid = np.full((tokens, width), -np.inf)
+    shown = np.full((tokens, width), -1, dtype=np.int32)
+    speaker = np.zeros((tokens, width), dtype=np.int32)
+    for index, window in enumerate(windows):
+        one = span_grid(window.start_logits, window.end_logits, width)  # (T, K)
+        rows = slice(window.token_start, window.token_start + len(one))
+        columns = slice(0, one.shape[1])
+        around = surroundings(*one.shape)
+        better = around > shown[rows, columns]
+        grid[rows, columns][better] = one[better]
+        shown[rows, columns][better] = around[better]
+        speaker[rows, columns][better] = index
+    return grid, speaker.ravel()
+
+
+def merge_characters(grid: Array, offsets: Array) -> None:
+    """Of the spans that cover the same characters leave the best, and make the others -inf.
+
+    `grid` is laid out as `span_grid`; `offsets` (T, 2) are each token's first character and end.
+    """
+    starts, ends = offsets.astype(np.int64).T
+    if (np.diff(starts) > 0).all() and (np.diff(ends) > 0).all():  # no character has two tokens
+        return
+    flat = grid.ravel()  # a view
+    legal = np.flatnonzero(flat > -np.inf)
+    i, k = np.divmod(legal, grid.shape[1])
+    characters = starts[i] * (ends.max() + 1) + ends[i + k]
+    order = np.lexsort((legal, -flat[legal], characters))  # the best of each group comes first
+    repeated = np.diff(characters[order], prepend=-1) == 0
+    flat[legal[order[repeated]]] = -np.inf
 
 
 def argmax_span(start_logits: Array, end_logits: Array) -> tuple[int, int]:

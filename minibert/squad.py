@@ -286,6 +286,24 @@ def f1(prediction: str, gold: str, empty_match: float = 1.0) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
+Score = tuple[float, float, bool]  # exact match, F1, is_impossible
+
+
+def _scores(
+    predictions: Mapping[str, str], examples: Iterable[Example], version_2: bool
+) -> Iterator[Score]:
+    for example in examples:
+        golds = [answer.text for answer in example.answers]
+        if version_2:
+            golds = [gold for gold in golds if normalize_answer(gold)] or [""]
+        exact = overlap = 0.0
+        if example.id in predictions and golds:
+            text = predictions[example.id]
+            exact = max(exact_match(text, gold) for gold in golds)
+            overlap = max(f1(text, gold, float(version_2)) for gold in golds)
+        yield exact, overlap, example.is_impossible
+
+
 def squad_metrics(
     predictions: Mapping[str, str], examples: Iterable[Example]
 ) -> dict[str, float | int]:
@@ -298,19 +316,9 @@ def squad_metrics(
     """
     examples = list(examples)
     version_2 = any(example.is_impossible for example in examples)
-    scores: list[tuple[float, float, bool]] = []  # exact match, F1, is_impossible
-    for example in examples:
-        golds = [answer.text for answer in example.answers]
-        if version_2:
-            golds = [gold for gold in golds if normalize_answer(gold)] or [""]
-        exact = overlap = 0.0
-        if example.id in predictions and golds:
-            text = predictions[example.id]
-            exact = max(exact_match(text, gold) for gold in golds)
-            overlap = max(f1(text, gold, float(version_2)) for gold in golds)
-        scores.append((exact, overlap, example.is_impossible))
+    scores = list(_scores(predictions, examples, version_2))
 
-    def percent(column: int, rows: Sequence[tuple[float, float, bool]]) -> float:
+    def percent(column: int, rows: Sequence[Score]) -> float:
         return 100.0 * sum(row[column] for row in rows) / max(len(rows), 1)
 
     metrics = {"exact_match": percent(0, scores), "f1": percent(1, scores), "total": len(scores)}
@@ -323,3 +331,29 @@ def squad_metrics(
                 metrics[f"{name}_f1"] = percent(1, rows)
                 metrics[f"{name}_total"] = len(rows)
     return metrics
+
+
+def best_thresholds(
+    predictions: Mapping[str, str], null_odds: Mapping[str, float], examples: Sequence[Example]
+) -> dict[str, float]:
+    """The figures that the best threshold on the null odds would have given, and that threshold.
+
+    `predictions` are the best spans, also where "no answer" is likelier; each counts up to the
+    threshold, and "" beyond. As in v2.0's script, whose names these are: `best_exact`,
+    `best_exact_thresh`, `best_f1`, `best_f1_thresh`; the threshold is 0 where never to answer is
+    best.
+    """
+    scores = zip(examples, _scores(predictions, examples, version_2=True), strict=True)
+    by_odds = sorted(scores, key=lambda pair: null_odds[pair[0].id])
+    found = {}
+    for column, name in enumerate(("exact", "f1")):
+        now = best = float(sum(example.is_impossible for example in examples))
+        threshold = 0.0
+        for example, score in by_odds:  # answered one by one, the surest first
+            answered = bool(predictions[example.id])
+            now += -answered if example.is_impossible else score[column]
+            if now > best:
+                best, threshold = now, null_odds[example.id]
+        found[f"best_{name}"] = 100.0 * best / max(len(examples), 1)
+        found[f"best_{name}_thresh"] = threshold
+    return found

@@ -66,6 +66,10 @@ class Tokenizer:
         self.cls_id: int = backend.token_to_id("[CLS]")
         self.sep_id: int = backend.token_to_id("[SEP]")
         self.vocab_size: int = backend.get_vocab_size()
+        # for each id, whether it goes on with the word of the piece before it, as "##ing" does
+        vocabulary = backend.get_vocab()
+        self._continues = np.zeros(max(vocabulary.values()) + 1, dtype=bool)
+        self._continues[[i for token, i in vocabulary.items() if token.startswith("##")]] = True
 
     @classmethod
     def from_vocabulary(cls, vocabulary: Sequence[str], lowercase: bool = True) -> "Tokenizer":
@@ -148,6 +152,15 @@ class Tokenizer:
             )
             for e in encodings
         ]
+
+    def word_offsets(self, pieces: Pieces) -> npt.NDArray[np.int32]:
+        """For each piece, (T, 2), the place in the text of the whole word that it belongs to."""
+        begins = ~self._continues[pieces.ids]
+        begins[:1] = True
+        word = np.cumsum(begins) - 1  # of each piece
+        ends = np.append(begins[1:], True)
+        starts = pieces.offsets[begins, 0]
+        return np.stack((starts[word], pieces.offsets[ends[: len(begins)], 1][word]), axis=1)
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The strings of the vocabulary for these ids."""

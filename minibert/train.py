@@ -138,7 +138,7 @@ def _train(
     features = prepare_train_features(examples, tokenizer, config.max_length, config.doc_stride)
     dev_examples = load_squad(config.dev_file, "validation") if config.dev_file else []
     qa = QuestionAnswerer(
-        model, tokenizer, config.max_length, config.doc_stride, precision=precision
+        model, tokenizer, config.max_length, config.doc_stride, None, precision=precision
     )
     # counted now, so that a question too long for a window is met before training
     dev_windows = len(

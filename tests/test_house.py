@@ -22,6 +22,7 @@ ORDER = [
     "qa",
     "spans",
     "reader",
+    "dropin",
     "evaluate",
     "checkpoint",
     "parallel",

@@ -126,12 +126,24 @@ def test_bf16_runs_and_is_close(tiny):
         ("Who?", "", "no words in the context ''"),
         (None, "a tower", "the question is a NoneType"),
         ("Who?", b"a tower", "the context is a bytes"),
-        ("who " * 400, "a tower", "max_length=384 leaves room for 0 tokens"),
     ],
 )
 def test_bad_input_is_named(qa, question, context, named):
     with pytest.raises(minibert.InputError, match=named):
         qa(question, context)
+
+
+def test_a_long_question_is_cut_and_the_rest_named(qa):
+    question = "who " * 63 + "lit a lamp"
+    with pytest.warns(UserWarning, match="max_question_len=64: not read is '.*a lamp'"):
+        cut = qa(question, "Ada lit the lamp.")
+    place = qa.tokenizer.encode(question).offsets[64, 0]
+    assert cut == qa(question[:place], "Ada lit the lamp.")
+    whole = QuestionAnswerer(qa.model, qa.tokenizer, max_question_len=None)
+    assert whole(question, "Ada lit the lamp.") != cut
+    short = QuestionAnswerer(qa.model, qa.tokenizer, max_length=70, doc_stride=3)
+    with pytest.raises(minibert.InputError, match="room for 3 tokens of context, but doc_stride=3"):
+        short(question, "Ada lit the lamp.")
 
 
 def test_top_k_is_named(qa):

@@ -1,6 +1,7 @@
 """Exact search against two nested loops; and the seed's two decoders, with how they fail."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,14 @@ import minibert
 from minibert.spans import Span, WindowLogits, argmax_span, beam_spans, best_spans
 
 
-def brute_force(windows: list[WindowLogits], n_best: int, max_answer_len: int) -> list[Span]:
+def brute_force(
+    windows: list[WindowLogits],
+    n_best: int,
+    max_answer_len: int,
+    offsets: np.ndarray | None = None,
+    words: np.ndarray | None = None,
+    null: bool = False,
+) -> list[Span]:
     """The definition, one span at a time."""
     spoken_for: dict[tuple[int, int], tuple[int, float, float]] = {}
     for window in windows:
@@ -23,13 +31,30 @@ def brute_force(windows: list[WindowLogits], n_best: int, max_answer_len: int) -
                 if place not in spoken_for or around > spoken_for[place][0]:
                     logits = float(window.start_logits[i]), float(window.end_logits[j])
                     spoken_for[place] = (around, *logits)
-    top = max(s + e for _, s, e in spoken_for.values())
-    total = math.fsum(math.exp(s + e - top) for _, s, e in spoken_for.values())
     order = sorted(spoken_for, key=lambda place: (-sum(spoken_for[place][1:]), place))
+
+    def first_of_each(order: list[tuple[int, int]], places: np.ndarray) -> list[tuple[int, int]]:
+        found: dict[tuple[int, int], tuple[int, int]] = {}
+        for i, j in order:
+            found.setdefault((places[i, 0], places[j, 1]), (i, j))
+        return list(found.values())
+
+    if offsets is not None:
+        order = first_of_each(order, offsets)
+    candidates = [Span(*place, *spoken_for[place][1:], 0.0) for place in order]
+    nothing = Span(-1, -1, *min((w.null_logits for w in windows), key=sum), 0.0)
+    logits = [s.start_logit + s.end_logit for s in candidates + [nothing] * null]
+    total = math.fsum(math.exp(logit - max(logits)) for logit in logits)
+    if words is not None:
+        kept = first_of_each(order, words)
+        candidates = [s for s in candidates if (s.token_start, s.token_end) in kept]
+    candidates = candidates[:n_best]
+    if null:  # behind those that it ties with
+        candidates.append(nothing)
+        candidates.sort(key=lambda s: -(s.start_logit + s.end_logit))
     return [
-        Span(*place, s, e, math.exp(s + e - top) / total)
-        for place in order[:n_best]
-        for _, s, e in [spoken_for[place]]
+        replace(s, score=math.exp(s.start_logit + s.end_logit - max(logits)) / total)
+        for s in candidates
     ]
 
 
@@ -60,15 +85,25 @@ def documents(draw: st.DrawFn) -> list[WindowLogits]:
             np.array(draw(st.lists(values, min_size=end - first, max_size=end - first)), "float32")
             for _ in range(2)
         )
-        windows.append(WindowLogits(first, start, final))
+        windows.append(WindowLogits(first, start, final, (draw(values), draw(values))))
     return windows
 
 
+def places(draw: st.DrawFn, tokens: int) -> np.ndarray:
+    """Where so many tokens stand; some share their place with the one before."""
+    shared = draw(st.lists(st.booleans(), min_size=tokens, max_size=tokens))
+    starts = np.cumsum([not s for s in shared]) * 3
+    return np.stack((starts, starts + 2), axis=1)
+
+
 @settings(max_examples=1000, deadline=None)
-@given(windows=documents(), n_best=st.integers(1, 40), max_answer_len=st.integers(1, 12))
-def test_search_equals_two_nested_loops(windows, n_best, max_answer_len):
-    found = best_spans(windows, n_best, max_answer_len)
-    assert_same(found, brute_force(windows, n_best, max_answer_len))
+@given(data=st.data(), n_best=st.integers(1, 40), max_answer_len=st.integers(1, 12))
+def test_search_equals_two_nested_loops(data, n_best, max_answer_len):
+    windows = data.draw(documents())
+    tokens = max(w.token_start + len(w.start_logits) for w in windows)
+    offsets, words = (places(data.draw, tokens) if data.draw(st.booleans()) else None for _ in "12")
+    rules = (n_best, max_answer_len, offsets, words, data.draw(st.booleans()))
+    assert_same(best_spans(windows, *rules), brute_force(windows, *rules))
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 30, 31, 384])
@@ -81,15 +116,63 @@ def test_search_equals_two_nested_loops_at_full_length(tokens):
 
 
 @settings(deadline=None)
-@given(windows=documents())
-def test_scores_are_one_probability(windows):
+@given(windows=documents(), null=st.booleans())
+def test_scores_are_one_probability(windows, null):
     """Over windows too: each in [0, 1], all together 1, in the order of the logits."""
-    spans = best_spans(windows, n_best=10_000)
+    spans = best_spans(windows, n_best=10_000, null=null)
     assert math.fsum(span.score for span in spans) == pytest.approx(1.0, rel=1e-9)
     assert all(0.0 <= span.score <= 1.0 for span in spans)
     sums = [span.start_logit + span.end_logit for span in spans]
     assert sums == sorted(sums, reverse=True)
     assert len({(s.token_start, s.token_end) for s in spans}) == len(spans)
+    assert sum(span.is_null for span in spans) == null
+
+
+def old_score(window: WindowLogits, token: int) -> float:
+    """The removed pipeline's, of a span of one token: softmax times softmax, in one window."""
+    k = token - window.token_start
+    starts, ends = np.exp(window.start_logits), np.exp(window.end_logits)
+    return float(starts[k] / starts.sum() * ends[k] / ends.sum())
+
+
+def test_a_softmax_a_window_is_no_probability():
+    """The old rule multiplies the softmaxes of starts and of ends, window by window. Two windows
+    that see the same sure answer give it twice; merged by its text and summed, it is nearly 2."""
+    windows = []
+    for at in (5, 2):  # token 5 of the context, seen from windows that begin at 0 and at 3
+        sure = np.zeros(8, "float32")
+        sure[at] = 20.0
+        windows.append(WindowLogits(5 - at, sure, sure))
+
+    old = sum(old_score(window, 5) for window in windows)
+    assert old == pytest.approx(2, abs=0.01)
+    (best,) = best_spans(windows, n_best=1)
+    assert (best.token_start, best.token_end) == (5, 5) and 0.99 < best.score <= 1
+
+
+def test_a_softmax_a_window_makes_the_surer_of_two_lose():
+    """Window by window, a weak answer that stands alone beats a strong one that has a rival."""
+    weak, strong = np.full(8, -20.0, "float32"), np.full(8, -20.0, "float32")
+    weak[0] = 1.0
+    strong[[2, 6]] = 9.0
+    windows = [WindowLogits(0, weak, weak), WindowLogits(8, strong, strong)]
+    assert old_score(windows[0], 0) > 0.99 > 0.3 > old_score(windows[1], 10)
+    assert best_spans(windows, n_best=1)[0].token_start == 10
+
+
+def test_no_answer_has_the_least_logit_of_a_window_s_cls():
+    """An answer in one window is an answer: the [CLS] of the others don't speak against it."""
+    logits = np.array([0.0, 3.0], "float32")
+    windows = [
+        WindowLogits(0, logits, logits, (8.0, 8.0)),
+        WindowLogits(2, logits, logits, (1.0, 0.5)),
+    ]
+    spans = best_spans(windows, n_best=1, null=True)
+    assert [s.is_null for s in spans] == [False, True]
+    assert (spans[1].start_logit, spans[1].end_logit) == (1.0, 0.5)
+    assert not any(s.is_null for s in best_spans(windows))
+    with pytest.raises(minibert.InputError, match="not finite"):
+        best_spans([WindowLogits(0, logits, logits, (math.nan, 0.0))], null=True)
 
 
 def test_fewer_spans_than_asked():

@@ -1,0 +1,269 @@
+"""Texts that break readers: each has its defined answer, or the one-line error."""
+
+import itertools
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+import minibert
+from minibert import InputError, QuestionAnswerer
+from minibert.qa import QuestionAnsweringOutput
+
+LONG = "the keeper lit the lamp at dusk . " * 30
+
+
+@pytest.fixture(scope="module")
+def qa(tiny: Path) -> QuestionAnswerer:
+    return QuestionAnswerer.from_pretrained(tiny, precision="fp32", max_length=64, doc_stride=16)
+
+
+ANSWERED = {
+    "one token": ("a", "a"),
+    "first character": ("Who?", "I, Ada, lit the lamp"),
+    "digits": ("How many?", "12345678901234567890"),
+    "punctuation alone": ("?!", "... !!! ???"),
+    "NUL within": ("Who\0?", "Ada\0 lit\0the lamp"),
+    "control characters": ("Who\x07?", "Ada\x1b[31m lit\x08 the lamp\x7f"),
+    "CR LF": ("Who?", "Ada\r\nlit\r\nthe lamp\r\n"),
+    "tabs, form feeds": ("Who?", "\tAda\v lit\f the\x85lamp"),
+    "line and paragraph separators": ("Who?", "Ada\u2028lit\u2029the lamp"),
+    "lone combining marks": ("Who?", "\u0301\u0301 Ada \u0308"),
+    "zalgo": ("Who?", "A\u0315\u031a\u0327d\u0322\u0340a\u0301\u0316 lit it"),
+    "decomposed accents": ("Who?", "Jose\u0301 lit the lamp"),
+    "composed accents": ("Who?", "José lit the lamp in Malmö"),
+    "an emoji family": ("Who?", "\U0001f468\u200d\U0001f469\u200d\U0001f467 lit the lamp"),
+    "flags and skin tones": ("Who?", "\U0001f1eb\U0001f1f7 \U0001f44d\U0001f3fd lit"),
+    "astral plane": ("Who?", "\U0001d400\U0001d41d\U0001d41a lit \U0002070e"),
+    "Chinese": ("谁？", "艾达点亮了灯。艾达睡了。"),
+    "Japanese": ("だれ？", "エイダがランプを灯した。"),
+    "Korean": ("누구?", "에이다가 등불을 켰다"),
+    "Hebrew": ("מי?", "עדה הדליקה את המנורה"),
+    "Arabic with marks of direction": ("من؟", "\u202bأضاءت آدا المصباح\u202c"),
+    "Thai": ("ใคร", "เอดาจุดตะเกียง"),
+    "Devanagari": ("कौन?", "अदा ने दीपक जलाया"),
+    "ligatures": ("Who?", "The ﬁrst oﬃce ﬂoods"),
+    "a capital that grows in lower case": ("Who?", "İstanbul İİİ lit"),
+    "sharp s and final sigma": ("Who?", "STRASSE Straße ΟΔΥΣΣΕΥΣ"),
+    "full width": ("Ｗｈｏ？", "Ａｄａ lit １２３"),
+    "zero-width characters": ("Who?", "A\u200bda\u200c lit\u2060 the\ufeff lamp"),
+    "soft hyphens": ("Who?", "light\u00adhouse keep\u00ader"),
+    "no-break spaces": ("Who?", "Ada\u00a0lit\u202fthe\u3000lamp"),
+    "byte order mark first": ("\ufeffWho?", "\ufeffAda lit the lamp"),
+    "replacement character": ("Who?", "Ada \ufffd lit"),
+    "private use": ("Who?", "\ue000 Ada \uf8ff"),
+    "noncharacters": ("Who?", "Ada \ufffe\uffff lit"),
+    "[SEP] and [MASK] typed by a user": ("[SEP] who [MASK]?", "[CLS] Ada [SEP] lit [PAD] [UNK]"),
+    "a continuation piece typed by a user": ("##who?", "##Ada ##lit the lamp"),
+    "HTML": ("Who?", "<p onclick='x'>Ada &amp; Bo</p><!-- lit --><br/>"),
+    "JSON": ("Who?", '{"who": "Ada", "lit": ["the", null]}'),
+    "SQL and paths": ("'; DROP TABLE x; --", "../../etc/passwd; $(rm -rf /) `ls` %s {0}"),
+    "a word of 10,000 letters": ("Who?", "x" * 10_000),
+    "10,000 letters between words": ("Who?", "Ada " + "x" * 10_000 + " Bo"),
+    "one letter 5,000 times": ("Who?", "a " * 5_000),
+    "white space around": ("  Who?  ", "   \n\n Ada lit the lamp \n\n "),
+    "many windows": ("Who lit the lamp?", LONG),
+    "the context is the question": ("Who lit the lamp?", "Who lit the lamp?"),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERED)
+def test_what_is_answered(qa, name):
+    """By text of the context, at its place, for all spans; and by each text once a place."""
+    question, context = ANSWERED[name]
+    for max_answer_len, null in itertools.product((1, 8), (False, True)):
+        answers = qa(question, context, 50, max_answer_len, null)
+        assert isinstance(answers, list)
+        for a in answers:
+            assert context[a.start : a.end] == a.answer
+            assert bool(a.answer) or (null and a.start == a.end == 0)
+            assert 0 <= a.score <= 1
+        assert len({(a.start, a.end) for a in answers}) == len(answers)
+        assert sum(a.score for a in answers) <= 1 + 1e-9
+
+
+REFUSED = {
+    "empty question": (("", "Ada"), {}, "no words in the question"),
+    "empty context": (("Who?", ""), {}, "no words in the context"),
+    "white space alone": (("Who?", " \t\r\n\u00a0\u3000"), {}, "no words in the context"),
+    "control characters alone": (("Who?", "\0\x01\x7f"), {}, "no words in the context"),
+    "zero-width characters alone": (("\u200b\u200d", "Ada"), {}, "no words in the question"),
+    "a lone surrogate": (("Who?", "Ada \ud83d"), {}, "the context is not valid Unicode"),
+    "None": ((None, "Ada"), {}, "the question is a NoneType"),
+    "bytes": (("Who?", b"Ada"), {}, "the context is a bytes"),
+    "a number": (("Who?", 3.5), {}, "the context is a float"),
+    "a list": ((["Who?"], "Ada"), {}, "the question is a list"),
+    "max_answer_len 0": (("Who?", "Ada"), {"max_answer_len": 0}, "max_answer_len=0"),
+    "max_answer_len -1": (("Who?", "Ada"), {"max_answer_len": -1}, "max_answer_len=-1"),
+    "top_k 0": (("Who?", "Ada"), {"top_k": 0}, "top_k=0"),
+    "top_k -1": (("Who?", "Ada"), {"top_k": -1}, "top_k=-1"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused(qa, name):
+    texts, settings, named = REFUSED[name]
+    with pytest.raises(InputError, match=named) as raised:
+        qa(*texts, **settings)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_question_longer_than_a_window(qa):
+    with pytest.raises(InputError, match="max_length=64 leaves room for 0 tokens"):
+        QuestionAnswerer(qa.model, qa.tokenizer, max_length=64, max_question_len=100)(
+            "who " * 99, "Ada"
+        )
+    with pytest.raises(InputError, match="max_length=64 leaves room for 0 tokens"):
+        qa("who " * 99, "Ada")  # cut at 64, and still too long
+    read = QuestionAnswerer(
+        qa.model, qa.tokenizer, max_length=64, doc_stride=16, max_question_len=40
+    )
+    with pytest.warns(UserWarning, match="not read"):
+        assert read("who " * 99, "Ada").answer in "Ada"
+
+
+@pytest.mark.parametrize("answer_at", [0, -1])
+def test_an_answer_at_either_end(qa, answer_at):
+    """A context of one character that stands at its first and last place."""
+    context = "Z" + " and" * 200 + " Z"
+    places = {(a.start, a.end) for a in qa("Who?", context, 10_000, 1)}
+    assert (0, 1) in places and (len(context) - 1, len(context)) in places
+
+
+def test_more_than_there_are(qa):
+    assert len(qa("Who?", "a b c", top_k=10**9)) == 6
+    assert qa("Who?", "a b c", max_answer_len=10**9).answer in "a b c"
+
+
+UNICODE = [
+    range(0x20, 0x7F), range(0xA0, 0x250), range(0x250, 0x530), range(0x590, 0x700),
+    range(0x900, 0xE80), range(0x1100, 0x1200), range(0x1E00, 0x2070), range(0x20A0, 0x2C00),
+    range(0x3040, 0x3100), range(0x4E00, 0x5000), range(0xAC00, 0xAE00), range(0xFB00, 0xFFFE),
+    range(0x1F300, 0x1F700), range(0, 0x20), range(0x0300, 0x0370), range(0x1D400, 0x1D500),
+]  # fmt: skip
+
+
+def unicode_texts(count: int, seed: int) -> list[tuple[str, str]]:
+    """Questions and contexts: words of one script or of all, with blanks, mostly readable."""
+    generator = random.Random(seed)
+
+    def text(words: int) -> str:
+        written = []
+        for _ in range(generator.randint(1, words)):
+            script = generator.choice(UNICODE)
+            letters = generator.choices(script, k=generator.randint(1, 9))
+            written.append("".join(map(chr, letters)))
+        return generator.choice([" ", "  ", "\n", "\u3000"]).join(written)
+
+    return [(text(5), text(25)) for _ in range(count)]
+
+
+def test_ten_thousand_texts(qa):
+    """The promise: what is returned is the text."""
+    told = refused = 0
+    pairs = unicode_texts(10_000, seed=4)
+    for chunk in range(0, len(pairs), 100):
+        some = []
+        for pair in pairs[chunk : chunk + 100]:
+            try:
+                list(qa._windows([minibert.Example("", *pair)]))
+            except InputError as error:
+                assert "no words" in str(error) or "leaves room" in str(error)
+                refused += 1
+            else:
+                some.append(pair)
+        for (_, context), a in zip(some, qa.answer_many(some), strict=True):
+            assert context[a.start : a.end] == a.answer and a.answer
+            told += 1
+    assert told + refused == 10_000 and told > 9_000
+
+
+def test_question_and_separators_never_answer(qa, monkeypatch):
+    """However high their logits are."""
+    asked = [(q, c) for q, c in unicode_texts(50, seed=5) if q.strip() and c.strip()]
+    before = list(qa.answer_many(asked))
+    forward = qa.model.forward
+
+    def shout(input_ids, attention_mask, token_type_ids):
+        out = forward(input_ids, attention_mask, token_type_ids)
+        last = attention_mask.sum(1, keepdim=True) - 1  # the second [SEP]
+        place = torch.arange(input_ids.shape[1])
+        outside = (token_type_ids == 0) | (place >= last)
+        logits = (t.masked_fill(outside, 1e4) for t in (out.start_logits, out.end_logits))
+        return QuestionAnsweringOutput(out.hidden_states, out.attentions, *logits)
+
+    monkeypatch.setattr(qa.model, "forward", shout)
+    assert list(qa.answer_many(asked)) == before
+
+
+def test_many_in_their_order(qa, field_notes):
+    """The answers of one at a time, whatever the lengths: 1e-4, for products of other shapes."""
+    pairs = [(e.question, e.context[: 40 + 97 * (k % 5)]) for k, e in enumerate(field_notes[:40])]
+    found = list(qa.answer_many(pairs))
+    assert found == list(qa.answer_many(iter(pairs)))
+    for pair, answer in zip(pairs, found, strict=True):
+        alone = qa(*pair)
+        assert (alone.start, alone.end) == (answer.start, answer.end)
+        assert alone.start_logit == pytest.approx(answer.start_logit, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("bad", "named"),
+    [
+        (("", "Ada"), "item 3: no words in the question"),
+        (("Who?", None), "item 3: the context is a NoneType"),
+        ("Who?", "item 3: expected a question and a context"),
+        (("Who?", "Ada", "Bo"), "item 3: expected a question and a context"),
+        (None, "item 3: expected a question and a context"),
+        (("who " * 99, "Ada"), "item 3: max_length=64 leaves room"),
+    ],
+)
+def test_a_bad_item_of_many(qa, bad, named, monkeypatch):
+    """Of a list it raises before any work; of an iterator after the answers to those before it."""
+    pairs = [("Who?", "1"), ("Who?", "2"), ("Who?", "3"), bad, ("Who?", "4")]
+    with pytest.raises(InputError, match=named):
+        qa.answer_many(pairs)
+    for buffer in (1, 2**20):  # characters: one item at a time, and all at once
+        monkeypatch.setattr(minibert.reader, "CHUNK_CHARACTERS", buffer)
+        answers = qa.answer_many(iter(pairs))
+        assert [next(answers).answer for _ in range(3)] == ["1", "2", "3"]
+        with pytest.raises(InputError, match=named):
+            next(answers)
+
+
+def test_an_iterator_that_fails(qa):
+    """Its own error passes through, after the answers."""
+
+    def pairs():
+        yield "Who?", "1"
+        raise OSError("the line is dead")
+
+    answers = qa.answer_many(pairs())
+    assert next(answers).answer == "1"
+    with pytest.raises(OSError, match="the line is dead"):
+        next(answers)
+
+
+def test_a_context_is_tokenized_once(qa, monkeypatch):
+    """Also where its questions are read in several parts."""
+    monkeypatch.setattr(minibert.reader, "CHUNK_CHARACTERS", 3 * len(LONG))
+    seen = []
+    encode_batch = minibert.Tokenizer.encode_batch
+
+    def spy(self, texts):
+        seen.extend(texts)
+        return encode_batch(self, texts)
+
+    monkeypatch.setattr(minibert.Tokenizer, "encode_batch", spy)
+    answers = list(qa.answer_many((f"Who is {k}?", LONG) for k in range(10)))
+    assert len(answers) == 10 and seen.count(LONG) == 1
+
+
+def test_an_iterator_is_read_no_further_than_the_buffer(qa, monkeypatch):
+    monkeypatch.setattr(minibert.reader, "CHUNK_CHARACTERS", 70)  # ten of these pairs
+    read = itertools.count()
+    answers = qa.answer_many(("Who?", "Ada") for _ in iter(lambda: next(read), None))
+    for _ in range(25):
+        next(answers)
+    assert next(read) == 30
