@@ -1,5 +1,6 @@
 """The command line, used as a user does: what it prints, and one line for what goes wrong."""
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -70,6 +71,75 @@ def test_inspect(run, tiny, minilm):
     code, out, _ = run("inspect", minilm)
     assert code == 0 and "22,565,376" in out
     assert "missing     head.S" in out and "ignored     pooler.dense.weight" in out
+
+
+def test_evaluate_with_questions_that_have_no_answer(run, tiny, tmp_path):
+    arguments = ("evaluate", "--model", tiny, "--data", NOTES, "--version-2", "--output")
+    code, out, _ = run(*arguments, tmp_path / "zero")
+    at_zero = json.loads(out)
+    assert code == 0 and at_zero["NoAns_total"] == 28 and at_zero["HasAns_total"] == 92
+    odds, predictions = (
+        json.loads((tmp_path / "zero" / name).read_text(encoding="utf-8"))
+        for name in ("null_odds.json", "predictions.json")
+    )
+    assert {key for key, text in predictions.items() if not text} == {
+        key for key, value in odds.items() if value > 0
+    }
+    for threshold, figure in ((-1000, "NoAns_exact"), (1000, "HasAns_total")):
+        code, out, _ = run(*arguments, tmp_path / figure, "--null-threshold", threshold)
+        metrics = json.loads(out)
+        assert code == 0 and (metrics["NoAns_exact"] == 100) == (threshold < 0)
+        assert metrics["best_f1"] == at_zero["best_f1"] >= max(metrics["f1"], at_zero["f1"])
+        assert metrics["best_f1_thresh"] == at_zero["best_f1_thresh"]
+
+    code, out, _ = run(*arguments, tmp_path / "tuned", "--tune-threshold")
+    tuned = json.loads(out)
+    assert code == 0 and list(tuned) == ["threshold_0", "tuned", "best"]
+    assert tuned["best"]["f1"] >= max(tuned["tuned"]["f1"], tuned["threshold_0"]["f1"])
+    assert len({figures["total"] for figures in tuned.values()}) == 1
+    assert 40 <= tuned["best"]["total"] <= 80  # of 120, those of half the contexts
+
+
+def test_answer_many(run, tiny, tmp_path, monkeypatch):
+    asked = [
+        {"question": "Who lit it?", "context": "Ada lit the lamp.", "id": 7},
+        {"question": "누구?", "context": "에이다가 등불을 켰다"},
+    ]
+    source, output = tmp_path / "asked.jsonl", tmp_path / "answers.jsonl"
+    text = "\n\n".join(json.dumps(record) for record in asked)
+    source.write_text(text, encoding="utf-8")
+    arguments = ("answer", "--model", tiny, "--input", source)
+    code, out, err = run(*arguments, "--output", output)
+    assert code == 0 and not out, err
+    found = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    for record, answered in zip(asked, found, strict=True):
+        assert record.items() <= answered.items()
+        place = slice(answered["start"], answered["end"])
+        assert record["context"][place] == answered["answer"]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    code, out, err = run("answer", "--model", tiny, "--input", "-", "--top-k", 2, "--no-answer")
+    assert code == 0 and [len(json.loads(row)["answers"]) for row in out.splitlines()] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("{", "line 3: not readable as JSON"),
+        ("[" * 100_000, "line 3: not readable as JSON"),
+        ("3", "line 3: expected an object"),
+        ('{"question": "Who?"}', "line 3: expected an object with 'question' and 'context'"),
+        ('{"question": "Who?", "context": null}', "line 3: the context is a NoneType"),
+        ('{"question": "Who?", "context": " "}', "line 3: no words in the context"),
+        ('{"question": "Who?", "context": "\\ud800"}', "line 3: the context is not valid Unicode"),
+        ("\x80", "line 3: not readable as JSON"),
+    ],
+)
+def test_a_bad_line_comes_after_the_answers_before_it(run, tiny, tmp_path, line, named):
+    source, output = tmp_path / "asked.jsonl", tmp_path / "answers.jsonl"
+    good = b'{"question": "Who?", "context": "Ada"}\n'
+    source.write_bytes(good + good + line.encode("latin-1") + b"\n" + good)
+    code, _, err = run("answer", "--model", tiny, "--input", source, "--output", output)
+    assert code == 2 and named in err and len(output.read_bytes().splitlines()) == 2
 
 
 def test_train_then_evaluate(run, tiny, tmp_path):
@@ -181,6 +251,13 @@ ASKED = ("--question", "Who?", "--context", "a lamp")
             "no words in the c",
         ),
         (("answer", "--model", "MODEL", "--question", "Who?"), "--context"),
+        (("answer", "--model", "MODEL", "--context", "a"), "--question"),
+        (("answer", "--model", "MODEL", "--input", "none.jsonl"), "none.jsonl: cannot be opened"),
+        (("answer", "--model", "MODEL", "--input", "x", "--question", "Who?"), "--input has its"),
+        (
+            ("evaluate", "--model", "MODEL", "--data", NOTES, "--output", "o", "--tune-threshold"),
+            "a threshold is for --version-2",
+        ),
         (("answer", "--model", "MODEL", "--question", "Who?", "--context-file", "none"), "none"),
         (("evaluate", "--model", "MODEL", "--data", "none.json", "--output", "o"), "none.json"),
         (

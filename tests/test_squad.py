@@ -4,16 +4,19 @@ import csv
 import gzip
 import itertools
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
 import pytest
 
 import minibert
-from minibert.squad import load_squad, squad_metrics
+from minibert.evaluate import with_nulls
+from minibert.squad import best_thresholds, load_squad, squad_metrics
 
 HERE = Path(__file__).parent
 
@@ -307,3 +310,35 @@ def test_a_missing_prediction_scores_0():
     assert metrics["exact_match"] == metrics["exact"] == 50.0
     assert metrics["NoAns_exact"] == 0.0 and metrics["NoAns_total"] == 1
     assert squad_metrics({}, [])["total"] == 0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_best_thresholds_equal_the_reference(transformers, seed, field_notes):
+    """The official search, as transformers keeps it, on made-up answers and odds."""
+    from transformers.data.metrics.squad_metrics import squad_evaluate
+
+    generator = random.Random(seed)
+    examples = generator.sample(field_notes, 60)
+    predictions = {}
+    for example in examples:
+        words = example.context.split()[:8]
+        gold = example.answers[0].text if example.answers else words[0]
+        predictions[example.id] = generator.choice([gold, gold + " at last", words[1]])
+    odds = {e.id: round(generator.gauss(2 * e.is_impossible - 1, 2), 1) for e in examples}
+    theirs = [
+        SimpleNamespace(qas_id=e.id, answers=[{"text": a.text} for a in e.answers])
+        for e in examples
+    ]
+    expected = squad_evaluate(theirs, predictions, odds)
+    found = best_thresholds(predictions, odds, examples)
+    assert found == pytest.approx({name: expected[name] for name in found}, abs=1e-9)
+    # what the threshold promises is what it gives (odds that tie are one threshold's, not two)
+    if len(set(odds.values())) == len(odds):
+        chosen = with_nulls(predictions, odds, found["best_f1_thresh"])
+        assert squad_metrics(chosen, examples)["f1"] == pytest.approx(found["best_f1"])
+
+
+def test_never_to_answer_can_be_best():
+    impossible = [minibert.Example(str(k), "?", "a", (), True) for k in range(3)]
+    found = best_thresholds({"0": "a", "1": "a", "2": "a"}, {"0": -1, "1": 0, "2": 1}, impossible)
+    assert (found["best_f1"], found["best_f1_thresh"]) == (100.0, 0.0)
