@@ -129,7 +129,8 @@ def time_training(
         chosen = batches[turn * BATCHES_A_TURN : (turn + 1) * BATCHES_A_TURN]
         windows.append(sum(map(len, chosen)))
         tokens.append(sum(len(window) for batch in chosen for window in batch))
-        flops.append(sum(training_flops(config, len(w)) for batch in chosen for w in batch))
+        # two products in the backward pass for each one in the forward pass
+        flops.append(sum(3 * forward_flops(config, len(w)) for batch in chosen for w in batch))
         for dtype, found in peaks.items():
             found.append(matmul_peak(dtype))
         for name, engine in engines.items():
@@ -164,12 +165,17 @@ def time_training(
 
 def memory_of_training(name: str, init: str, data: str, seed: int, tuned: bool) -> float:
     """The most memory that a process held which trains with this engine alone, in MB."""
-    import resource  # Unix alone has it
-
     if tuned:
         keep_freed_memory()
     batches, pad_id, _ = real_batches(init, data, BATCHES_A_TURN, seed)
     ENGINES[name](init, pad_id)(batches)
+    return peak_memory_mb()
+
+
+def peak_memory_mb() -> float:
+    """The most memory that this process has held."""
+    import resource  # Unix alone has it
+
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
@@ -189,15 +195,12 @@ def real_batches(
     return [[features[k] for k in batch] for batch in batches], tokenizer.pad_id, config
 
 
-def training_flops(config: BertConfig, tokens: int) -> float:
-    """Multiplications and additions to train on one window: the layers' linear maps and attention.
-
-    Three times the forward pass: each product has two in the backward pass.
-    """
+def forward_flops(config: BertConfig, tokens: int) -> float:
+    """Multiplications and additions to read one window: the layers' linear maps and attention."""
     H = config.hidden_size
     linear = 4 * H * H + 2 * H * config.intermediate_size  # weights of a layer's matrices
-    forward = 2 * tokens * linear + 4 * tokens * tokens * H  # Q K^T and P V
-    return 3.0 * config.num_hidden_layers * forward
+    layer = 2 * tokens * linear + 4 * tokens * tokens * H  # the latter: Q K^T and P V
+    return float(config.num_hidden_layers * layer)
 
 
 def matmul_peak(dtype: torch.dtype, times: int = 20) -> float:

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from .bench import bench_train
+from .bench_answer import bench_answer
 from .errors import DataError, InputError, MinibertError
 from .evaluate import evaluate, make_folder
 from .features import data_report
@@ -366,23 +367,46 @@ def bench_train_command(
         output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
+@bench.command("answer")
+def bench_answer_command(
+    data: Annotated[str, typer.Option(help="SQuAD dev file, folder of them, or hub id.")],
+    model: BundledModel = str(BUNDLED),
+    turns: Annotated[int, typer.Option(min=1)] = 5,
+    output: Annotated[Path | None, typer.Option(help="A JSON file for all the figures.")] = None,
+) -> None:
+    """Answering: how many questions a second, and how well, beside transformers."""
+    report = bench_answer(model, data, turns)
+    typer.echo(bench_table(report))
+    if output is not None:
+        output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+# figures of an engine: their heading and how they are written
+FIGURES = {
+    "windows_per_second": ("windows/s", "{:.2f}"),
+    "questions_per_second": ("questions/s", "{:.1f}"),
+    "forward_questions_per_second": ("forward/s", "{:.1f}"),
+    "tokens_per_second": ("tokens/s", "{:.0f}"),
+    "gflops": ("GFLOP/s", "{:.0f}"),
+    "share_of_peak": ("of peak", "{:.0%}"),
+    "exact_match": ("EM", "{:.2f}"),
+    "f1": ("F1", "{:.2f}"),
+    "peak_memory_mb": ("memory MB", "{:.0f}"),
+    "ratio": ("minibert is", "{:.2f}x"),
+}
+
+
 def bench_table(report: dict[str, Any]) -> str:
-    columns = ("windows/s", "tokens/s", "GFLOP/s", "of peak", "memory MB", "minibert is")
     rows = []
     for memory in ("tuned", "untuned"):
         peaks = ", ".join(f"{k} {v:.0f}" for k, v in report[memory]["peak_gflops"].items())
         rows += [f"memory {memory}; peak GFLOP/s: {peaks}", ""]
-        rows.append(f"{'':32}" + "".join(f"{name:>12}" for name in columns))
-        for name, e in report[memory]["engines"].items():
-            figures = (
-                f"{e['windows_per_second']:.2f}",
-                f"{e['tokens_per_second']:.0f}",
-                f"{e['gflops']:.0f}",
-                f"{e['share_of_peak']:.0%}",
-                f"{e['peak_memory_mb']:.0f}",
-                f"{e['ratio']:.2f}x",
-            )
-            rows.append(f"{name:32}" + "".join(f"{figure:>12}" for figure in figures))
+        engines = report[memory]["engines"]
+        shown = [name for name in FIGURES if name in next(iter(engines.values()))]
+        rows.append(f"{'':32}" + "".join(f"{FIGURES[name][0]:>12}" for name in shown))
+        for engine, figures in engines.items():
+            cells = (FIGURES[name][1].format(figures[name]) for name in shown)
+            rows.append(f"{engine:32}" + "".join(f"{cell:>12}" for cell in cells))
         rows.append("")
     return "\n".join(rows)
 

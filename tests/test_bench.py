@@ -1,11 +1,12 @@
 """What the bench counts, and that its engines do the same work."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from minibert import bench
+from minibert import bench, bench_answer
 from minibert.model import BertConfig
 from minibert.qa import BertForQuestionAnswering
 
@@ -23,7 +24,7 @@ def test_flops_are_those_that_torch_counts():
         out = model(ids)
         (out.start_logits.sum() + out.end_logits.sum()).backward()
     head = 3 * 2 * 17 * 24 * 2
-    assert counter.get_total_flops() - head == pytest.approx(bench.training_flops(config, 17))
+    assert counter.get_total_flops() - head == pytest.approx(3 * bench.forward_flops(config, 17))
 
 
 def test_real_batches_are_an_epoch_s(tiny, squad):
@@ -39,3 +40,37 @@ def test_real_batches_are_an_epoch_s(tiny, squad):
 def test_the_reference_is_trained(transformers, tiny, name):
     batches, pad_id, _ = bench.real_batches(str(tiny), NOTES, 1, seed=0)
     bench.ENGINES[name](str(tiny), pad_id)(batches)
+
+
+@pytest.mark.parametrize("name", bench_answer.ENGINES)
+def test_all_engines_answer(transformers, tiny, field_notes, name):
+    """Every question, from its context; the forward pass is a part of the time."""
+    engine = bench_answer.ENGINES[name][1](str(tiny))
+    asked = field_notes[:8]
+    found = engine.answer(asked)
+    assert found.keys() == {example.id for example in asked} and engine.forward_seconds
+    if "seed" not in name:
+        assert all(found[example.id] in example.context for example in asked)
+
+
+def test_the_reference_run_well_answers_as_we_do(transformers, tiny, field_notes):
+    """So that the two do the same work. They compare windows otherwise: one window each here."""
+    asked = [replace(example, context=example.context[:200]) for example in field_notes[:20]]
+    ours, theirs = (
+        bench_answer.ENGINES[f"{name}, float32"][1](str(tiny)).answer(asked)
+        for name in ("minibert", "transformers")
+    )
+    assert ours == theirs
+
+
+def test_bench_answer(monkeypatch, transformers, tiny):
+    """All figures, from processes of their own."""
+    monkeypatch.setattr(bench_answer, "alone", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(bench_answer, "QUESTIONS_A_TURN", 5)
+    monkeypatch.setattr(bench_answer, "keep_freed_memory", lambda: None)
+    report = bench_answer.bench_answer(str(tiny), NOTES, turns=2)
+    for memory in ("tuned", "untuned"):
+        for figures in report[memory]["engines"].values():
+            assert all(value >= 0 for value in figures.values())
+            assert figures["forward_questions_per_second"] > figures["questions_per_second"]
+        assert report[memory]["engines"][report["best"]]["ratio"] == 1

@@ -1,0 +1,236 @@
+"""minibert beside others, by turns on the same questions: text in, text out.
+
+Every engine has the same weights, and reads windows of the same size; the figures of the metric
+stand beside the speeds, so that none is bought with wrong answers. How it is measured: `bench.py`.
+"""
+
+import importlib.util
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .bench import CPU, alone, forward_flops, matmul_peak, peak_memory_mb
+from .errors import InputError
+from .features import prepare_features
+from .reader import Precision, QuestionAnswerer, choose_precision
+from .spans import WindowLogits, best_spans
+from .squad import Example, load_squad, squad_metrics
+from .tuning import keep_freed_memory
+
+QUESTIONS_A_TURN = 100
+MAX_ANSWER_LEN = 30
+
+
+@dataclass
+class Engine:
+    """Something that answers, and how long it has spent in the forward pass."""
+
+    answer: Callable[[Sequence[Example]], dict[str, str]]  # -> {id: text}
+    forward_seconds: list[float] = field(default_factory=list)
+
+
+def watch(model: nn.Module, seconds: list[float]) -> None:
+    """Note how long each forward pass takes."""
+    model.register_forward_pre_hook(lambda *_: seconds.append(-time.perf_counter()))
+    model.register_forward_hook(lambda *_: seconds.append(time.perf_counter() + seconds.pop()))
+
+
+def ours(source: str, precision: Precision) -> Engine:
+    qa = QuestionAnswerer.from_pretrained(source, precision=precision)
+
+    def answer(examples: Sequence[Example]) -> dict[str, str]:
+        found = qa.answer_many([(e.question, e.context) for e in examples], MAX_ANSWER_LEN)
+        return {example.id: a.answer for example, a in zip(examples, found, strict=True)}
+
+    engine = Engine(answer)
+    watch(qa.model, engine.forward_seconds)
+    return engine
+
+
+def reference(source: str, dtype: torch.dtype, attention: str) -> tuple[Any, Any]:
+    """`transformers`' model and its fast tokenizer."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    model = transformers.BertForQuestionAnswering.from_pretrained(
+        source, attn_implementation=attention, dtype=dtype
+    )
+    model.eval()  # type: ignore[no-untyped-call]
+    return model, transformers.AutoTokenizer.from_pretrained(source)
+
+
+def reference_run_well(source: str, dtype: torch.dtype, batch_size: int = 32) -> Engine:
+    """Windows sorted by length and padded to their batch's longest; minibert's search in each."""
+    model, tokenizer = reference(source, dtype, "sdpa")
+
+    @torch.inference_mode()
+    def answer(examples: Sequence[Example]) -> dict[str, str]:
+        encoded = tokenizer(
+            [example.question for example in examples],
+            [example.context for example in examples],
+            truncation="only_second",
+            max_length=384,
+            stride=128,
+            return_overflowing_tokens=True,
+            return_offsets_mapping=True,
+        )
+        windows = encoded["input_ids"]
+        order = sorted(range(len(windows)), key=lambda k: -len(windows[k]))
+        best: dict[str, tuple[float, str]] = {}
+        for i in range(0, len(order), batch_size):
+            chosen = order[i : i + batch_size]
+            names = ("input_ids", "attention_mask", "token_type_ids")
+            rows = {name: [encoded[name][k] for k in chosen] for name in names}
+            out = model(**tokenizer.pad(rows, return_tensors="pt"))
+            starts, ends = (t.float().numpy() for t in (out.start_logits, out.end_logits))
+            for row, k in enumerate(chosen):
+                context = np.flatnonzero(np.array(encoded["token_type_ids"][k]))[:-1]  # but [SEP]
+                inside = slice(context[0], context[-1] + 1)
+                logits = WindowLogits(0, starts[row, inside], ends[row, inside])
+                span = best_spans([logits], 1, MAX_ANSWER_LEN)[0]
+                example = examples[encoded["overflow_to_sample_mapping"][k]]
+                places = encoded["offset_mapping"][k][inside]
+                text = example.context[places[span.token_start][0] : places[span.token_end][1]]
+                found = (span.start_logit + span.end_logit, text)
+                best[example.id] = max(best.get(example.id, found), found)
+        return {key: text for key, (_, text) in best.items()}
+
+    engine = Engine(answer)
+    watch(model, engine.forward_seconds)
+    return engine
+
+
+def reference_seed_s_way(source: str) -> Engine:
+    """One question at a time, in float32; the best start and the best end, each on its own.
+
+    The seed reads what fits the model, and glues its pieces to a text.
+    """
+    model, tokenizer = reference(source, torch.float32, "eager")
+
+    @torch.inference_mode()
+    def answer(examples: Sequence[Example]) -> dict[str, str]:
+        found = {}
+        for example in examples:
+            inputs = tokenizer(
+                example.question,
+                example.context,
+                truncation="only_second",
+                max_length=model.config.max_position_embeddings,
+                return_tensors="pt",
+            )
+            out = model(**inputs)
+            start, end = int(out.start_logits.argmax()), int(out.end_logits.argmax())
+            pieces = tokenizer.convert_ids_to_tokens(inputs["input_ids"][0, start : end + 1])
+            found[example.id] = tokenizer.convert_tokens_to_string(pieces)
+        return found
+
+    engine = Engine(answer)
+    watch(model, engine.forward_seconds)
+    return engine
+
+
+ENGINES: dict[str, tuple[torch.dtype, Callable[[str], Engine]]] = {
+    "minibert, float32": (torch.float32, lambda s: ours(s, "fp32")),
+    "minibert, bfloat16": (torch.bfloat16, lambda s: ours(s, "bf16")),
+    "transformers, float32": (torch.float32, lambda s: reference_run_well(s, torch.float32)),
+    "transformers, bfloat16": (torch.bfloat16, lambda s: reference_run_well(s, torch.bfloat16)),
+    "transformers, the seed's way": (torch.float32, reference_seed_s_way),
+}
+
+
+def bench_answer(source: str, data: str, turns: int = 5, seed: int = 0) -> dict[str, Any]:
+    """Answers to a sample of a SQuAD set, engine by engine, in `turns` turns.
+
+    Returns the processor's and the engines' figures, for each way of keeping memory; `ratio` is the
+    speed, end to end, of minibert in its best precision over the engine's. Engines in bfloat16 are
+    measured where the processor computes in it, `transformers` where it is installed.
+    """
+    best = f"minibert, {'bfloat16' if choose_precision('auto', CPU) == 'bf16' else 'float32'}"
+    names = [
+        name
+        for name, (dtype, _) in ENGINES.items()
+        if (dtype == torch.float32 or "bfloat16" in best)
+        and ("minibert" in name or importlib.util.find_spec("transformers"))
+    ]
+    report: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__}
+    report |= {"turns": turns, "seed": seed, "questions_a_turn": QUESTIONS_A_TURN, "best": best}
+    for tuned in (True, False):
+        found = alone(time_answers, names, best, source, data, turns, seed, tuned)
+        for name, figures in found["engines"].items():
+            figures["peak_memory_mb"] = alone(memory_of_answers, name, source, data, seed, tuned)
+        report["tuned" if tuned else "untuned"] = found
+    return report
+
+
+def sample(data: str, count: int, seed: int) -> list[Example]:
+    examples = load_squad(data, "validation")
+    if len(examples) < count:
+        raise InputError(f"{data}: fewer than {count} questions; fewer turns?")
+    return random.Random(seed).sample(examples, count)
+
+
+def time_answers(
+    names: Sequence[str], best: str, source: str, data: str, turns: int, seed: int, tuned: bool
+) -> dict[str, Any]:
+    if tuned:
+        keep_freed_memory()
+    asked = sample(data, (turns + 1) * QUESTIONS_A_TURN, seed)
+    engines = {name: ENGINES[name][1](source) for name in names}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    forward: dict[str, list[float]] = {name: [] for name in names}
+    predictions: dict[str, dict[str, str]] = {name: {} for name in names}
+    peaks: dict[torch.dtype, list[float]] = {ENGINES[name][0]: [] for name in names}
+    for turn in range(turns + 1):  # the first warms up
+        chosen = asked[turn * QUESTIONS_A_TURN : (turn + 1) * QUESTIONS_A_TURN]
+        for dtype, found in peaks.items():
+            found.append(matmul_peak(dtype))
+        for name, engine in engines.items():
+            engine.forward_seconds.clear()
+            began = time.perf_counter()
+            predictions[name] |= engine.answer(chosen)
+            seconds[name].append(time.perf_counter() - began)
+            forward[name].append(sum(engine.forward_seconds))
+
+    qa = QuestionAnswerer.from_pretrained(source)
+    features = prepare_features(asked, qa.tokenizer)
+    turn_of = {example.id: k // QUESTIONS_A_TURN for k, example in enumerate(asked)}
+    flops = [0.0] * (turns + 1)
+    for feature in features:
+        flops[turn_of[feature.example_id]] += forward_flops(qa.model.config, len(feature))
+    peak = {dtype: statistics.median(found[1:]) for dtype, found in peaks.items()}
+    report: dict[str, Any] = {
+        "peak_gflops": {str(dtype): found / 1e9 for dtype, found in peak.items()},
+        "engines": {},
+    }
+    for name in names:
+        gflops = [f / s for f, s in list(zip(flops, forward[name], strict=True))[1:]]
+        metrics = squad_metrics(predictions[name], asked)
+        report["engines"][name] = {
+            "questions_per_second": QUESTIONS_A_TURN / statistics.median(seconds[name][1:]),
+            "forward_questions_per_second": QUESTIONS_A_TURN / statistics.median(forward[name][1:]),
+            "gflops": statistics.median(gflops) / 1e9,
+            "share_of_peak": statistics.median(gflops) / peak[ENGINES[name][0]],
+            "exact_match": metrics["exact_match"],
+            "f1": metrics["f1"],
+            "ratio": statistics.median(
+                theirs / mine
+                for theirs, mine in list(zip(seconds[name], seconds[best], strict=True))[1:]
+            ),
+        }
+    return report
+
+
+def memory_of_answers(name: str, source: str, data: str, seed: int, tuned: bool) -> float:
+    """The most memory that a process held which answers with this engine alone, in MB."""
+    if tuned:
+        keep_freed_memory()
+    asked = sample(data, QUESTIONS_A_TURN, seed)
+    ENGINES[name][1](source).answer(asked)
+    return peak_memory_mb()
