@@ -20,7 +20,11 @@ DIGEST = hashlib.sha256().digest_size
 
 
 def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
-    """Write `checkpoint-STEP.pt`, and remove all but the `keep` newest. Raises `InputError`."""
+    """Write `checkpoint-STEP.pt`, and remove all but the `keep` newest up to this step.
+
+    Later ones are removed too: a run that goes on from an earlier one has found them damaged, or
+    will write them again. So are unfinished ones. Raises `InputError`.
+    """
     buffer = io.BytesIO()
     torch.save(state, buffer)
     payload = buffer.getbuffer()
@@ -35,8 +39,12 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
         unfinished.replace(path)  # all or nothing, also when the machine stops here
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from error
-    for old in sorted(folder.glob("checkpoint-*.pt"))[:-keep]:
-        old.unlink(missing_ok=True)
+    others = sorted(folder.glob("checkpoint-*.pt"))
+    place = others.index(path)
+    for other in (*others[: max(0, place + 1 - keep)], *others[place + 1 :]):
+        other.unlink(missing_ok=True)
+    for other in folder.glob("checkpoint-*.unfinished"):
+        other.unlink(missing_ok=True)
     return path
 
 
@@ -69,8 +77,9 @@ def latest(folder: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def require_space(folder: Path, size: int) -> None:
-    """Raises `InputError` when the disk of `folder` has less than `size` bytes free."""
+    """Raises `InputError` when `folder` cannot grow to `size` bytes on its disk."""
     free = shutil.disk_usage(folder).free
+    size -= sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     if free < size:
         raise InputError(
             f"{folder}: {free / 2**20:.0f} MB free, but the run needs {size / 2**20:.0f} MB"

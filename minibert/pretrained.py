@@ -7,7 +7,9 @@ and shapes are expected, and accounts for every key of both sides.
 """
 
 import json
+import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,7 +211,9 @@ def read_tensors(source: str | Path) -> dict[str, torch.Tensor]:
         return tensors
     if path := find_file(source, "pytorch_model.bin"):
         try:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of pickle's protocol: the error says enough
+                tensors = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # whatever a broken or hostile pickle provokes
             reason = str(error).strip().partition("\n")[0]
             raise PretrainedError(f"{path}: not readable as PyTorch weights: {reason}") from error
@@ -327,3 +331,5 @@ def save_folder(
     (folder / "config.json").write_text(text + "\n", encoding="utf-8")
     # transformers refuses a safetensors file that does not say which framework wrote it
     safetensors.torch.save_file(theirs, folder / "model.safetensors", metadata={"format": "pt"})
+    with (folder / "model.safetensors").open("rb") as file:
+        os.fsync(file.fileno())  # a checkpoint that comes after it counts on it

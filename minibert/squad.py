@@ -70,11 +70,12 @@ def load_squad(
     examples: list[Example] = []
     problems: list[DataError] = []
     ids = set()
-    for found in _read(source, split):
+    for number, found in enumerate(_read(source, split)):
         if isinstance(found, DataError):
             problems.append(found)
         elif found.id in ids:
-            problems.append(DataError(f"{source}: the id {found.id!r} for the second time"))
+            where = f"{source}: question {number} of all"
+            problems.append(DataError(f"{where}: the id {found.id!r} for the second time"))
         else:
             ids.add(found.id)
             examples.append(found)
@@ -182,16 +183,21 @@ def _from_table(path: Path) -> Found:
     """The rows of a CSV or JSON-lines file, numbered from 1."""
     try:
         text = path.read_bytes().decode("utf-8-sig")  # spreadsheets write a mark in front
+        rows: Iterable[Any]
         if path.suffix == ".csv":
-            rows: list[Any] = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+            rows = _csv_rows(text)
         else:
-            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
-    except (OSError, csv.Error, ValueError, RecursionError) as error:
+            rows = (line for line in text.split("\n") if line.strip())
+    except (OSError, csv.Error, ValueError) as error:
         raise DataError(f"{path}: not readable as {path.suffix[1:]}: {error}") from error
     for number, row in enumerate(rows, start=1):
         where = f"{path}: row {number}"
         try:
+            if isinstance(row, str):
+                row = json.loads(row)
             context = _field(row, "context", str, where)
+            if None in row:  # where DictReader puts what has no column
+                raise DataError(f"{where}: more fields than the header has")
             answer = _field(row, "answer", str, where)
             start = row.get("answer_start")
             if answer and start in (None, ""):
@@ -199,12 +205,29 @@ def _from_table(path: Path) -> Found:
                 if start < 0 or start != context.rfind(answer):
                     times = "not at all" if start < 0 else "more than once; answer_start says where"
                     raise DataError(f"{where}: the context has {answer!r} {times}")
-            elif isinstance(start, str) and start.strip().isdecimal():  # CSV knows only text
-                start = int(start)
+            elif isinstance(start, str):  # CSV knows only text
+                start = _whole_number(start)
             answers = [{"text": answer, "answer_start": start}] if answer else []
-            yield _example({"id": f"row {number}", **row, "answers": answers}, context, where)
+            identity = row.get("id") or f"row {number}"
+            yield _example({**row, "id": identity, "answers": answers}, context, where)
+        except (ValueError, RecursionError) as error:
+            yield DataError(f"{where}: not readable as JSON: {error}")
         except DataError as error:
             yield error
+
+
+def _csv_rows(text: str) -> list[dict[Any, Any]]:
+    limit = csv.field_size_limit(len(text) + 1)  # of the whole process: 131,072 characters a field
+    try:
+        return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _whole_number(text: str) -> int | str:
+    """The number that a cell holds, also as "20.0", as tables with empty cells get written."""
+    found = re.fullmatch(r"\s*(-?[0-9]{1,18})(\.0*)?\s*", text)
+    return int(found[1]) if found else text
 
 
 def _field(record: Any, name: str, kind: type, where: str) -> Any:

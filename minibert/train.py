@@ -138,11 +138,11 @@ def _train(
     features = prepare_train_features(examples, tokenizer, config.max_length, config.doc_stride)
     dev_examples = load_squad(config.dev_file, "validation") if config.dev_file else []
     qa = QuestionAnswerer(
-        model, tokenizer, config.max_length, config.doc_stride, None, precision=precision
+        model, tokenizer, config.max_length, config.doc_stride, precision=precision
     )
     # counted now, so that a question too long for a window is met before training
     dev_windows = len(
-        prepare_features(dev_examples, tokenizer, config.max_length, config.doc_stride)
+        prepare_features(dev_examples, tokenizer, qa.max_length, qa.doc_stride, qa.max_question_len)
     )
 
     optimizer = torch.optim.AdamW(

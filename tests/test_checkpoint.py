@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -245,3 +246,27 @@ def test_what_is_saved_is_what_is_read(tmp_path):
     back = checkpoint.load(checkpoint.save(tmp_path, 7, state, keep=1))
     assert back["step"] == 7 and back["metrics"] == state["metrics"]
     assert torch.equal(back["rng"], state["rng"])
+
+
+def test_what_is_kept(tmp_path):
+    """The newest up to the one just written: those after it are damaged, or of another past."""
+    for step in (10, 20, 30, 40):
+        checkpoint.save(tmp_path, step, {"step": step}, keep=2)
+    assert [p.name for p in sorted(tmp_path.iterdir())] == [
+        "checkpoint-0000030.pt", "checkpoint-0000040.pt",
+    ]  # fmt: skip
+    (tmp_path / "checkpoint-0000040.pt").write_bytes(b"damaged")
+    (tmp_path / "checkpoint-0000050.unfinished").write_bytes(b"half")
+    with pytest.warns(UserWarning, match="damaged"):
+        newest, _ = checkpoint.latest(tmp_path)
+    assert newest.name == "checkpoint-0000030.pt"
+    checkpoint.save(tmp_path, 35, {"step": 35}, keep=1)
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-0000035.pt"]
+
+
+def test_space_that_the_run_has_taken_already_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=100))
+    with pytest.raises(minibert.InputError, match="the run needs"):
+        checkpoint.require_space(tmp_path, 150)
+    (tmp_path / "checkpoint-0000010.pt").write_bytes(bytes(60))
+    checkpoint.require_space(tmp_path, 150)

@@ -237,6 +237,7 @@ def squad(**question: Any) -> str:
     return json.dumps({"data": [{"paragraphs": [paragraph]}]})
 
 
+LINE = '{"question": "Who?", "context": "a lamp", "answer": "lamp"}'
 CSV = "question,context,answer,answer_start\n"
 FILES: dict[str, tuple[str, bytes | str, str]] = {
     "empty file": ("d.json", "", "not readable as JSON"),
@@ -287,7 +288,13 @@ FILES: dict[str, tuple[str, bytes | str, str]] = {
     "CSV with too few fields": ("d.csv", CSV + "Who?\n", "'context' is NoneType"),
     "CSV with a quote left open": ("d.csv", CSV + 'Who?,"a lamp', "not readable as csv"),
     "CSV with NUL": ("d.csv", CSV + "Who?,a lamp\0,lamp,3\n", "row 1"),
-    "JSON lines that are not": ("d.jsonl", "a\nb\n", "not readable as jsonl"),
+    "CSV with too many fields": ("d.csv", CSV + "Who?,a lamp,lamp,2,3,4\n", "row 1: more fields"),
+    "CSV with a start below 0": ("d.csv", CSV + "Who?,a lamp,lamp,-1\n", "answer_start=-1"),
+    "CSV with half a start": ("d.csv", CSV + "Who?,a lamp,lamp,2.5\n", "expected int"),
+    "CSV with a start of 5,000 digits": ("d.csv", CSV + f"a,b,b,{'9' * 5000}\n", "expected int"),
+    "JSON lines that are not": ("d.jsonl", "a\nb\n", "row 1: not readable as JSON"),
+    "a JSON line too deep": ("d.jsonl", "[" * 100_000, "row 1: not readable as JSON"),
+    "JSON lines with one bad": ("d.jsonl", LINE + "\n{\n" + LINE, "row 2: not readable as JSON"),
     "JSON lines of lists": ("d.jsonl", "[1]\n", "row 1: expected an object"),
     "JSON lines of numbers for text": ("d.jsonl", '{"context": 1}\n', "'context' is int"),
 }

@@ -342,3 +342,24 @@ def test_never_to_answer_can_be_best():
     impossible = [minibert.Example(str(k), "?", "a", (), True) for k in range(3)]
     found = best_thresholds({"0": "a", "1": "a", "2": "a"}, {"0": -1, "1": 0, "2": 1}, impossible)
     assert (found["best_f1"], found["best_f1_thresh"]) == (100.0, 0.0)
+
+
+def test_tables_as_other_programs_write_them(tmp_path):
+    """A start written as a float, an empty id, a context longer than csv's limit."""
+    path = tmp_path / "table.csv"
+    context = "a lamp " * 30_000 + "at last"
+    header = "id,question,context,answer,answer_start"
+    path.write_text(f"{header}\n,Who?,{context},at last,{len(context) - 7}.0\n", encoding="utf-8")
+    limit = csv.field_size_limit()
+    (example,) = load_squad(path)
+    assert example.id == "row 1" and example.answers[0].char_start == len(context) - 7
+    assert csv.field_size_limit() == limit
+
+
+def test_one_bad_line_leaves_the_others(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    good = '{"question": "Who?", "context": "a lamp", "answer": "lamp"}'
+    path.write_text(f"{good}\n{{\n{good}\n", encoding="utf-8")
+    skipped: list[minibert.DataError] = []
+    assert [example.id for example in load_squad(path, skipped=skipped)] == ["row 1", "row 3"]
+    assert "row 2: not readable as JSON" in str(skipped[0])
