@@ -6,7 +6,7 @@ import random
 import sys
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
@@ -60,10 +60,7 @@ app = typer.Typer(
 bench = typer.Typer(help="minibert beside others, by turns.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 
-Model = Annotated[str, typer.Option(help="Folder or hub id of a trained model.")]
-BundledModel = Annotated[
-    str, typer.Option(help="Folder or hub id of a trained model.", show_default="the bundled one")
-]
+Model = Annotated[str, typer.Option(help="Folder or hub id.", show_default="the bundled one")]
 DocStride = Annotated[int | None, typer.Option(help="Tokens that two windows share.")]
 PrecisionName = Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
@@ -83,7 +80,7 @@ def main() -> None:
 
 
 @app.command()
-def demo(model: BundledModel = str(BUNDLED)) -> None:
+def demo(model: Model = str(BUNDLED)) -> None:
     """Answer the demo's questions, and show the runners-up of one."""
     qa = QuestionAnswerer.from_pretrained(model)
     typer.echo(TRANSFORMERS_PASSAGE)
@@ -105,7 +102,7 @@ def answer(
         typer.Option("--input", help="JSON lines of question and context; - is standard input."),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Where --input's answers go.")] = None,
-    model: BundledModel = str(BUNDLED),
+    model: Model = str(BUNDLED),
     top_k: Annotated[int, typer.Option(min=1, help="How many answers.")] = 1,
     max_answer_len: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 30,
     no_answer: Annotated[bool, typer.Option("--no-answer", help='"" may be the answer.')] = False,
@@ -236,7 +233,7 @@ def show(
 @app.command("check-data")
 def check_data(
     data: Annotated[str, typer.Argument(help="Data file, folder of them, or hub id.")],
-    tokenizer: Annotated[str, typer.Option(help="Folder or hub id with a vocabulary.")],
+    tokenizer: Model = str(BUNDLED),
     split: Annotated[str, typer.Option(help="train or validation")] = "train",
     max_length: Annotated[int, typer.Option(help="Tokens a window.")] = 384,
     doc_stride: DocStride = 128,
@@ -257,9 +254,9 @@ def check_data(
 
 @app.command("train")
 def train_command(
-    init: Annotated[str, typer.Option(help="Folder or hub id of the encoder.")],
-    train_file: Annotated[str, typer.Option(help="SQuAD file, folder of them, or hub id.")],
+    train_file: Annotated[str, typer.Option(help="Data file, folder of them, or hub id.")],
     output: Annotated[str, typer.Option(help="Folder to write.")],
+    init: Model = str(BUNDLED),
     dev_file: Annotated[str | None, typer.Option(help="Evaluated after each epoch.")] = None,
     epochs: Annotated[float, typer.Option()] = 3,
     batch_size: Annotated[int, typer.Option(help="Windows a step.")] = 16,
@@ -305,9 +302,9 @@ def train_command(
 
 @app.command("evaluate")
 def evaluate_command(
-    model: Model,
-    data: Annotated[str, typer.Option(help="SQuAD file, folder of them, or hub id.")],
+    data: Annotated[str, typer.Option(help="Data file, folder of them, or hub id.")],
     output: Annotated[Path, typer.Option(help="Folder for predictions and metrics.")],
+    model: Model = str(BUNDLED),
     n_best: Annotated[int, typer.Option(min=1, help="Answers kept for each question.")] = 20,
     max_answer_len: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 30,
     max_length: Annotated[int | None, typer.Option(help="Tokens a window.")] = None,
@@ -361,24 +358,31 @@ def bench_train_command(
     output: Annotated[Path | None, typer.Option(help="A JSON file for all the figures.")] = None,
 ) -> None:
     """Training: how many windows a second, beside transformers where it is installed."""
-    report = bench_train(init, data, turns)
-    typer.echo(bench_table(report))
-    if output is not None:
-        output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_report(lambda: bench_train(init, data, turns), output)
 
 
 @bench.command("answer")
 def bench_answer_command(
     data: Annotated[str, typer.Option(help="SQuAD dev file, folder of them, or hub id.")],
-    model: BundledModel = str(BUNDLED),
+    model: Model = str(BUNDLED),
     turns: Annotated[int, typer.Option(min=1)] = 5,
     output: Annotated[Path | None, typer.Option(help="A JSON file for all the figures.")] = None,
 ) -> None:
     """Answering: how many questions a second, and how well, beside transformers."""
-    report = bench_answer(model, data, turns)
+    write_report(lambda: bench_answer(model, data, turns), output)
+
+
+def write_report(measure: Callable[[], dict[str, Any]], output: Path | None) -> None:
+    """Measure and print; a file that cannot be written is met before the minutes are spent."""
+    try:
+        file = None if output is None else output.open("w", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{output}: cannot be written: {error.strerror}") from error
+    report = measure()
     typer.echo(bench_table(report))
-    if output is not None:
-        output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if file is not None:
+        with file:
+            file.write(json.dumps(report, indent=1) + "\n")
 
 
 # figures of an engine: their heading and how they are written
@@ -412,7 +416,11 @@ def bench_table(report: dict[str, Any]) -> str:
 
 
 @app.command()
-def inspect(source: Annotated[str, typer.Argument(help="Folder or hub id.")]) -> None:
+def inspect(
+    source: Annotated[
+        str, typer.Argument(help="Folder or hub id.", show_default="the bundled model")
+    ] = str(BUNDLED),
+) -> None:
     """Print a checkpoint's configuration, parameter count and loading report."""
     model, expected = blank(BertForQuestionAnswering, source, "eager")
     tensors, report = map_tensors(read_tensors(source), expected)

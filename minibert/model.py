@@ -93,8 +93,13 @@ class BertConfig:
 
     def to_dict(self, architecture: str) -> dict[str, Any]:
         """The `config.json` that `transformers` reads, for one of its classes by name."""
-        fixed = {"model_type": "bert", "hidden_act": "gelu", "architectures": [architecture]}
-        return {**asdict(self), **fixed}
+        return {
+            **asdict(self),
+            "model_type": "bert",
+            "hidden_act": "gelu",
+            "architectures": [architecture],
+            "dtype": "float32",  # to compute in, whatever the weights are stored in
+        }
 
 
 @dataclass(frozen=True)

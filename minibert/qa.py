@@ -75,10 +75,13 @@ class BertForQuestionAnswering(nn.Module):
         model.load_state_dict(tensors, assign=True)
         return model.eval()
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write a folder that this class and `transformers.BertForQuestionAnswering` load."""
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write a folder that this class and `transformers.BertForQuestionAnswering` load.
+
+        Weights stored as `torch.float16` take half the room, and are read as float32 again.
+        """
         config = self.config.to_dict("BertForQuestionAnswering")
-        tensors = {name: tensor.detach().cpu() for name, tensor in self.state_dict().items()}
+        tensors = {name: t.detach().to("cpu", dtype) for name, t in self.state_dict().items()}
         pretrained.save_folder(folder, config, tensors)
 
     def forward(

@@ -1,0 +1,75 @@
+"""The bundled checkpoint: what it answers, and that it is what its card says."""
+
+import random
+import re
+
+import pytest
+import torch
+
+import minibert
+from minibert.cli import (
+    TRANSFORMERS_PASSAGE,
+    TRANSFORMERS_QUESTIONS,
+    WASHINGTON_PASSAGE,
+    WASHINGTON_QUESTION,
+)
+from minibert.reader import BUNDLED
+
+
+@pytest.fixture(scope="module")
+def qa() -> minibert.QuestionAnswerer:
+    return minibert.QuestionAnswerer.from_pretrained(precision="fp32")
+
+
+def test_the_demo_s_answers(qa):
+    """What the text that the demo comes from gets from a model fifteen times as large."""
+    found = [qa(question, TRANSFORMERS_PASSAGE).answer for question in TRANSFORMERS_QUESTIONS]
+    assert found == ["32+", "general-purpose\narchitectures", "TensorFlow 2.0 and PyTorch"]
+    assert qa(WASHINGTON_QUESTION, WASHINGTON_PASSAGE).answer == "George Washington"
+
+
+def test_it_is_small_and_safe():
+    files = {path.name: path.stat().st_size for path in BUNDLED.iterdir()}
+    assert files.keys() == {
+        "README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+        "vocab.txt",
+    }  # fmt: skip
+    assert sum(files.values()) <= 50 * 2**20
+
+
+def test_its_logits_in_the_reference_bit_for_bit(transformers, field_notes):
+    """In float32, eager, loaded from the half-precision file as either loads it by itself."""
+    ours = minibert.BertForQuestionAnswering.from_pretrained(BUNDLED)
+    theirs, report = transformers.BertForQuestionAnswering.from_pretrained(
+        BUNDLED, attn_implementation="eager", output_loading_info=True
+    )
+    assert theirs.dtype == torch.float32 and not any(report.values())
+    tokenizer = minibert.Tokenizer.from_pretrained(BUNDLED)
+    features = minibert.prepare_features(field_notes[:24], tokenizer)
+    batch = minibert.features.collate(features, tokenizer.pad_id)
+    with torch.inference_mode():
+        a = ours(batch.input_ids, batch.attention_mask, batch.token_type_ids)
+        b = theirs.eval()(batch.input_ids, batch.attention_mask, batch.token_type_ids)
+    assert torch.equal(a.start_logits, b.start_logits) and torch.equal(a.end_logits, b.end_logits)
+
+
+def test_its_tokenizer_is_the_encoder_s(minilm, field_notes):
+    ours, theirs = map(minibert.Tokenizer.from_pretrained, (BUNDLED, minilm))
+    for example in field_notes[::4]:
+        assert (ours.encode(example.context).ids == theirs.encode(example.context).ids).all()
+
+
+def card_figures() -> dict[str, float]:
+    card = (BUNDLED / "README.md").read_text(encoding="utf-8")
+    return {
+        name: float(re.search(rf"{name} \*\*([\d.]+)\*\*", card)[1])  # type: ignore[index]
+        for name in ("EM", "F1")
+    }
+
+
+def test_a_sample_of_dev_agrees_with_its_card(qa, squad):
+    """Within four standard errors of a sample of 600: 0.4 a question, so 6.5 points."""
+    examples = random.Random(0).sample(minibert.load_squad(squad, "validation"), 600)
+    metrics = minibert.evaluate(qa, examples)
+    assert metrics["f1"] == pytest.approx(card_figures()["F1"], abs=6.5)
+    assert metrics["exact_match"] == pytest.approx(card_figures()["EM"], abs=7.5)
