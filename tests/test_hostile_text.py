@@ -2,6 +2,8 @@
 
 import itertools
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -267,3 +269,56 @@ def test_an_iterator_is_read_no_further_than_the_buffer(qa, monkeypatch):
     for _ in range(25):
         next(answers)
     assert next(read) == 30
+
+
+MEASURE = """
+import resource, sys
+from minibert import QuestionAnswerer
+qa = QuestionAnswerer.from_pretrained(sys.argv[1], precision="fp32")
+def megabytes(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+list(qa.answer_many([("Who lit the lamp?", "The keeper lit the lamp at dusk. " * 40)] * 40))
+before, told = megabytes(), 0
+for answer in qa.answer_many(eval(sys.argv[2])):
+    told += 1
+print(told, megabytes() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("pairs", "count", "budget"),
+    [
+        ('[("Who lit the lamp?", "The keeper lit the lamp at dusk. " * 32_000)]', 1, 1000),
+        ('((f"Who is {k}?", f"Ada lit lamp {k} of all.") for k in range(100_000))', 100_000, 300),
+    ],
+)
+def test_memory_is_bounded(tiny, pairs, count, budget):
+    """In MB beyond what the model takes: a context of a megabyte, and 100,000 pairs."""
+    command = [sys.executable, "-c", MEASURE, str(tiny), pairs]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    told, more = map(int, done.stdout.split())
+    assert told == count and more < budget, more
+
+
+@pytest.mark.slow
+def test_the_promise_on_all_of_dev(tiny, squad):
+    """Every answer to SQuAD's dev questions is its context's own text; whatever the weights."""
+    examples = minibert.load_squad(squad, "validation")
+    qa = QuestionAnswerer.from_pretrained(tiny, precision="fp32")
+    told = qa.answer_many([(example.question, example.context) for example in examples])
+    for example, a in zip(examples, told, strict=True):
+        assert example.context[a.start : a.end] == a.answer and a.answer
+    assert len(examples) == 10_570
+
+
+def test_what_answering_imports(tiny):
+    """Starting is quick: none of what takes a second to import."""
+    code = (
+        "import sys; from minibert import cli; sys.argv[1:] = ['answer', '--model', sys.argv[1], "
+        "'--question', 'Who?', '--context', 'Ada']\n"
+        "try: cli.main()\n"
+        "except SystemExit: pass\n"
+        "print(*{'datasets', 'matplotlib', 'transformers', 'pandas'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tiny)], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "", done.stdout

@@ -27,6 +27,7 @@ ORDER = [
     "checkpoint",
     "parallel",
     "train",
+    "viz",
     "bench",
     "bench_answer",
     "cli",
