@@ -30,7 +30,7 @@ from .train import TrainingConfig, decay_groups, train_step
 from .tuning import keep_freed_memory
 
 BATCH = 16  # windows a step, for every engine: the seed's
-BATCHES_A_TURN = 4
+BATCHES = 6  # that stand for an epoch's; every turn has the same
 CPU = torch.device("cpu")
 
 Train = Callable[[list[list[Feature]]], None]  # one step on each batch
@@ -100,7 +100,7 @@ def bench_train(init: str, data: str, turns: int = 5, seed: int = 0) -> dict[str
     """
     names = [n for n in ENGINES if n == "minibert" or importlib.util.find_spec("transformers")]
     report: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__}
-    report |= {"turns": turns, "seed": seed, "windows_a_turn": BATCH * BATCHES_A_TURN}
+    report |= {"turns": turns, "seed": seed, "windows_a_turn": BATCH * BATCHES}
     for tuned in (True, False):
         found = alone(time_training, names, init, data, turns, seed, tuned)
         for name, figures in found["engines"].items():
@@ -120,44 +120,39 @@ def time_training(
 ) -> dict[str, Any]:
     if tuned:
         keep_freed_memory()
-    batches, pad_id, config = real_batches(init, data, (turns + 1) * BATCHES_A_TURN, seed)
+    batches, pad_id, config = real_batches(init, data, seed)
     engines = {name: ENGINES[name](init, pad_id) for name in names}
+    windows = [window for batch in batches for window in batch]
+    tokens = sum(map(len, windows))
+    # two products in the backward pass for each one in the forward pass
+    flops = sum(3 * forward_flops(config, len(window)) for window in windows)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     peaks: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
-    windows, tokens, flops = [], [], []
-    for turn in range(turns + 1):  # the first warms up
-        chosen = batches[turn * BATCHES_A_TURN : (turn + 1) * BATCHES_A_TURN]
-        windows.append(sum(map(len, chosen)))
-        tokens.append(sum(len(window) for batch in chosen for window in batch))
-        # two products in the backward pass for each one in the forward pass
-        flops.append(sum(3 * forward_flops(config, len(w)) for batch in chosen for w in batch))
+    for turn in range(turns + 1):
         for dtype, found in peaks.items():
             found.append(matmul_peak(dtype))
         for name, engine in engines.items():
             began = time.perf_counter()
-            engine(chosen)
-            seconds[name].append(time.perf_counter() - began)
+            engine(batches)
+            if turn:  # the first warms up: kernels for shapes not met before are made then
+                seconds[name].append(time.perf_counter() - began)
     mixed = choose_precision("auto", CPU) == "bf16"
-    peak = {dtype: statistics.median(found[1:]) for dtype, found in peaks.items()}
+    peak = {dtype: statistics.median(found) for dtype, found in peaks.items()}
     report: dict[str, Any] = {
         "peak_gflops": {str(dtype): found / 1e9 for dtype, found in peak.items()},
         "engines": {},
     }
     for name, spent in seconds.items():
         used = torch.bfloat16 if mixed and "seed" not in name else torch.float32
-
-        def per_second(amounts: Sequence[float], spent: list[float] = spent) -> float:
-            return statistics.median(a / s for a, s in list(zip(amounts, spent, strict=True))[1:])
-
+        typical = statistics.median(spent)
         report["engines"][name] = {
             "precision": str(used),
-            "windows_per_second": per_second(windows),
-            "tokens_per_second": per_second(tokens),
-            "gflops": per_second(flops) / 1e9,
-            "share_of_peak": per_second(flops) / peak[used],
+            "windows_per_second": len(windows) / typical,
+            "tokens_per_second": tokens / typical,
+            "gflops": flops / typical / 1e9,
+            "share_of_peak": flops / typical / peak[used],
             "ratio": statistics.median(
-                theirs / mine
-                for theirs, mine in list(zip(spent, seconds["minibert"], strict=True))[1:]
+                theirs / mine for theirs, mine in zip(spent, seconds["minibert"], strict=True)
             ),
         }
     return report
@@ -167,7 +162,7 @@ def memory_of_training(name: str, init: str, data: str, seed: int, tuned: bool) 
     """The most memory that a process held which trains with this engine alone, in MB."""
     if tuned:
         keep_freed_memory()
-    batches, pad_id, _ = real_batches(init, data, BATCHES_A_TURN, seed)
+    batches, pad_id, _ = real_batches(init, data, seed)
     ENGINES[name](init, pad_id)(batches)
     return peak_memory_mb()
 
@@ -180,19 +175,24 @@ def peak_memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
-def real_batches(
-    init: str, data: str, count: int, seed: int
-) -> tuple[list[list[Feature]], int, BertConfig]:
-    """Batches as an epoch over the data has them: of like length, chosen at random."""
+def real_batches(init: str, data: str, seed: int) -> tuple[list[list[Feature]], int, BertConfig]:
+    """Batches of an epoch over the data, of like length each; their lengths are evenly spread.
+
+    How much a window holds decides how fast it is read, and by how much less than 384: so few
+    batches stand for an epoch only when short, middling and long ones are among them as there.
+    """
     tokenizer = Tokenizer.from_pretrained(init)
     examples = load_squad(data, "train")
-    examples = random.Random(seed).sample(examples, min(max(64, 2 * count) * BATCH, len(examples)))
+    examples = random.Random(seed).sample(examples, min(200 * BATCH, len(examples)))
     features = prepare_train_features(examples, tokenizer, 384, 128)
-    batches = [b for b in length_batches(features, BATCH, seed) if len(b) == BATCH][:count]
-    if len(batches) < count:
-        raise InputError(f"{data}: too few questions for {count} batches of {BATCH}; fewer turns?")
+    full = [b for b in length_batches(features, BATCH, seed) if len(b) == BATCH]
+    if len(full) < BATCHES:
+        raise InputError(f"{data}: too few questions for {BATCHES} batches of {BATCH}")
+    full.sort(key=lambda batch: sum(len(features[k]) for k in batch))
+    chosen = [full[int((i + 0.5) * len(full) / BATCHES)] for i in range(BATCHES)]
+    random.Random(seed).shuffle(chosen)
     config = BertForQuestionAnswering.from_pretrained(init, new_head=True).config
-    return [[features[k] for k in batch] for batch in batches], tokenizer.pad_id, config
+    return [[features[k] for k in batch] for batch in chosen], tokenizer.pad_id, config
 
 
 def forward_flops(config: BertConfig, tokens: int) -> float:

@@ -243,9 +243,7 @@ class QuestionAnswerer:
             )
         )
 
-    def _windows(
-        self, examples: Iterable[Example]
-    ) -> Iterator[list[tuple[Example, list[Feature]]]]:
+    def _windows(self, examples: Iterable[Example]) -> Iterator[Chunk]:
         """Examples with their windows, in chunks. What raises does so after those before it."""
         contexts: dict[str, Pieces] = {}
         for chunk in chunks(examples, CHUNK_CHARACTERS):

@@ -4,8 +4,10 @@ Colours are Okabe and Ito's, which the colour-blind tell apart, and magnitudes a
 "cividis", which also read in grey. matplotlib is imported when a picture is asked for.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
@@ -33,3 +35,269 @@ def canvas(
         axis.spines[["top", "right"]].set_visible(False)
     plt.close(figure)  # a notebook shows the figure that a cell returns, once
     return figure, axes if rows * columns > 1 else axes[0, 0]
+
+
+def input_rows(
+    tokens: Sequence[str], ids: Sequence[int], segments: Sequence[int], mask: Sequence[int]
+) -> "Figure":
+    """What the model reads: the pieces as a coloured strip, over their ids, segments and mask.
+
+    All four have one entry a token, (T,); a mask of 0 is padding.
+    """
+    figure, axis = canvas(height=2.2)
+    for k, (token, id_, segment, kept) in enumerate(zip(tokens, ids, segments, mask, strict=True)):
+        colour = (SKY, ORANGE)[segment] if kept else "#DDDDDD"
+        axis.add_patch(_box(k, 3, colour))
+        axis.text(k, 3, token, ha="center", va="center", fontsize=8, rotation=90)
+        for row, value in enumerate((kept, segment, id_)):
+            axis.text(k, row * 0.75, str(value), ha="center", va="center", fontsize=8)
+    axis.set(xlim=(-0.6, len(tokens) - 0.4), ylim=(-0.5, 4.0), xticks=[])
+    axis.set_yticks([0, 0.75, 1.5, 3], ["mask", "segment", "id", "piece"])
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    return figure
+
+
+def _box(x: float, y: float, colour: str) -> Any:
+    from matplotlib.patches import FancyBboxPatch
+
+    return FancyBboxPatch(
+        (x - 0.4, y - 0.8), 0.8, 1.6, boxstyle="round,pad=0,rounding_size=0.1", fc=colour, ec="none"
+    )
+
+
+def adding_strips(strips: Mapping[str, Array], tokens: Sequence[str]) -> "Figure":
+    """Vectors of the same tokens, one strip of (T, dimensions) below the other; the last is the
+    sum. One colour scale for all, with 0 in the middle; one number in a hundred goes beyond it.
+    """
+    height = (0.5 + 0.12 * len(tokens)) * len(strips)
+    figure, axes = canvas(len(strips), height=height, sharex=True)
+    largest = float(np.percentile(np.abs(np.stack(list(strips.values()))), 99))
+    for k, (axis, (name, strip)) in enumerate(zip(axes.flat, strips.items(), strict=True)):
+        image = axis.imshow(strip, cmap="PuOr", vmin=-largest, vmax=largest, aspect="auto")
+        sign = "=" if k == len(strips) - 1 else "+" if k else " "
+        axis.set_title(f"{sign} {name}", loc="left", fontsize=10)
+        axis.set_yticks(range(len(tokens)), tokens, fontsize=7)
+        axis.tick_params(length=0)
+    axes.flat[-1].set_xlabel("dimension")
+    figure.colorbar(image, ax=axes, shrink=0.4, extend="both")
+    return figure
+
+
+def cosine_matrix(vectors: Array, label: str) -> "Figure":
+    """How alike each two of (K, dimensions) vectors are: the cosine of the angle between them."""
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    figure, axis = canvas(height=5.0)
+    image = axis.imshow(unit @ unit.T, cmap="viridis")
+    axis.set(xlabel=label, ylabel=label)
+    figure.colorbar(image, ax=axis, label="cosine")
+    return figure
+
+
+def attention_panels(panels: Mapping[str, Array], tokens: Sequence[str]) -> "Figure":
+    """Matrices of (T, T), row by column "who looks at whom", side by side, each with its scale.
+
+    What is not a number, or lower than any score, stands out in grey.
+    """
+    figure, axes = canvas(1, len(panels), height=4.0)
+    for axis, (name, matrix) in zip(np.atleast_1d(axes).flat, panels.items(), strict=True):
+        shown = np.ma.masked_less(np.ma.masked_invalid(matrix), -1e9)
+        axis.set_facecolor("#BBBBBB")
+        image = axis.imshow(shown, cmap="viridis")
+        axis.set_title(name, fontsize=10)
+        axis.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=7)
+        axis.set_yticks(range(len(tokens)), tokens, fontsize=7)
+        axis.tick_params(length=0)
+        figure.colorbar(image, ax=axis, shrink=0.5)
+    return figure
+
+
+def head_grid(probabilities: Array, tokens: Sequence[str]) -> "Figure":
+    """The attention of all heads of a layer, (N, T, T): from the token of the row to the column."""
+    columns = 4
+    rows = -(-len(probabilities) // columns)
+    figure, axes = canvas(rows, columns, height=2.35 * rows, sharex=True, sharey=True)
+    for k, axis in enumerate(axes.flat):
+        axis.set_visible(k < len(probabilities))
+        if k < len(probabilities):
+            image = axis.imshow(probabilities[k], cmap="viridis", vmin=0, vmax=1)
+            axis.set_title(f"head {k}", fontsize=9)
+        axis.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=6)
+        axis.set_yticks(range(len(tokens)), tokens, fontsize=6)
+        axis.tick_params(length=0)
+    figure.colorbar(image, ax=axes, shrink=0.4, label="probability")
+    return figure
+
+
+def error_by_layer(errors: Mapping[str, Sequence[float]], tolerance: float) -> "Figure":
+    """The largest error of each layer's states, a curve for each model, on a log scale.
+
+    An exact 0, which no log scale has, lies on the line at the bottom.
+    """
+    figure, axis = canvas(height=4.4)
+    floor = 1e-8
+    for k, (name, curve) in enumerate(errors.items()):
+        colour = (BLUE, ORANGE, GREEN, RED, PINK, BLACK)[k % 6]
+        shown = [max(error, floor) for error in curve]
+        axis.plot(shown, color=colour, marker="osD^vP"[k % 6], lw=2, clip_on=False, zorder=3)
+        beside = {"va": "center", "fontsize": 9, "color": colour}
+        axis.annotate(
+            name, (len(shown) - 1, shown[-1]), (10, 0), textcoords="offset points", **beside
+        )
+    layers = len(next(iter(errors.values())))
+    axis.axhline(floor, color=GREY, lw=1)
+    axis.axhline(tolerance, color=BLACK, ls="--", lw=1)
+    axis.text(0, tolerance * 1.3, f"tolerance {tolerance:g}", fontsize=9)
+    axis.set_yscale("log")
+    axis.set(ylim=(floor, 500), xlim=(-0.1, layers - 1), ylabel="largest error of a state")
+    powers = range(-6, 3, 2)
+    ticks = [floor, *(10.0**power for power in powers)]
+    axis.set_yticks(ticks, ["exactly 0", *(f"$10^{{{power}}}$" for power in powers)])
+    axis.set_xticks(range(layers), ["embeddings", *(f"layer {k}" for k in range(1, layers))])
+    return figure
+
+
+def probability_bars(tokens: Sequence[str], rows: Mapping[str, tuple[Array, Array]]) -> "Figure":
+    """Over each token the probability that the answer starts there, below that it ends there.
+
+    `rows` names pairs of (T,) probabilities; several, as of a model before and after its training,
+    stand below each other.
+    """
+    figure, axes = canvas(len(rows), height=1.2 + 1.5 * len(rows), sharex=True)
+    for axis, (name, (start, end)) in zip(np.atleast_1d(axes).flat, rows.items(), strict=True):
+        axis.bar(range(len(tokens)), start, color=BLUE, label="start")
+        axis.bar(range(len(tokens)), -end, color=ORANGE, label="end")
+        axis.axhline(0, color=BLACK, lw=0.8)
+        axis.set(ylim=(-1.05, 1.05), ylabel="probability", title=name)
+        axis.set_yticks([-1, 0, 1], ["1", "0", "1"])
+    axis.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=8)
+    np.atleast_1d(axes).flat[0].legend(frameon=False, ncols=2, loc="upper left")
+    return figure
+
+
+def span_map(
+    scores: Array, legal: Array, tokens: Sequence[str], spans: Sequence[tuple[int, int]]
+) -> "Figure":
+    """The grid of all spans: rows are starts, columns are ends, colour is S.T_i + E.T_j.
+
+    `scores` and `legal` are (T, T); what is not legal is hatched. `spans` (start, end inclusive)
+    are marked 1, 2, 3, ...
+    """
+    figure, axis = canvas(height=7.0)
+    image = axis.imshow(scores, cmap="viridis")
+    edges = np.arange(len(tokens) + 1) - 0.5
+    illegal = np.ma.masked_where(legal, np.ones_like(scores))
+    axis.pcolor(edges, edges, illegal, cmap="Greys", vmin=1, vmax=2, alpha=0.6)
+    axis.pcolor(edges, edges, illegal, alpha=0.0, hatch="////")
+    for rank, (start, end) in enumerate(spans, start=1):
+        box = {"boxstyle": "circle,pad=0.15", "fc": "white", "ec": RED, "lw": 1.5}
+        axis.text(end, start, str(rank), ha="center", va="center", fontsize=8, bbox=box)
+    axis.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=7)
+    axis.set_yticks(range(len(tokens)), tokens, fontsize=7)
+    axis.tick_params(length=0)
+    axis.set(xlabel="the span ends with", ylabel="the span starts with")
+    figure.colorbar(image, ax=axis, shrink=0.6, label="start logit + end logit")
+    return figure
+
+
+def window_bars(
+    bounds: Sequence[tuple[int, int]], spans: Mapping[str, tuple[int, int]]
+) -> "Figure":
+    """Windows as bars over a document, (first token, end exclusive); `spans` of it as stripes."""
+    figure, axis = canvas(height=1.0 + 0.4 * len(bounds))
+    for k, (first, end) in enumerate(bounds):
+        axis.barh(k, end - first, left=first, height=0.6, color=SKY, ec=BLUE)
+        axis.text(first + 3, k, f"window {k}", va="center", fontsize=9)
+    for k, (name, (first, end)) in enumerate(spans.items()):
+        colour = (RED, GREEN, PINK)[k % 3]
+        axis.axvspan(first - 0.5, end - 0.5, color=colour, alpha=0.7)
+        at = {"ha": "center", "fontsize": 9, "color": colour}
+        axis.text((first + end) / 2, -0.75 - 0.45 * (k % 2), name, **at)
+    axis.set(ylim=(len(bounds) - 0.4, -1.5), xlabel="token of the document", yticks=[])
+    axis.spines["left"].set_visible(False)
+    return figure
+
+
+def seen_by_windows(tokens: Sequence[str], logits: Mapping[str, tuple[Array, Array]]) -> "Figure":
+    """The same tokens in several windows: their start logits on the left, end logits on the right.
+
+    `logits` names pairs of (T,), one a window.
+    """
+    figure, axes = canvas(1, 2, height=3.2, sharey=True)
+    for side, axis in enumerate(axes.flat):
+        for k, (name, pair) in enumerate(logits.items()):
+            colour, marker = (BLUE, ORANGE, GREEN)[k % 3], "osD"[k % 3]
+            axis.plot(pair[side], color=colour, marker=marker, label=name)
+        axis.set_title(("start logits", "end logits")[side], fontsize=10)
+        axis.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=8)
+    axes.flat[0].legend(frameon=False)
+    return figure
+
+
+def training_curves(
+    steps: Sequence[int],
+    losses: Sequence[float],
+    learning_rates: Sequence[float],
+    note: str = "",
+) -> "Figure":
+    """Loss above, learning rate below, over the steps; the note stands at the end of the run."""
+    ratios = {"height_ratios": [3, 1]}
+    figure, (above, below) = canvas(2, height=4.2, sharex=True, gridspec_kw=ratios)
+    above, below = above[0], below[0]
+    above.plot(steps, losses, color=BLUE, lw=0.8, alpha=0.5)
+    width = max(1, len(losses) // 25)
+    smooth = np.convolve(losses, np.ones(width) / width, mode="valid")
+    above.plot(steps[width - 1 :], smooth, color=BLUE, lw=2, label=f"mean of {width}")
+    above.set(ylabel="loss", ylim=(0, None))
+    if note:
+        at = {"ha": "right", "va": "top", "transform": above.transAxes}
+        above.text(1.0, 0.95, note, fontsize=10, **at)
+    below.plot(steps, learning_rates, color=ORANGE, lw=2)
+    below.set(xlabel="step", ylabel="learning rate", ylim=(0, None))
+    return figure
+
+
+def figures_by_group(
+    groups: Mapping[str, Mapping[str, tuple[float, int]]], overall: float
+) -> "Figure":
+    """F1 of the parts of a data set, (F1, questions) each: a panel for each way to divide it."""
+    widths = {"width_ratios": [len(parts) for parts in groups.values()]}
+    figure, axes = canvas(1, len(groups), height=3.4, sharey=True, gridspec_kw=widths)
+    for axis, (name, parts) in zip(np.atleast_1d(axes).flat, groups.items(), strict=True):
+        values = [value for value, _ in parts.values()]
+        axis.bar(range(len(parts)), values, color=SKY, ec=BLUE)
+        for k, (value, count) in enumerate(parts.values()):
+            axis.text(k, value + 1, f"{value:.0f}", ha="center", fontsize=8)
+            axis.text(k, 3, f"{count:,}", ha="center", fontsize=7, rotation=90)
+        axis.axhline(overall, color=BLACK, ls="--", lw=1)
+        axis.set_xticks(range(len(parts)), parts, rotation=45, fontsize=8)
+        axis.set(title=name, ylim=(0, 100))
+    np.atleast_1d(axes).flat[0].set_ylabel("F1")
+    return figure
+
+
+def reliability(scores: Array, right: Array, counts: Array) -> "Figure":
+    """How often answers of like score are right, (bins,) each; an honest score is on the line."""
+    figure, (above, below) = canvas(
+        2, height=5.0, sharex=True, gridspec_kw={"height_ratios": [3, 1]}
+    )
+    above, below = above[0], below[0]
+    above.plot([0, 1], [0, 1], color=GREY, ls="--")
+    above.plot(scores, right, color=BLUE, marker="o")
+    above.set(ylabel="part that is right", xlim=(0, 1), ylim=(0, 1))
+    below.bar(scores, counts, width=0.08, color=SKY, ec=BLUE)
+    below.set(xlabel="score", ylabel="answers")
+    return figure
+
+
+def threshold_curve(thresholds: Array, f1: Mapping[str, Array], chosen: float) -> "Figure":
+    """F1 over the threshold on the null odds, a curve for each group; the chosen one is marked."""
+    figure, axis = canvas(height=3.4)
+    for k, (name, values) in enumerate(f1.items()):
+        style = {"color": (BLACK, BLUE, ORANGE)[k % 3], "ls": ("-", "--", ":")[k % 3]}
+        axis.plot(thresholds, values, label=name, lw=2, drawstyle="steps-post", **style)
+    axis.axvline(chosen, color=GREY, lw=1)
+    axis.set(xlabel='threshold on the null odds: beyond it the answer is ""', ylabel="F1")
+    axis.set_ylim(0, 102)
+    axis.legend(frameon=False)
+    return figure

@@ -1,11 +1,13 @@
 """What the bench counts, and that its engines do the same work."""
 
+import random
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+import minibert
 from minibert import bench, bench_answer
 from minibert.model import BertConfig
 from minibert.qa import BertForQuestionAnswering
@@ -28,17 +30,24 @@ def test_flops_are_those_that_torch_counts():
 
 
 def test_real_batches_are_an_epoch_s(tiny, squad):
-    batches, _, _ = bench.real_batches(str(tiny), str(squad), 8, seed=0)
-    assert [len(batch) for batch in batches] == [bench.BATCH] * 8
+    batches, _, _ = bench.real_batches(str(tiny), str(squad), seed=0)
+    assert [len(batch) for batch in batches] == [bench.BATCH] * bench.BATCHES
+    windows = [window for batch in batches for window in batch]
     # of like length: little would be padding
     padded = sum(len(batch) * max(map(len, batch)) for batch in batches)
-    assert sum(len(window) for batch in batches for window in batch) > 0.9 * padded
-    assert batches[0][0].start_position is not None
+    assert sum(map(len, windows)) > 0.9 * padded
+    # as long as the data's are
+    examples = random.Random(1).sample(minibert.load_squad(squad, "train"), 2000)
+    tokenizer = minibert.Tokenizer.from_pretrained(tiny)
+    everywhere = list(map(len, minibert.prepare_train_features(examples, tokenizer)))
+    mean = sum(everywhere) / len(everywhere)
+    assert sum(map(len, windows)) / len(windows) == pytest.approx(mean, rel=0.1)
+    assert windows[0].start_position is not None
 
 
 @pytest.mark.parametrize("name", [name for name in bench.ENGINES if name != "minibert"])
 def test_the_reference_is_trained(transformers, tiny, name):
-    batches, pad_id, _ = bench.real_batches(str(tiny), NOTES, 1, seed=0)
+    batches, pad_id, _ = bench.real_batches(str(tiny), NOTES, seed=0)
     bench.ENGINES[name](str(tiny), pad_id)(batches)
 
 
