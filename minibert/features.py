@@ -274,15 +274,19 @@ def length_batches(features: Sequence[Feature], batch_size: int, seed: int) -> l
     return batches
 
 
-def token_batches(features: Sequence[Feature], max_tokens: int) -> list[list[int]]:
+def token_batches(
+    features: Sequence[Feature], max_tokens: int, multiple: int = 1
+) -> list[list[int]]:
     """Indices of windows by falling length, in batches of up to `max_tokens` padded tokens.
 
-    At least one window a batch. The longest come first, so that too little memory shows at once.
+    Padded as `collate` does it with the same `multiple`. At least one window a batch. The longest
+    come first, so that too little memory shows at once.
     """
     order = sorted(range(len(features)), key=lambda k: -len(features[k]))
     batches = []
     while order:
-        size = max(1, max_tokens // len(features[order[0]]))
+        longest = len(features[order[0]])
+        size = max(1, max_tokens // (longest + -longest % multiple))
         batches.append(order[:size])
         order = order[size:]
     return batches

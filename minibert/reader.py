@@ -4,6 +4,7 @@ text -> windows -> encoder -> S and E -> spans -> the context's own characters. 
 (arXiv:1810.04805v2) section 4.2.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -71,11 +72,14 @@ def choose_precision(name: Precision, device: torch.device) -> Literal["fp32", "
         raise InputError(f"precision={name!r}: expected 'auto', 'fp32' or 'bf16'")
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    # the oldest torch that this package asks for cannot tell
-    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
-        return "fp32"
-    able = torch.cpu.get_capabilities()
-    return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "fp32"
+    able = device.type == "cpu" and processor_has("avx512_bf16", "amx_bf16")
+    return "bf16" if able else "fp32"
+
+
+def processor_has(*instructions: str) -> bool:
+    """Whether the CPU has any of these, by torch's names (the oldest torch cannot tell: no)."""
+    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(able.get(name, False) for name in instructions)
 
 
 class QuestionAnswerer:
@@ -137,13 +141,15 @@ class QuestionAnswerer:
     ) -> "QuestionAnswerer":
         """From a folder or hub id that holds a trained span head; by default the bundled one.
 
-        In bfloat16 the weights are too. `attention` None is the faster one. Raises
-        `PretrainedError`, and `InputError` for a device that cannot be used.
+        In bfloat16 the weights are too. `attention` None is the faster one: "sdpa", but for
+        bfloat16 on a CPU without matrix instructions (AMX). Raises `PretrainedError`, and
+        `InputError` for a device that cannot be used.
         """
         chosen = choose_device(device)
         precise = choose_precision(precision, chosen) == "fp32"
         if attention is None:
-            attention = "sdpa" if precise or chosen.type != "cpu" else "eager"
+            slow = not precise and chosen.type == "cpu" and not processor_has("amx_bf16")
+            attention = "eager" if slow else "sdpa"
         model = BertForQuestionAnswering.from_pretrained(source, attention)
         model.to(chosen, torch.float32 if precise else torch.bfloat16)
         tokenizer = Tokenizer.from_pretrained(source)
@@ -302,10 +308,12 @@ class QuestionAnswerer:
         device = weights.device
         mixed = choose_precision(self.precision, device) == "bf16"
         autocast = mixed and weights.dtype == torch.float32
+        # few different shapes, so that their kernels are at hand; none beyond max_length
+        multiple = math.gcd(16, self.max_length)
         found: dict[int, WindowLogits] = {}
-        for indices in token_batches(features, self.batch_size * self.max_length):
+        for indices in token_batches(features, self.batch_size * self.max_length, multiple):
             chosen = [features[k] for k in indices]
-            batch = collate(chosen, self.tokenizer.pad_id).to(device)
+            batch = collate(chosen, self.tokenizer.pad_id, multiple).to(device)
             with torch.autocast(device.type, torch.bfloat16, autocast):
                 out = self.model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
             start = out.start_logits.float().cpu().numpy()  # (B, T)

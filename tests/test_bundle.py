@@ -2,9 +2,11 @@
 
 import random
 import re
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import minibert
 from minibert.cli import (
@@ -51,6 +53,19 @@ def test_its_logits_in_the_reference_bit_for_bit(transformers, field_notes):
         a = ours(batch.input_ids, batch.attention_mask, batch.token_type_ids)
         b = theirs.eval()(batch.input_ids, batch.attention_mask, batch.token_type_ids)
     assert torch.equal(a.start_logits, b.start_logits) and torch.equal(a.end_logits, b.end_logits)
+
+
+def test_its_stored_states():
+    """Where transformers is not: 1e-5, for another processor may round differently."""
+    stored = load_file(Path(__file__).parent / "reference" / "bundled.safetensors")
+    model = minibert.BertForQuestionAnswering.from_pretrained(BUNDLED)
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    with torch.inference_mode():
+        out = model(*(stored[name] for name in names))
+    for k, state in enumerate(out.hidden_states):
+        assert torch.allclose(state, stored[f"hidden_states.{k}"], rtol=1e-5, atol=1e-5), k
+    for name in ("start_logits", "end_logits"):
+        assert torch.allclose(getattr(out, name), stored[name], rtol=1e-5, atol=1e-5), name
 
 
 def test_its_tokenizer_is_the_encoder_s(minilm, field_notes):
