@@ -30,7 +30,7 @@ from .train import TrainingConfig, decay_groups, train_step
 from .tuning import keep_freed_memory
 
 BATCH = 16  # windows a step, for every engine: the seed's
-BATCHES = 6  # that stand for an epoch's; every turn has the same
+BATCHES = 4  # that stand for an epoch's; every turn has the same
 CPU = torch.device("cpu")
 
 Train = Callable[[list[list[Feature]]], None]  # one step on each batch

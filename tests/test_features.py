@@ -265,7 +265,7 @@ def test_collate_pads_to_the_longest(tiny, field_notes):
     assert (collate(unlabelled, tokenizer.pad_id).start_positions == -1).all()
 
 
-@pytest.mark.parametrize("seed", [None, 1])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_batches_hold_every_window_once_and_like_lengths(tiny, field_notes, seed):
     tokenizer = minibert.Tokenizer.from_pretrained(tiny)
     features = minibert.prepare_features(field_notes, tokenizer, 96, 32)
@@ -275,5 +275,4 @@ def test_batches_hold_every_window_once_and_like_lengths(tiny, field_notes, seed
     padded = sum(len(b) * max(len(features[k]) for k in b) for b in batches)
     assert padded < 1.05 * sum(map(len, features))
     assert batches == length_batches(features, 8, seed)
-    if seed is not None:
-        assert batches != length_batches(features, 8, seed + 1)
+    assert batches != length_batches(features, 8, seed + 1)

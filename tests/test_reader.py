@@ -18,7 +18,7 @@ PIPELINE = json.loads((HERE / "reference" / "pipeline.json").read_text(encoding=
 
 @pytest.fixture(scope="module")
 def qa(tiny: Path) -> QuestionAnswerer:
-    return QuestionAnswerer.from_pretrained(tiny, attention="eager")
+    return QuestionAnswerer.from_pretrained(tiny, attention="eager", precision="fp32")
 
 
 @settings(max_examples=200, deadline=None)

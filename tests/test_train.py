@@ -49,7 +49,9 @@ def test_it_learns_writes_and_reads_back(tiny, tmp_path):
     evaluations = [line for line in lines(output) if "f1" in line]
     assert len(evaluations) == 8 and evaluations[-1]["f1"] == metrics["f1"]
 
-    qa = minibert.QuestionAnswerer.from_pretrained(output, "eager", max_length=128, doc_stride=32)
+    qa = minibert.QuestionAnswerer.from_pretrained(
+        output, "eager", max_length=128, doc_stride=32, precision="fp32"
+    )
     examples = minibert.load_squad(NOTES)
     again = minibert.evaluate(qa, examples, tmp_path / "evaluation")
     assert again == pytest.approx(metrics)
