@@ -10,8 +10,9 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
@@ -115,29 +116,47 @@ def alone(function: Callable[..., Result], *arguments: Any) -> Result:
         return pool.submit(function, *arguments).result()
 
 
+def by_turns(
+    engines: Mapping[str, Callable[[], object]], dtypes: Iterable[torch.dtype], turns: int
+) -> tuple[dict[str, list[float]], dict[torch.dtype, float]]:
+    """The seconds that each engine takes, turn after turn, and the processor's peak meanwhile.
+
+    One turn more comes first, and is not counted: kernels for new shapes are made in it.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in engines}
+    peaks: dict[torch.dtype, list[float]] = {dtype: [] for dtype in dtypes}
+    for _ in range(turns + 1):
+        for dtype, found in peaks.items():
+            found.append(matmul_peak(dtype))
+        for name, work in engines.items():
+            began = time.perf_counter()
+            work()
+            seconds[name].append(time.perf_counter() - began)
+    counted = {name: spent[1:] for name, spent in seconds.items()}
+    return counted, {dtype: statistics.median(found) for dtype, found in peaks.items()}
+
+
+def times_as_fast(theirs: Sequence[float], ours: Sequence[float]) -> float:
+    """The median over the turns of how much longer they take."""
+    return statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
+
+
 def time_training(
     names: Sequence[str], init: str, data: str, turns: int, seed: int, tuned: bool
 ) -> dict[str, Any]:
     if tuned:
         keep_freed_memory()
     batches, pad_id, config = real_batches(init, data, seed)
-    engines = {name: ENGINES[name](init, pad_id) for name in names}
     windows = [window for batch in batches for window in batch]
     tokens = sum(map(len, windows))
     # two products in the backward pass for each one in the forward pass
     flops = sum(3 * forward_flops(config, len(window)) for window in windows)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    peaks: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
-    for turn in range(turns + 1):
-        for dtype, found in peaks.items():
-            found.append(matmul_peak(dtype))
-        for name, engine in engines.items():
-            began = time.perf_counter()
-            engine(batches)
-            if turn:  # the first warms up: kernels for shapes not met before are made then
-                seconds[name].append(time.perf_counter() - began)
+    seconds, peak = by_turns(
+        {name: partial(ENGINES[name](init, pad_id), batches) for name in names},
+        (torch.float32, torch.bfloat16),
+        turns,
+    )
     mixed = choose_precision("auto", CPU) == "bf16"
-    peak = {dtype: statistics.median(found) for dtype, found in peaks.items()}
     report: dict[str, Any] = {
         "peak_gflops": {str(dtype): found / 1e9 for dtype, found in peak.items()},
         "engines": {},
@@ -151,9 +170,7 @@ def time_training(
             "tokens_per_second": tokens / typical,
             "gflops": flops / typical / 1e9,
             "share_of_peak": flops / typical / peak[used],
-            "ratio": statistics.median(
-                theirs / mine for theirs, mine in zip(spent, seconds["minibert"], strict=True)
-            ),
+            "ratio": times_as_fast(spent, seconds["minibert"]),
         }
     return report
 

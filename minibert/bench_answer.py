@@ -10,13 +10,14 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from .bench import CPU, alone, forward_flops, matmul_peak, peak_memory_mb
+from .bench import CPU, alone, by_turns, forward_flops, peak_memory_mb, times_as_fast
 from .errors import InputError
 from .features import prepare_features
 from .reader import Precision, QuestionAnswerer, choose_precision
@@ -24,7 +25,7 @@ from .spans import WindowLogits, best_spans
 from .squad import Example, load_squad, squad_metrics
 from .tuning import keep_freed_memory
 
-QUESTIONS_A_TURN = 100
+QUESTIONS = 300  # every turn has the same
 MAX_ANSWER_LEN = 30
 
 
@@ -160,7 +161,7 @@ def bench_answer(source: str, data: str, turns: int = 5, seed: int = 0) -> dict[
         and ("minibert" in name or importlib.util.find_spec("transformers"))
     ]
     report: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__}
-    report |= {"turns": turns, "seed": seed, "questions_a_turn": QUESTIONS_A_TURN, "best": best}
+    report |= {"turns": turns, "seed": seed, "questions": QUESTIONS, "best": best}
     for tuned in (True, False):
         found = alone(time_answers, names, best, source, data, turns, seed, tuned)
         for name, figures in found["engines"].items():
@@ -169,11 +170,11 @@ def bench_answer(source: str, data: str, turns: int = 5, seed: int = 0) -> dict[
     return report
 
 
-def sample(data: str, count: int, seed: int) -> list[Example]:
+def sample(data: str, seed: int) -> list[Example]:
     examples = load_squad(data, "validation")
-    if len(examples) < count:
-        raise InputError(f"{data}: fewer than {count} questions; fewer turns?")
-    return random.Random(seed).sample(examples, count)
+    if len(examples) < QUESTIONS:
+        raise InputError(f"{data}: fewer than {QUESTIONS} questions")
+    return random.Random(seed).sample(examples, QUESTIONS)
 
 
 def time_answers(
@@ -181,48 +182,36 @@ def time_answers(
 ) -> dict[str, Any]:
     if tuned:
         keep_freed_memory()
-    asked = sample(data, (turns + 1) * QUESTIONS_A_TURN, seed)
+    asked = sample(data, seed)
     engines = {name: ENGINES[name][1](source) for name in names}
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+    predictions: dict[str, dict[str, str]] = {}
     forward: dict[str, list[float]] = {name: [] for name in names}
-    predictions: dict[str, dict[str, str]] = {name: {} for name in names}
-    peaks: dict[torch.dtype, list[float]] = {ENGINES[name][0]: [] for name in names}
-    for turn in range(turns + 1):  # the first warms up
-        chosen = asked[turn * QUESTIONS_A_TURN : (turn + 1) * QUESTIONS_A_TURN]
-        for dtype, found in peaks.items():
-            found.append(matmul_peak(dtype))
-        for name, engine in engines.items():
-            engine.forward_seconds.clear()
-            began = time.perf_counter()
-            predictions[name] |= engine.answer(chosen)
-            seconds[name].append(time.perf_counter() - began)
-            forward[name].append(sum(engine.forward_seconds))
 
+    def ask(name: str) -> None:
+        engines[name].forward_seconds.clear()
+        predictions[name] = engines[name].answer(asked)
+        forward[name].append(sum(engines[name].forward_seconds))
+
+    dtypes = {ENGINES[name][0] for name in names}
+    seconds, peak = by_turns({name: partial(ask, name) for name in names}, dtypes, turns)
     qa = QuestionAnswerer.from_pretrained(source)
-    features = prepare_features(asked, qa.tokenizer)
-    turn_of = {example.id: k // QUESTIONS_A_TURN for k, example in enumerate(asked)}
-    flops = [0.0] * (turns + 1)
-    for feature in features:
-        flops[turn_of[feature.example_id]] += forward_flops(qa.model.config, len(feature))
-    peak = {dtype: statistics.median(found[1:]) for dtype, found in peaks.items()}
+    windows = prepare_features(asked, qa.tokenizer)
+    flops = sum(forward_flops(qa.model.config, len(window)) for window in windows)
     report: dict[str, Any] = {
         "peak_gflops": {str(dtype): found / 1e9 for dtype, found in peak.items()},
         "engines": {},
     }
     for name in names:
-        gflops = [f / s for f, s in list(zip(flops, forward[name], strict=True))[1:]]
+        inside = statistics.median(forward[name][1:])  # the first warms up
         metrics = squad_metrics(predictions[name], asked)
         report["engines"][name] = {
-            "questions_per_second": QUESTIONS_A_TURN / statistics.median(seconds[name][1:]),
-            "forward_questions_per_second": QUESTIONS_A_TURN / statistics.median(forward[name][1:]),
-            "gflops": statistics.median(gflops) / 1e9,
-            "share_of_peak": statistics.median(gflops) / peak[ENGINES[name][0]],
+            "questions_per_second": QUESTIONS / statistics.median(seconds[name]),
+            "forward_questions_per_second": QUESTIONS / inside,
+            "gflops": flops / inside / 1e9,
+            "share_of_peak": flops / inside / peak[ENGINES[name][0]],
             "exact_match": metrics["exact_match"],
             "f1": metrics["f1"],
-            "ratio": statistics.median(
-                theirs / mine
-                for theirs, mine in list(zip(seconds[name], seconds[best], strict=True))[1:]
-            ),
+            "ratio": times_as_fast(seconds[name], seconds[best]),
         }
     return report
 
@@ -231,6 +220,6 @@ def memory_of_answers(name: str, source: str, data: str, seed: int, tuned: bool)
     """The most memory that a process held which answers with this engine alone, in MB."""
     if tuned:
         keep_freed_memory()
-    asked = sample(data, QUESTIONS_A_TURN, seed)
+    asked = sample(data, seed)
     ENGINES[name][1](source).answer(asked)
     return peak_memory_mb()

@@ -26,7 +26,7 @@ from .model import blank
 from .pretrained import map_tensors, read_tensors
 from .qa import BertForQuestionAnswering
 from .reader import BUNDLED, Answer, Precision, QuestionAnswerer, checked
-from .squad import Example, load_squad
+from .squad import Example, load_squad, require_unicode
 from .tokenization import Tokenizer
 from .train import TrainingConfig, train
 from .tuning import keep_freed_memory
@@ -181,13 +181,16 @@ def answer_lines(
                 raise InputError(f"{name}: not readable as JSON: {error}") from error
             if not isinstance(record, dict) or not {"question", "context"} <= record.keys():
                 raise InputError(f"{name}: expected an object with 'question' and 'context'")
+            example = checked(name, record["question"], record["context"])
+            require_unicode(json.dumps(record, ensure_ascii=False), name)  # all of it comes back
             records.append(record)
-            yield checked(name, record["question"], record["context"])
+            yield example
 
     with ExitStack() as stack:
         try:
             lines = sys.stdin.buffer if str(source) == "-" else source.open("rb")
-            written = sys.stdout if output is None else output.open("w", encoding="utf-8")
+            # "x": no file is overwritten, least of all the input
+            written = sys.stdout if output is None else output.open("x", encoding="utf-8")
         except OSError as error:
             raise InputError(f"{error.filename}: cannot be opened: {error.strerror}") from error
         if lines is not sys.stdin.buffer:

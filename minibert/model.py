@@ -117,7 +117,8 @@ def blank(
 
     It takes no memory: the weights are yet to come. Raises `PretrainedError`.
     """
-    config = BertConfig.from_dict(pretrained.read_config(source))
+    with pretrained.naming(source):
+        config = BertConfig.from_dict(pretrained.read_config(source))
     with torch.device("meta"):
         model = kind(config, attention)
     return model, {name: tensor.shape for name, tensor in model.state_dict().items()}

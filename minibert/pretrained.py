@@ -11,6 +11,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,17 @@ def places(key: str) -> Iterator[tuple[str, str, int | None]]:
             yield f"{key}[{row}]", KEY_TABLE[f"{template}[{row}]"], row
 
 
+@contextmanager
+def naming(source: str | Path) -> Iterator[None]:
+    """Put the folder or hub id in front of a `PretrainedError` that does not name it yet."""
+    try:
+        yield
+    except PretrainedError as error:
+        if str(error).startswith(str(source)):
+            raise
+        raise PretrainedError(f"{source}: {error}") from error
+
+
 def read_tensors(source: str | Path) -> dict[str, torch.Tensor]:
     """All tensors of a checkpoint under the names that its file gives them.
 
@@ -217,11 +229,22 @@ def read_tensors(source: str | Path) -> dict[str, torch.Tensor]:
         except Exception as error:  # whatever a broken or hostile pickle provokes
             reason = str(error).strip().partition("\n")[0]
             raise PretrainedError(f"{path}: not readable as PyTorch weights: {reason}") from error
-        if not isinstance(tensors, dict) or not all(map(torch.is_tensor, tensors.values())):
+        if not isinstance(tensors, dict) or not all(_is_plain(*item) for item in tensors.items()):
             raise PretrainedError(f"{path}: expected a dict of tensors")
         return tensors
     raise PretrainedError(
         f"{source}: no weights (model.safetensors, its index, or pytorch_model.bin)"
+    )
+
+
+def _is_plain(name: object, tensor: object) -> bool:
+    """Whether a pickle's entry is a named array: not sparse, nested, or without its numbers."""
+    return (
+        isinstance(name, str)
+        and isinstance(tensor, torch.Tensor)
+        and tensor.layout == torch.strided
+        and not tensor.is_nested
+        and tensor.device.type == "cpu"
     )
 
 
@@ -292,7 +315,8 @@ def load_tensors(
     checkpoint whose encoder alone is wanted). Raises `PretrainedError` for any other name that is
     missing or unexpected.
     """
-    tensors, report = map_tensors(read_tensors(source), expected)
+    with naming(source):
+        tensors, report = map_tensors(read_tensors(source), expected)
     missing = {n for n in report.missing if may_lack is None or not n.startswith(may_lack)}
     if missing:
         raise PretrainedError(f"{source}: these weights lack {_some(missing)}")
@@ -310,6 +334,7 @@ def save_folder(
     """Write `config.json` and `model.safetensors` under Hugging Face's names.
 
     `tensors` are under our names, whole: `transformers` then loads the folder with nothing missing.
+    Raises `PretrainedError` where it cannot be written.
     """
     theirs: dict[str, torch.Tensor] = {}
     rows: dict[str, dict[str, torch.Tensor]] = {}
@@ -326,10 +351,14 @@ def save_folder(
         theirs[stem] = torch.stack([parts[row] for row in sorted(parts)])
 
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    weights = folder / "model.safetensors"
     text = json.dumps(dict(config), indent=2, sort_keys=True)
-    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
-    # transformers refuses a safetensors file that does not say which framework wrote it
-    safetensors.torch.save_file(theirs, folder / "model.safetensors", metadata={"format": "pt"})
-    with (folder / "model.safetensors").open("rb") as file:
-        os.fsync(file.fileno())  # a checkpoint that comes after it counts on it
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+        # transformers refuses a safetensors file that does not say which framework wrote it
+        safetensors.torch.save_file(theirs, weights, metadata={"format": "pt"})
+        with weights.open("rb") as file:
+            os.fsync(file.fileno())  # a checkpoint that comes after it counts on it
+    except (OSError, SafetensorError) as error:
+        raise PretrainedError(f"{folder}: cannot be written: {error}") from error

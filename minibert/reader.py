@@ -16,6 +16,7 @@ import torch
 from .errors import InputError, PretrainedError
 from .features import Feature, collate, example_windows, token_batches
 from .model import Attention
+from .pretrained import naming
 from .qa import BertForQuestionAnswering
 from .spans import WindowLogits, best_spans
 from .squad import Example
@@ -153,7 +154,8 @@ class QuestionAnswerer:
         model = BertForQuestionAnswering.from_pretrained(source, attention)
         model.to(chosen, torch.float32 if precise else torch.bfloat16)
         tokenizer = Tokenizer.from_pretrained(source)
-        return cls(model, tokenizer, max_length, doc_stride, precision=precision)
+        with naming(source):
+            return cls(model, tokenizer, max_length, doc_stride, precision=precision)
 
     @overload
     def __call__(

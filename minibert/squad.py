@@ -70,15 +70,16 @@ def load_squad(
     examples: list[Example] = []
     problems: list[DataError] = []
     ids = set()
-    for number, found in enumerate(_read(source, split)):
+    for found in _read(source, split):
         if isinstance(found, DataError):
             problems.append(found)
-        elif found.id in ids:
-            where = f"{source}: question {number} of all"
-            problems.append(DataError(f"{where}: the id {found.id!r} for the second time"))
+            continue
+        where, example = found
+        if example.id in ids:
+            problems.append(DataError(f"{where}: the id {example.id!r} for the second time"))
         else:
-            ids.add(found.id)
-            examples.append(found)
+            ids.add(example.id)
+            examples.append(example)
     if problems and skipped is None:
         more = f" (and {len(problems) - 1} more such problems)" if len(problems) > 1 else ""
         raise DataError(f"{problems[0]}{more}") from problems[0]
@@ -89,8 +90,9 @@ def load_squad(
     return examples
 
 
-# What a reader yields: a question, or what is wrong with it (or with a whole paragraph).
-Found = Iterator[Example | DataError]
+# What a reader yields: a question and its place, or what is wrong with it (or with a whole
+# paragraph).
+Found = Iterator[tuple[str, Example] | DataError]
 
 
 def _read(source: "str | Path | datasets.Dataset", split: str | None) -> Found:
@@ -144,7 +146,7 @@ def _from_rows(rows: Iterable[Any], name: str) -> Found:
                 raise DataError(f"{where}: {len(texts)} answer texts, {len(starts)} starts")
             pairs = zip(texts, starts, strict=True)
             question = {**row, "answers": [{"text": t, "answer_start": s} for t, s in pairs]}
-            yield _example(question, _field(row, "context", str, where), where)
+            yield where, _example(question, _field(row, "context", str, where), where)
         except DataError as error:
             yield error
 
@@ -173,8 +175,9 @@ def _from_json(path: Path) -> Found:
                 yield error
                 continue
             for q, question in enumerate(questions):
+                where = f"{in_paragraph}, question {q}"
                 try:
-                    yield _example(question, context, f"{in_paragraph}, question {q}")
+                    yield where, _example(question, context, where)
                 except DataError as error:
                     yield error
 
@@ -209,7 +212,7 @@ def _from_table(path: Path) -> Found:
                 start = _whole_number(start)
             answers = [{"text": answer, "answer_start": start}] if answer else []
             identity = row.get("id") or f"row {number}"
-            yield _example({**row, "id": identity, "answers": answers}, context, where)
+            yield where, _example({**row, "id": identity, "answers": answers}, context, where)
         except (ValueError, RecursionError) as error:
             yield DataError(f"{where}: not readable as JSON: {error}")
         except DataError as error:
@@ -241,9 +244,18 @@ def _field(record: Any, name: str, kind: type, where: str) -> Any:
     return value
 
 
+def require_unicode(text: str, name: str) -> None:
+    """Raises `DataError` for a lone surrogate, as JSON's "\\ud800" gives: no file can hold it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{name}: not valid Unicode: it holds a lone surrogate") from error
+
+
 def _example(question: Any, context: str, where: str) -> Example:
     """One question of the JSON format, checked."""
     identity = _field(question, "id", str, where)
+    require_unicode(identity, f"{where}: the id")
     where = f"{where} ({identity})"
     if not context.strip():
         raise DataError(f"{where}: the context is empty")
@@ -265,10 +277,7 @@ def _example(question: Any, context: str, where: str) -> Example:
     text = _field(question, "question", str, where)
     if not text.strip():
         raise DataError(f"{where}: the question is empty")
-    try:
-        (text + context).encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"{where}: not valid Unicode: it holds a lone surrogate") from error
+    require_unicode(text + context, where)
     return Example(identity, text, context, tuple(answers), is_impossible)
 
 

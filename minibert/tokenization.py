@@ -23,6 +23,7 @@ from tokenizers.processors import BertProcessing
 from .errors import InputError, PretrainedError
 from .pretrained import find_file, read_json
 
+MAX_TOKENS = 10**7  # multilingual BERT has 120,000
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 # names in a tokenizer_config.json -> names in the `tokenizers` library
@@ -65,10 +66,13 @@ class Tokenizer:
         self.pad_id: int = backend.token_to_id("[PAD]")
         self.cls_id: int = backend.token_to_id("[CLS]")
         self.sep_id: int = backend.token_to_id("[SEP]")
-        self.vocab_size: int = backend.get_vocab_size()
         # for each id, whether it goes on with the word of the piece before it, as "##ing" does
         vocabulary = backend.get_vocab()
-        self._continues = np.zeros(max(vocabulary.values()) + 1, dtype=bool)
+        # one more than the highest id: a file may leave ids out, or name a token twice
+        self.vocab_size: int = max(vocabulary.values()) + 1
+        if self.vocab_size > MAX_TOKENS:
+            raise PretrainedError(f"the vocabulary has an id of {self.vocab_size - 1}")
+        self._continues = np.zeros(self.vocab_size, dtype=bool)
         self._continues[[i for token, i in vocabulary.items() if token.startswith("##")]] = True
 
     @classmethod

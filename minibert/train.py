@@ -45,6 +45,11 @@ from .tokenization import Tokenizer
 # oneDNN keeps kernels for each shape it has met: with lengths in steps of 8 they stay few
 PAD_MULTIPLE = 8
 
+# what a checkpoint holds
+STATE = {
+    "identity", "model", "optimizer", "random", "step", "epochs_done", "log_size", "metrics",
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -108,7 +113,10 @@ def train(config: TrainingConfig, resume: bool = False) -> dict[str, float | int
     """
     device = choose_device(config.device)
     with team_of(device) as team:
-        return _train(config, resume, device, team)
+        try:
+            return _train(config, resume, device, team)
+        except OSError as error:  # a disk that has filled up on the way
+            raise InputError(f"{config.output_dir}: {error}") from error
 
 
 def _train(
@@ -167,6 +175,8 @@ def _train(
     saved: Path | None = None  # the last checkpoint
     if resume and checkpoints:  # a run stopped before the first one begins anew
         saved, state = checkpoint.latest(output)
+        if missing := STATE - state.keys():
+            raise CheckpointError(f"{saved}: not a checkpoint: no {', '.join(sorted(missing))}")
         require_same_run(state["identity"], identity)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])

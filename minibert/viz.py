@@ -1,7 +1,7 @@
 """Pictures for the notebooks: numbers in, a matplotlib figure out.
 
-Colours are Okabe and Ito's, which the colour-blind tell apart, and magnitudes are "viridis" or
-"cividis", which also read in grey. matplotlib is imported when a picture is asked for.
+Colours are Okabe and Ito's, which the colour-blind tell apart, and magnitudes are "viridis", which
+also reads in grey. matplotlib is imported when a picture is asked for.
 """
 
 from collections.abc import Mapping, Sequence
@@ -138,7 +138,7 @@ def error_by_layer(errors: Mapping[str, Sequence[float]], tolerance: float) -> "
     floor = 1e-8
     for k, (name, curve) in enumerate(errors.items()):
         colour = (BLUE, ORANGE, GREEN, RED, PINK, BLACK)[k % 6]
-        shown = [max(error, floor) for error in curve]
+        shown = [max(error, 2 * floor) if error else floor for error in curve]
         axis.plot(shown, color=colour, marker="osD^vP"[k % 6], lw=2, clip_on=False, zorder=3)
         beside = {"va": "center", "fontsize": 9, "color": colour}
         axis.annotate(
@@ -210,7 +210,7 @@ def window_bars(
         axis.text(first + 3, k, f"window {k}", va="center", fontsize=9)
     for k, (name, (first, end)) in enumerate(spans.items()):
         colour = (RED, GREEN, PINK)[k % 3]
-        axis.axvspan(first - 0.5, end - 0.5, color=colour, alpha=0.7)
+        axis.axvspan(first, end, color=colour, alpha=0.7)
         at = {"ha": "center", "fontsize": 9, "color": colour}
         axis.text((first + end) / 2, -0.75 - 0.45 * (k % 2), name, **at)
     axis.set(ylim=(len(bounds) - 0.4, -1.5), xlabel="token of the document", yticks=[])

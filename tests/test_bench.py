@@ -46,9 +46,12 @@ def test_real_batches_are_an_epoch_s(tiny, squad):
 
 
 @pytest.mark.parametrize("name", [name for name in bench.ENGINES if name != "minibert"])
-def test_the_reference_is_trained(transformers, tiny, name):
+def test_the_reference_is_trained(monkeypatch, transformers, tiny, name):
+    steps = []
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda *_, **__: steps.append(1))
     batches, pad_id, _ = bench.real_batches(str(tiny), NOTES, seed=0)
     bench.ENGINES[name](str(tiny), pad_id)(batches)
+    assert len(steps) == len(batches)
 
 
 @pytest.mark.parametrize("name", bench_answer.ENGINES)
@@ -73,9 +76,9 @@ def test_the_reference_run_well_answers_as_we_do(transformers, tiny, field_notes
 
 
 def test_bench_answer(monkeypatch, transformers, tiny):
-    """All figures, from processes of their own."""
+    """All figures; here in this process, otherwise each from one of its own."""
     monkeypatch.setattr(bench_answer, "alone", lambda function, *arguments: function(*arguments))
-    monkeypatch.setattr(bench_answer, "QUESTIONS_A_TURN", 5)
+    monkeypatch.setattr(bench_answer, "QUESTIONS", 5)
     monkeypatch.setattr(bench_answer, "keep_freed_memory", lambda: None)
     report = bench_answer.bench_answer(str(tiny), NOTES, turns=2)
     for memory in ("tuned", "untuned"):

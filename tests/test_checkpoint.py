@@ -1,6 +1,7 @@
 """Training that is killed, stopped or damaged goes on to the weights it would have had."""
 
 import hashlib
+import io
 import json
 import os
 import random
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 
 import minibert
 from minibert import checkpoint
-from minibert.train import TrainingConfig, train
+from minibert.train import STATE, TrainingConfig, train
 
 NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
 
@@ -27,7 +28,7 @@ NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
 PROGRAM = """
 import json, os, sys, time
 from minibert import MinibertError
-from minibert.train import TrainingConfig, train
+from minibert.train import STATE, TrainingConfig, train
 fsync = os.fsync
 os.fsync = lambda file: (time.sleep(0.1), fsync(file))
 try:
@@ -83,19 +84,20 @@ def result(output: Path) -> tuple[bytes, list[dict[str, Any]]]:
 
 
 def survives(tiny: Path, folder: Path, kills: int) -> None:
-    train(TrainingConfig(**config(tiny, folder / "whole")))
+    long = {"epochs": kills}  # so that the last kill meets it at work
+    train(TrainingConfig(**config(tiny, folder / "whole", **long)))
     whole = result(folder / "whole")
-    last = max(row["step"] for row in whole[1])
-    settings, output = config(tiny, folder / "killed"), folder / "killed"
+    settings, output = config(tiny, folder / "killed", **long), folder / "killed"
     choose = random.Random(kills)
     for kill in range(kills):
         process = start(settings)
         if kill % 3 == 0:  # while a checkpoint is being written
             wait(process, lambda: any(output.glob("*.unfinished")))
         else:
-            step = min(steps_done(output) + choose.randrange(1, 6), last)
+            step = steps_done(output) + choose.randrange(1, 6)
             wait(process, lambda step=step: steps_done(output) >= step)
             time.sleep(choose.uniform(0, 0.1))
+        assert process.poll() is None, "it had ended before it was killed"
         process.kill()
         process.communicate()
     process = start(settings)
@@ -239,6 +241,38 @@ def test_no_bytes_are_mistaken_for_a_checkpoint(tmp_path_factory, payload, with_
     path.write_bytes(sealed(payload) if with_checksum else payload)
     with pytest.raises(minibert.CheckpointError):
         checkpoint.load(path)
+
+
+STATES = st.recursive(
+    st.none() | st.integers() | st.text(max_size=5) | st.just(torch.ones(2)),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(sorted(STATE)) | st.integers(), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None)
+@given(STATES)
+def test_no_state_of_another_program_is_resumed(tmp_path_factory, state):
+    """Whole, with a checksum that fits, but not what a run of ours writes."""
+    path = tmp_path_factory.getbasetemp() / "checkpoint-0000002.pt"
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    path.write_bytes(sealed(buffer.getvalue()))
+    try:
+        assert STATE - checkpoint.load(path).keys()
+    except minibert.CheckpointError:
+        assert not isinstance(state, dict)
+
+
+def test_a_checkpoint_that_lacks_something_is_named(tiny, tmp_path):
+    output = tmp_path / "run"
+    output.mkdir()
+    checkpoint.save(output, 3, {"step": 3}, keep=1)
+    with pytest.raises(minibert.CheckpointError, match="not a checkpoint: no epochs_done"):
+        train(TrainingConfig(**config(tiny, output)), resume=True)
 
 
 def test_what_is_saved_is_what_is_read(tmp_path):

@@ -116,6 +116,10 @@ def test_answer_many(run, tiny, tmp_path, monkeypatch):
         assert record.items() <= answered.items()
         place = slice(answered["start"], answered["end"])
         assert record["context"][place] == answered["answer"]
+    for taken in (source, output):
+        code, _, err = run(*arguments, "--output", taken)
+        assert code == 2 and "cannot be opened: File exists" in err
+    assert source.read_text(encoding="utf-8") == text
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
     code, out, err = run("answer", "--model", tiny, "--input", "-", "--top-k", 2, "--no-answer")
     assert code == 0 and [len(json.loads(row)["answers"]) for row in out.splitlines()] == [2, 2]
@@ -131,6 +135,10 @@ def test_answer_many(run, tiny, tmp_path, monkeypatch):
         ('{"question": "Who?", "context": null}', "line 3: the context is a NoneType"),
         ('{"question": "Who?", "context": " "}', "line 3: no words in the context"),
         ('{"question": "Who?", "context": "\\ud800"}', "line 3: the context is not valid Unicode"),
+        (
+            '{"question": "Who?", "context": "Ada", "note": "\\ud800"}',
+            "line 3: not valid Unicode",
+        ),
         ("\x80", "line 3: not readable as JSON"),
     ],
 )

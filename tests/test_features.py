@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minibert
-from minibert.features import collate, length_batches, window_bounds
+from minibert.features import collate, length_batches, token_batches, window_bounds
 
 
 def reference_windows(
@@ -263,6 +263,18 @@ def test_collate_pads_to_the_longest(tiny, field_notes):
         assert batch.end_positions[row] == feature.end_position
     unlabelled = minibert.prepare_features(field_notes[:2], tokenizer, 96)
     assert (collate(unlabelled, tokenizer.pad_id).start_positions == -1).all()
+
+
+@pytest.mark.parametrize("multiple", [1, 16])
+def test_batches_hold_no_more_tokens_than_asked(tiny, field_notes, multiple):
+    """Padding counts; and every window is in one batch."""
+    tokenizer = minibert.Tokenizer.from_pretrained(tiny)
+    features = minibert.prepare_features(field_notes, tokenizer, 96, 32)
+    batches = token_batches(features, 500, multiple)
+    assert sorted(k for batch in batches for k in batch) == list(range(len(features)))
+    shapes = [collate([features[k] for k in b], 0, multiple).input_ids.shape for b in batches]
+    assert all(b * t <= 500 and t % multiple == 0 for b, t in shapes)
+    assert len(set(shapes)) < len(shapes) or multiple == 1
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -102,6 +102,14 @@ def put(found: dict[str, torch.Tensor], name: str, value: torch.Tensor) -> None:
     found[name] = value
 
 
+def beyond_all() -> str:
+    """A tokenizer whose last word has an id of a billion."""
+    ids = {word: k for k, word in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))}
+    model = {"type": "WordPiece", "vocab": ids | {"lamp": 10**9}, "unk_token": "[UNK]"}
+    model |= {"continuing_subword_prefix": "##", "max_input_chars_per_word": 100}
+    return json.dumps({"version": "1.0", "added_tokens": [], "model": model})
+
+
 KEY = "bert.encoder.layer.1.output.dense.bias"
 BIN = "pytorch_model.bin"
 FOLDERS: dict[str, tuple[Callable[[Path], None], str]] = {
@@ -111,6 +119,18 @@ FOLDERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "torch file of a list": (instead_of_weights(BIN, torch_file([1])), "a dict of tensors"),
     "torch file of no tensors": (
         instead_of_weights(BIN, torch_file({"a": 1})),
+        "a dict of tensors",
+    ),
+    "torch file of numbered tensors": (
+        instead_of_weights(BIN, torch_file({1: torch.ones(1)})),
+        "a dict of tensors",
+    ),
+    "torch file of sparse tensors": (
+        instead_of_weights(BIN, torch_file({KEY: torch.ones(16).to_sparse()})),
+        "a dict of tensors",
+    ),
+    "torch file without the numbers": (
+        instead_of_weights(BIN, torch_file({KEY: torch.ones(16, device="meta")})),
         "a dict of tensors",
     ),
     "torch file cut": (instead_of_weights(BIN, torch_file({"a": torch.ones(9)})[:200]), BIN),
@@ -176,6 +196,8 @@ FOLDERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "no [CLS]": (vocabulary(lambda v: [w for w in v if w != "[CLS]"]), "no [CLS]"),
     "no [UNK]": (vocabulary(lambda v: [w for w in v if w != "[UNK]"]), "no [UNK]"),
     "more words than embeddings": (vocabulary(lambda v: [*v, "surplus"]), "1190 tokens"),
+    "a word twice": (vocabulary(lambda v: [*v, v[-1]]), "1190 tokens"),
+    "an id beyond all": (write("tokenizer.json", beyond_all()), "id of"),
     "empty vocabulary": (write(VOCAB, ""), VOCAB),
     "vocabulary of bytes": (write(VOCAB, b"\xff\xfe\x00"), VOCAB),
     "tokenizer.json cut": (write("tokenizer.json", '{"version": "1.0"'), "tokenizer.json"),
@@ -219,7 +241,8 @@ def test_a_bad_folder_is_one_line(folder, tmp_path, monkeypatch, capsys, name):
     before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
     monkeypatch.chdir(tmp_path)
     asked = ["answer", "--model", folder, "--question", "Who?", "--context", "a lamp"]
-    assert named in one_line(asked, monkeypatch, capsys)
+    said = one_line(asked, monkeypatch, capsys)
+    assert str(folder) in said and named in said
     # nothing executed, nothing written
     assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
 

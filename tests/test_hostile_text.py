@@ -76,7 +76,7 @@ def test_what_is_answered(qa, name):
     question, context = ANSWERED[name]
     for max_answer_len, null in itertools.product((1, 8), (False, True)):
         answers = qa(question, context, 50, max_answer_len, null)
-        assert isinstance(answers, list)
+        assert isinstance(answers, list) and answers
         for a in answers:
             assert context[a.start : a.end] == a.answer
             assert bool(a.answer) or (null and a.start == a.end == 0)
