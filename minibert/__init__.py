@@ -1,7 +1,7 @@
 """minibert: BERT for question answering, by hand. The modules, in the order in which text flows:
 
 errors, tuning, pretrained, tokenization, squad, features, model, qa, spans, reader, dropin,
-evaluate, checkpoint, parallel, train, viz, bench, bench_answer, cli.
+evaluate, checkpoint, parallel, train, viz, bench, bench_engines, bench_answer, cli.
 
 "The seed" in a comment is the text that this project grew from, "Understanding BERT with
 Huggingface": https://mlwhiz.com/blog/2021/07/24/huggingface-bert/

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from . import bench_engines
 from .bench import CPU, alone, by_turns, forward_flops, peak_memory_mb, times_as_fast
 from .errors import InputError
 from .features import prepare_features
@@ -43,9 +44,11 @@ def watch(model: nn.Module, seconds: list[float]) -> None:
     model.register_forward_hook(lambda *_: seconds.append(time.perf_counter() + seconds.pop()))
 
 
-def ours(source: str, precision: Precision) -> Engine:
-    qa = QuestionAnswerer.from_pretrained(source, precision=precision)
+def loaded(source: str, precision: Precision) -> QuestionAnswerer:
+    return QuestionAnswerer.from_pretrained(source, precision=precision)
 
+
+def ours(qa: QuestionAnswerer) -> Engine:
     def answer(examples: Sequence[Example]) -> dict[str, str]:
         found = qa.answer_many([(e.question, e.context) for e in examples], MAX_ANSWER_LEN)
         return {example.id: a.answer for example, a in zip(examples, found, strict=True)}
@@ -138,11 +141,20 @@ def reference_seed_s_way(source: str) -> Engine:
 
 
 ENGINES: dict[str, tuple[torch.dtype, Callable[[str], Engine]]] = {
-    "minibert, float32": (torch.float32, lambda s: ours(s, "fp32")),
-    "minibert, bfloat16": (torch.bfloat16, lambda s: ours(s, "bf16")),
+    "minibert, float32": (torch.float32, lambda s: ours(loaded(s, "fp32"))),
+    "minibert, bfloat16": (torch.bfloat16, lambda s: ours(loaded(s, "bf16"))),
     "transformers, float32": (torch.float32, lambda s: reference_run_well(s, torch.float32)),
     "transformers, bfloat16": (torch.bfloat16, lambda s: reference_run_well(s, torch.bfloat16)),
     "transformers, the seed's way": (torch.float32, reference_seed_s_way),
+    "openvino, bfloat16": (torch.bfloat16, lambda s: ours(bench_engines.openvino(s))),
+    "onnxruntime, int8": (torch.float32, lambda s: ours(bench_engines.onnxruntime(s))),
+}
+# the first word of a name -> what must be installed
+NEEDS = {
+    "minibert": (),
+    "transformers": ("transformers",),
+    "openvino": ("openvino",),
+    "onnxruntime": ("onnxruntime", "onnx"),
 }
 
 
@@ -151,14 +163,14 @@ def bench_answer(source: str, data: str, turns: int = 5, seed: int = 0) -> dict[
 
     Returns the processor's and the engines' figures, for each way of keeping memory; `ratio` is the
     speed, end to end, of minibert in its best precision over the engine's. Engines in bfloat16 are
-    measured where the processor computes in it, `transformers` where it is installed.
+    measured where the processor computes in it, other libraries where they are installed.
     """
     best = f"minibert, {'bfloat16' if choose_precision('auto', CPU) == 'bf16' else 'float32'}"
     names = [
         name
         for name, (dtype, _) in ENGINES.items()
         if (dtype == torch.float32 or "bfloat16" in best)
-        and ("minibert" in name or importlib.util.find_spec("transformers"))
+        and all(map(importlib.util.find_spec, NEEDS[name.partition(",")[0]]))
     ]
     report: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__}
     report |= {"turns": turns, "seed": seed, "questions": QUESTIONS, "best": best}

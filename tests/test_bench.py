@@ -55,8 +55,10 @@ def test_the_reference_is_trained(monkeypatch, transformers, tiny, name):
 
 
 @pytest.mark.parametrize("name", bench_answer.ENGINES)
-def test_all_engines_answer(transformers, tiny, field_notes, name):
+def test_all_engines_answer(tiny, field_notes, name):
     """Every question, from its context; the forward pass is a part of the time."""
+    for package in bench_answer.NEEDS[name.partition(",")[0]]:
+        pytest.importorskip(package, reason=f"its engine: pip install {package}")
     engine = bench_answer.ENGINES[name][1](str(tiny))
     asked = field_notes[:8]
     found = engine.answer(asked)

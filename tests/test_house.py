@@ -29,6 +29,7 @@ ORDER = [
     "train",
     "viz",
     "bench",
+    "bench_engines",
     "bench_answer",
     "cli",
 ]

@@ -1,0 +1,100 @@
+"""Other engines for the same weights, for `bench answer` where they are installed.
+
+Text, windows and search stay minibert's; the forward pass alone is theirs, in the precision in
+which each is fastest: OpenVINO in bfloat16, onnxruntime with int8 matrices.
+"""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .qa import BertForQuestionAnswering
+from .reader import QuestionAnswerer
+from .tokenization import Tokenizer
+
+NAMES = ("input_ids", "attention_mask", "token_type_ids")
+Forward = Callable[
+    [dict[str, Any]], tuple[Any, Any]
+]  # arrays (B, T) -> start and end logits (B, T)
+
+
+class Logits(nn.Module):
+    """The model as an engine takes it: three tensors in, two out."""
+
+    def __init__(self, model: BertForQuestionAnswering) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        out = self.model(*tensors)
+        return out.start_logits, out.end_logits
+
+
+class Foreign(nn.Module):
+    """An engine's forward pass where `QuestionAnswerer` expects its model."""
+
+    def __init__(self, config: Any, run: Forward) -> None:
+        super().__init__()
+        self.config, self.run = config, run
+        self.weight = nn.Parameter(torch.zeros(0))  # says: float32, on the CPU
+
+    def forward(self, *tensors: Tensor) -> SimpleNamespace:
+        start, end = self.run({n: t.numpy() for n, t in zip(NAMES, tensors, strict=True)})
+        return SimpleNamespace(start_logits=torch.as_tensor(start), end_logits=torch.as_tensor(end))
+
+
+def openvino(source: str) -> QuestionAnswerer:
+    import openvino as ov
+
+    model = BertForQuestionAnswering.from_pretrained(source, "sdpa")
+    example = tuple(torch.ones(2, 9, dtype=torch.int64) for _ in NAMES)
+    converted = ov.convert_model(Logits(model), example_input=example)
+    for given, name in zip(converted.inputs, NAMES, strict=True):
+        given.get_tensor().set_names({name})
+    compiled = ov.Core().compile_model(
+        converted, "CPU", {"INFERENCE_PRECISION_HINT": "bf16", "PERFORMANCE_HINT": "LATENCY"}
+    )
+
+    def run(arrays: dict[str, Any]) -> tuple[Any, Any]:
+        start, end = compiled(arrays).values()
+        return start, end
+
+    return answerer(source, model, run)
+
+
+def onnxruntime(source: str) -> QuestionAnswerer:
+    import onnxruntime as ort
+    from onnxruntime.quantization import quantize_dynamic
+
+    model = BertForQuestionAnswering.from_pretrained(source, "eager")
+    example = tuple(torch.ones(2, 9, dtype=torch.int64) for _ in NAMES)
+    with tempfile.TemporaryDirectory() as folder:
+        plain, small = (str(Path(folder) / name) for name in ("plain.onnx", "int8.onnx"))
+        torch.onnx.export(
+            Logits(model),
+            example,
+            plain,
+            input_names=list(NAMES),
+            dynamic_axes={name: {0: "B", 1: "T"} for name in NAMES},
+            dynamo=False,
+        )
+        quantize_dynamic(plain, small, per_channel=True)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = ort.InferenceSession(small, options, providers=["CPUExecutionProvider"])
+
+    def run(arrays: dict[str, Any]) -> tuple[Any, Any]:
+        start, end = session.run(None, arrays)
+        return start, end
+
+    return answerer(source, model, run)
+
+
+def answerer(source: str, model: BertForQuestionAnswering, run: Forward) -> QuestionAnswerer:
+    foreign: Any = Foreign(model.config, run)
+    return QuestionAnswerer(foreign, Tokenizer.from_pretrained(source))
