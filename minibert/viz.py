@@ -4,6 +4,7 @@ Colours are Okabe and Ito's, which the colour-blind tell apart, and magnitudes a
 also reads in grey. matplotlib is imported when a picture is asked for.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -185,10 +186,12 @@ def span_map(
     """
     figure, axis = canvas(height=7.0)
     image = axis.imshow(scores, cmap="viridis")
-    edges = np.arange(len(tokens) + 1) - 0.5
-    illegal = np.ma.masked_where(legal, np.ones_like(scores))
-    axis.pcolor(edges, edges, illegal, cmap="Greys", vmin=1, vmax=2, alpha=0.6)
-    axis.pcolor(edges, edges, illegal, alpha=0.0, hatch="////")
+    veil = np.zeros((*legal.shape, 4))
+    veil[~legal] = (1, 1, 1, 0.6)
+    axis.imshow(veil)
+    fine = np.kron(~legal, np.ones((8, 8)))  # so that the hatching ends where a cell does
+    within = (-0.5, len(tokens) - 0.5) * 2
+    axis.contourf(fine, levels=[0.5, 1.5], colors="none", hatches=["////"], extent=within)
     for rank, (start, end) in enumerate(spans, start=1):
         box = {"boxstyle": "circle,pad=0.15", "fc": "white", "ec": RED, "lw": 1.5}
         axis.text(end, start, str(rank), ha="center", va="center", fontsize=8, bbox=box)
@@ -204,16 +207,15 @@ def window_bars(
     bounds: Sequence[tuple[int, int]], spans: Mapping[str, tuple[int, int]]
 ) -> "Figure":
     """Windows as bars over a document, (first token, end exclusive); `spans` of it as stripes."""
-    figure, axis = canvas(height=1.0 + 0.4 * len(bounds))
+    figure, axis = canvas(height=1.2 + 0.28 * len(bounds))
     for k, (first, end) in enumerate(bounds):
         axis.barh(k, end - first, left=first, height=0.6, color=SKY, ec=BLUE)
         axis.text(first + 3, k, f"window {k}", va="center", fontsize=9)
     for k, (name, (first, end)) in enumerate(spans.items()):
         colour = (RED, GREEN, PINK)[k % 3]
         axis.axvspan(first, end, color=colour, alpha=0.7)
-        at = {"ha": "center", "fontsize": 9, "color": colour}
-        axis.text((first + end) / 2, -0.75 - 0.45 * (k % 2), name, **at)
-    axis.set(ylim=(len(bounds) - 0.4, -1.5), xlabel="token of the document", yticks=[])
+        axis.text(end, -0.9 - 0.9 * (k % 2), f" {name}", fontsize=9, color=colour)
+    axis.set(ylim=(len(bounds) - 0.4, -2.4), xlabel="token of the document", yticks=[])
     axis.spines["left"].set_visible(False)
     return figure
 
@@ -271,7 +273,7 @@ def figures_by_group(
             axis.text(k, 3, f"{count:,}", ha="center", fontsize=7, rotation=90)
         axis.axhline(overall, color=BLACK, ls="--", lw=1)
         axis.set_xticks(range(len(parts)), parts, rotation=45, fontsize=8)
-        axis.set(title=name, ylim=(0, 100))
+        axis.set(title=textwrap.fill(name, 3 * len(parts)), ylim=(0, 100))
     np.atleast_1d(axes).flat[0].set_ylabel("F1")
     return figure
 
