@@ -243,13 +243,14 @@ def check_data(
 ) -> None:
     """Check every question of a data set, and count what windows of it would hold."""
     skipped: list[DataError] = []
+    vocabulary = Tokenizer.from_pretrained(tokenizer)
     try:
         examples = load_squad(data, split, skipped)
+        report = data_report(examples, vocabulary, max_length, doc_stride, skipped)
     finally:
         for problem in skipped:
             typer.echo(str(problem))
-    vocabulary = Tokenizer.from_pretrained(tokenizer)
-    for name, value in data_report(examples, vocabulary, max_length, doc_stride).items():
+    for name, value in report.items():
         typer.echo(f"{name:30} {value:,.6g}")
     if skipped:
         raise DataError(f"{data}: {len(skipped)} questions are wrong")

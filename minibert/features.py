@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import InputError
+from .errors import DataError, InputError
 from .squad import Example, GoldAnswer
 from .tokenization import Pieces, Tokenizer
 
@@ -111,6 +111,7 @@ def prepare_train_features(
     tokenizer: Tokenizer,
     max_length: int = 384,
     doc_stride: int | None = None,
+    skipped: list[DataError] | None = None,
 ) -> list[Feature]:
     """`prepare_features`, each window labelled with its tokens of the example's first answer.
 
@@ -119,13 +120,19 @@ def prepare_train_features(
     `transformers`' examples, but where that function gives a start after the end: for an answer
     that starts in a window's last token of context (it runs on to the [SEP] or the padding; this
     one labels the token), and for one within a character of several pieces (here their first).
+
+    With a list `skipped`, an example that no window can hold is left out, and its error added to
+    the list, as `load_squad` does it; raises `DataError` where none is left.
     """
-    found = example_windows(examples, tokenizer, max_length, doc_stride, None, {})
-    return [
+    found = example_windows(examples, tokenizer, max_length, doc_stride, None, {}, skipped)
+    features = [
         label(feature, example.answers[0] if example.answers else None)
         for example, windows in zip(examples, found, strict=True)
         for feature in windows
     ]
+    if not features:
+        raise DataError("no question is left that a window can hold")
+    return features
 
 
 def example_windows(
@@ -135,10 +142,12 @@ def example_windows(
     doc_stride: int | None,
     max_question_len: int | None,
     contexts: dict[str, Pieces],
+    skipped: list[DataError] | None = None,
 ) -> Iterator[list[Feature]]:
     """Each example's windows, as `prepare_features` makes them; a bad one raises when reached.
 
-    `contexts` holds those that are tokenized already; the others are added.
+    Or, with a list `skipped`, has none, and its error is added there. `contexts` holds those that
+    are tokenized already; the others are added.
     """
     if doc_stride is None:
         doc_stride = min(128, max_length // 2)
@@ -151,32 +160,53 @@ def example_windows(
     questions = tokenizer.encode_batch([example.question for example in examples])
     for example, question in zip(examples, questions, strict=True):
         context = contexts[example.context]
-        name = f"{example.id}: " if example.id else ""
-        if not len(question):
-            raise InputError(f"{name}no words in the question {example.question[:40]!r}")
-        if not len(context):
-            raise InputError(f"{name}no words in the context {example.context[:40]!r}")
-        read = question.ids[:max_question_len].tolist()
-        room = max_length - len(read) - 3  # [CLS] question [SEP] ... [SEP]
-        if room < doc_stride + 1:
-            raise InputError(
-                f"{name}max_length={max_length} leaves room for {max(room, 0)} tokens of "
-                f"context, but doc_stride={doc_stride} needs {doc_stride + 1}: the question has "
-                f"{len(read)} tokens: {example.question[:60]!r}"
+        try:
+            prefix, bounds = cut(
+                example, question, context, tokenizer, max_length, doc_stride, max_question_len
             )
-        if len(read) < len(question):
-            unread = example.question[question.offsets[len(read), 0] :]
-            warnings.warn(
-                f"{name}the question has {len(question)} tokens, max_question_len={len(read)}: "
-                f"not read is {unread[:60]!r}",
-                stacklevel=2,
-            )
-        prefix = (tokenizer.cls_id, *read, tokenizer.sep_id)
-        bounds = window_bounds(len(context), room, doc_stride)
+        except InputError as error:
+            if skipped is None:
+                raise
+            skipped.append(DataError(str(error)))
+            prefix, bounds = (), []
         yield [
             Feature(example.id, index, prefix, context, first, end - 1)
             for index, (first, end) in enumerate(bounds)
         ]
+
+
+def cut(
+    example: Example,
+    question: Pieces,
+    context: Pieces,
+    tokenizer: Tokenizer,
+    max_length: int,
+    doc_stride: int,
+    max_question_len: int | None,
+) -> tuple[tuple[int, ...], list[tuple[int, int]]]:
+    """What all windows of an example begin with, and the bounds of their pieces of the context."""
+    name = f"{example.id}: " if example.id else ""
+    if not len(question):
+        raise InputError(f"{name}no words in the question {example.question[:40]!r}")
+    if not len(context):
+        raise InputError(f"{name}no words in the context {example.context[:40]!r}")
+    read = question.ids[:max_question_len].tolist()
+    room = max_length - len(read) - 3  # [CLS] question [SEP] ... [SEP]
+    if room < doc_stride + 1:
+        raise InputError(
+            f"{name}max_length={max_length} leaves room for {max(room, 0)} tokens of "
+            f"context, but doc_stride={doc_stride} needs {doc_stride + 1}: the question has "
+            f"{len(read)} tokens: {example.question[:60]!r}"
+        )
+    if len(read) < len(question):
+        unread = example.question[question.offsets[len(read), 0] :]
+        warnings.warn(
+            f"{name}the question has {len(question)} tokens, max_question_len={len(read)}: "
+            f"not read is {unread[:60]!r}",
+            stacklevel=2,
+        )
+    prefix = (tokenizer.cls_id, *read, tokenizer.sep_id)
+    return prefix, window_bounds(len(context), room, doc_stride)
 
 
 def data_report(
@@ -184,12 +214,14 @@ def data_report(
     tokenizer: Tokenizer,
     max_length: int = 384,
     doc_stride: int | None = 128,
+    skipped: list[DataError] | None = None,
 ) -> dict[str, float]:
     """What a data set holds, and what of it windows of this size can hold.
 
     `answers_without_a_window` counts the questions whose first answer stands whole in no window.
+    `skipped` as in `prepare_train_features`.
     """
-    features = prepare_train_features(examples, tokenizer, max_length, doc_stride)
+    features = prepare_train_features(examples, tokenizer, max_length, doc_stride, skipped)
     held = {feature.example_id for feature in features if feature.start_position}
     contexts = {feature.context.ids.tobytes(): len(feature.context) for feature in features}
     answerable = [example for example in examples if example.answers]

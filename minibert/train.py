@@ -143,7 +143,9 @@ def _train(
     examples = load_squad(config.train_file, "train", skipped)
     if config.max_train_examples is not None and config.max_train_examples < len(examples):
         examples = random.Random(config.seed).sample(examples, config.max_train_examples)
-    features = prepare_train_features(examples, tokenizer, config.max_length, config.doc_stride)
+    features = prepare_train_features(
+        examples, tokenizer, config.max_length, config.doc_stride, skipped
+    )
     dev_examples = load_squad(config.dev_file, "validation") if config.dev_file else []
     qa = QuestionAnswerer(
         model, tokenizer, config.max_length, config.doc_stride, precision=precision
