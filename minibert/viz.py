@@ -102,7 +102,8 @@ def attention_panels(panels: Mapping[str, Array], tokens: Sequence[str]) -> "Fig
     """
     figure, axes = canvas(1, len(panels), height=4.0)
     for axis, (name, matrix) in zip(np.atleast_1d(axes).flat, panels.items(), strict=True):
-        shown = np.ma.masked_less(np.ma.masked_invalid(matrix), -1e9)
+        hidden = ~np.isfinite(matrix) | (matrix < -1e9)
+        shown = np.ma.array(np.where(hidden, 0.0, matrix), mask=hidden)  # no overflow beneath
         axis.set_facecolor("#BBBBBB")
         image = axis.imshow(shown, cmap="viridis")
         axis.set_title(name, fontsize=10)
@@ -247,7 +248,7 @@ def training_curves(
     figure, (above, below) = canvas(2, height=4.2, sharex=True, gridspec_kw=ratios)
     above, below = above[0], below[0]
     above.plot(steps, losses, color=BLUE, lw=0.8, alpha=0.5)
-    width = max(1, len(losses) // 25)
+    width = min(len(losses), max(5, len(losses) // 25))
     smooth = np.convolve(losses, np.ones(width) / width, mode="valid")
     above.plot(steps[width - 1 :], smooth, color=BLUE, lw=2, label=f"mean of {width}")
     above.set(ylabel="loss", ylim=(0, None))
