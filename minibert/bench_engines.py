@@ -5,6 +5,7 @@ which each is fastest: OpenVINO in bfloat16, onnxruntime with int8 matrices.
 """
 
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,7 +54,9 @@ def openvino(source: str) -> QuestionAnswerer:
 
     model = BertForQuestionAnswering.from_pretrained(source, "sdpa")
     example = tuple(torch.ones(2, 9, dtype=torch.int64) for _ in NAMES)
-    converted = ov.convert_model(Logits(model), example_input=example)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # a check of lengths: not needed
+        converted = ov.convert_model(Logits(model), example_input=example)
     for given, name in zip(converted.inputs, NAMES, strict=True):
         given.get_tensor().set_names({name})
     compiled = ov.Core().compile_model(
@@ -73,7 +76,8 @@ def onnxruntime(source: str) -> QuestionAnswerer:
 
     model = BertForQuestionAnswering.from_pretrained(source, "eager")
     example = tuple(torch.ones(2, 9, dtype=torch.int64) for _ in NAMES)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the check of lengths, and of an exporter grown old
         plain, small = (str(Path(folder) / name) for name in ("plain.onnx", "int8.onnx"))
         torch.onnx.export(
             Logits(model),
