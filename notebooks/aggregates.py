@@ -1,0 +1,121 @@
+"""Make what the notebooks show of the whole of SQuAD: figures over groups, and no text of it.
+
+python notebooks/aggregates.py EVALUATION RUN
+
+From the folder that `minibert evaluate` wrote for dev, aggregates.json (notebook 9; it needs
+MINIBERT_SQUAD); from the one that `minibert train` wrote, full-run.jsonl beside the checkpoint:
+its log, thinned to means over 20 steps (notebook 8).
+"""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import minibert
+from minibert.reader import BUNDLED
+from minibert.squad import squad_metrics
+
+HERE = Path(__file__).parent
+QUESTION_WORDS = ("what", "who", "when", "where", "which", "why", "how many", "how")
+
+
+def answer_length(example: minibert.Example) -> str:
+    """Words of the first gold answer."""
+    return between(len(example.answers[0].text.split()), (1, 2, 3, 4, 6, 10))
+
+
+def question_word(example: minibert.Example) -> str:
+    """The first question word, wherever it stands."""
+    places = {
+        word: found.start()
+        for word in QUESTION_WORDS
+        if (found := re.search(rf"\b{word}\b", example.question.lower()))
+    }
+    return min(places, key=lambda word: (places[word], -len(word)), default="other")
+
+
+def distance(example: minibert.Example) -> str:
+    """Words from the answer to the nearest word of four letters or more that the question has.
+
+    Words that ask don't count.
+    """
+    asked = set(re.findall(r"\w{4,}", example.question.lower())) - set(QUESTION_WORDS)
+    gold = example.answers[0]
+    before = re.findall(r"\w+", example.context[: gold.char_start].lower())[::-1]
+    after = re.findall(r"\w+", example.context[gold.char_end :].lower())
+    gaps = [k + 1 for side in (before, after) for k, word in enumerate(side) if word in asked]
+    return between(min(gaps), (1, 2, 3, 5, 9, 17)) if gaps else "none"
+
+
+def between(value: int, edges: tuple[int, ...]) -> str:
+    """The name of the bin, "3" or "4 to 5" or "10 on"; each edge begins one."""
+    begin = max(edge for edge in edges if edge <= value)
+    later = [edge for edge in edges if edge > begin]
+    if not later:
+        return f"{begin} on"
+    return f"{begin}" if later[0] == begin + 1 else f"{begin} to {later[0] - 1}"
+
+
+def order(group: str, count: int) -> tuple[int, int]:
+    """Bins by their first number, then words by how often they are asked."""
+    number = re.match(r"\d+", group)
+    return (int(number[0]), 0) if number else (sys.maxsize, -count)
+
+
+GROUPS: dict[str, Callable[[minibert.Example], str]] = {
+    "words of the answer": answer_length,
+    "question word": question_word,
+    "words to the next word of the question": distance,
+}
+
+
+def thin(log: Path, steps: int = 20) -> Iterator[dict[str, Any]]:
+    rows = [row for row in map(json.loads, log.open(encoding="utf-8")) if "loss" in row]
+    for k in range(0, len(rows), steps):
+        part = rows[k : k + steps]
+        means = {
+            name: round(sum(row[name] for row in part) / len(part), 4)
+            for name in ("loss", "grad_norm")
+        }
+        last = {name: part[-1][name] for name in ("step", "epoch", "learning_rate")}
+        yield last | means
+
+
+def main() -> None:
+    with (BUNDLED.parent / "full-run.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(f"{json.dumps(row)}\n" for row in thin(Path(sys.argv[2]) / "metrics.jsonl"))
+    nbest = json.loads((Path(sys.argv[1]) / "nbest_predictions.json").read_text(encoding="utf-8"))
+    examples = minibert.load_squad(os.environ["MINIBERT_SQUAD"], "validation")
+    texts = {key: answers[0]["answer"] for key, answers in nbest.items()}
+    report: dict[str, Any] = {"overall": squad_metrics(texts, examples), "groups": {}}
+    for name, group_of in GROUPS.items():
+        groups: dict[str, list[minibert.Example]] = {}
+        for example in examples:
+            groups.setdefault(group_of(example), []).append(example)
+        report["groups"][name] = {
+            group: [squad_metrics(texts, groups[group])["f1"], len(groups[group])]
+            for group in sorted(groups, key=lambda group: order(group, len(groups[group])))
+        }
+    bins: list[list[tuple[float, float]]] = [[] for _ in range(10)]
+    for example in examples:
+        score = nbest[example.id][0]["score"]
+        right = squad_metrics(texts, [example])["exact_match"] / 100
+        bins[min(int(score * 10), 9)].append((score, right))
+    report["reliability"] = [
+        {
+            "score": sum(score for score, _ in rows) / len(rows),
+            "right": sum(right for _, right in rows) / len(rows),
+            "answers": len(rows),
+        }
+        for rows in bins
+        if rows
+    ]
+    (HERE / "aggregates.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
