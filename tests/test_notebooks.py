@@ -3,7 +3,6 @@
 import ast
 import importlib.util
 import inspect
-import json
 import re
 import time
 from pathlib import Path
@@ -125,8 +124,7 @@ def test_it_defines_nothing_that_the_package_has(name):
 
 
 def test_the_digest_is_of_the_code():
-    notebook = json.loads((FOLDER / f"{NAMES[0]}.ipynb").read_text(encoding="utf-8"))
-    edited = nbformat.from_dict(notebook)
+    edited = read(NAMES[0])
     before = run.digest(edited)
     edited.cells[0].source += " (a word more)"
     assert run.digest(edited) == before
