@@ -55,7 +55,7 @@ def openvino(source: str) -> QuestionAnswerer:
     model = BertForQuestionAnswering.from_pretrained(source, "sdpa")
     example = tuple(torch.ones(2, 9, dtype=torch.int64) for _ in NAMES)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # a check of lengths: not needed
+        warnings.simplefilter("ignore")  # of the check of lengths, which a trace takes as settled
         converted = ov.convert_model(Logits(model), example_input=example)
     for given, name in zip(converted.inputs, NAMES, strict=True):
         given.get_tensor().set_names({name})

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from . import pretrained
 from .errors import InputError, PretrainedError
@@ -119,9 +120,23 @@ def blank(
     """
     with pretrained.naming(source):
         config = BertConfig.from_dict(pretrained.read_config(source))
-    with torch.device("meta"):
+    with torch.device("meta"), Undrawn():
         model = kind(config, attention)
     return model, {name: tensor.shape for name, tensor in model.state_dict().items()}
+
+
+class Undrawn(TorchFunctionMode):
+    """Draws no random numbers. On "meta" there are none to draw, yet for each call there torch
+    imports its compiler, which takes as long as importing all the rest of it.
+    """
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function.__name__ in ("normal_", "uniform_", "kaiming_uniform_"):
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs)
 
 
 class Dropout(nn.Module):

@@ -29,8 +29,8 @@ class SpanHead(nn.Module):
 
     def __init__(self, hidden_size: int, std: float) -> None:
         super().__init__()
-        self.S = nn.Parameter(torch.randn(hidden_size) * std)
-        self.E = nn.Parameter(torch.randn(hidden_size) * std)
+        self.S = nn.Parameter(nn.init.normal_(torch.empty(hidden_size), std=std))
+        self.E = nn.Parameter(nn.init.normal_(torch.empty(hidden_size), std=std))
         self.bias = nn.Parameter(torch.zeros(2))
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
