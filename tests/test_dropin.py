@@ -1,13 +1,16 @@
 """The drop-in beside the pipeline that transformers has removed: its shapes, its answers, and, each
 named, what is better on purpose."""
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import minibert
 
+HERE = Path(__file__).parent
 LAMP = {"question": "Who lit the lamp?", "context": "Ada lit the lamp. Ada slept."}
 BELL = {"question": "Who rang the bell?", "context": "Bo rang it at dawn, then Cy rang it again."}
 
@@ -87,6 +90,23 @@ def test_offsets_are_theirs(ours, theirs, field_notes):
             assert (answer["start"], answer["end"]) in places
 
 
+def test_stored_offsets_are_theirs(ours, field_notes):
+    """Without transformers too: its answers of `reference/`, widened to words, are places of ours;
+    most are our best. Where not, it added up the scores of several spans of those words."""
+    rows = json.loads((HERE / "reference" / "pipeline.json").read_text(encoding="utf-8"))["rows"]
+    examples = {example.id: example for example in field_notes}
+    places, theirs = [], []
+    for row in rows:
+        example = examples[row["id"]]
+        if len(minibert.prepare_features([example], ours.qa.tokenizer)) == 1:
+            answers = ours(question=example.question, context=example.context, top_k=10_000)
+            places.append([(a["start"], a["end"]) for a in answers])
+            theirs.append((row["aligned"]["start"], row["aligned"]["end"]))
+    assert all(one in ours for one, ours in zip(theirs, places, strict=True))
+    best = [one == ours[0] for one, ours in zip(theirs, places, strict=True)]
+    assert (sum(best), len(best)) == (14, 18)
+
+
 def test_scores_are_no_sums(ours, theirs):
     """On purpose: "Ada" stands twice. Theirs adds up both places and names one; ours has both."""
     call = LAMP | {"top_k": 500, "align_to_words": False}
@@ -131,6 +151,44 @@ def test_no_answer(ours):
     assert (null["start"], null["end"]) == (0, 0) and 0 < null["score"] < 1
     assert sum(a["score"] for a in answers) == pytest.approx(1)
     assert len(ours(**call, top_k=3)) == 3
+
+
+def test_no_answer_is_one_candidate_of_all(ours, theirs):
+    """On purpose: theirs gives "" its product of softmaxes in the window where that is least."""
+    call = LAMP | {"context": LAMP["context"] * 4, "handle_impossible_answer": True}
+    call |= {"max_seq_len": 24, "doc_stride": 4, "top_k": 10_000}
+    example = minibert.Example("", call["question"], call["context"])
+    windows = ours.qa.logits(minibert.prepare_features([example], ours.qa.tokenizer, 24, 4))
+    assert len(windows) > 2
+
+    def share(logits: np.ndarray, null: float) -> float:
+        return float(np.exp(null) / (np.exp(null) + np.exp(logits).sum()))
+
+    least = min(
+        share(w.start_logits, w.null_logits[0]) * share(w.end_logits, w.null_logits[1])
+        for w in windows
+    )
+    nulls = [a["score"] for a in theirs(**call) if not a["answer"]]  # it fills up with "" too
+    assert max(nulls) == pytest.approx(least, rel=1e-4)
+    answers = ours(**call, align_to_words=False)
+    (null,) = [a for a in answers if not a["answer"]]
+    assert null["score"] != pytest.approx(least, rel=0.1)
+    assert sum(a["score"] for a in answers) == pytest.approx(1)
+
+
+def test_a_long_question_is_cut(ours, theirs):
+    """On purpose: theirs has the setting and no use for it, and refuses a very long question."""
+    short = "Who lit the lamp"
+    call = LAMP | {"question": short + ", the lamp" * 30}
+    limit = {"max_question_len": len(ours.qa.tokenizer.encode(short).ids)}
+    assert theirs(**call, **limit) == theirs(**call)
+    with pytest.warns(UserWarning, match="not read is ', the lamp, the lamp"):
+        assert ours(**call, **limit) == ours(**call | {"question": short})
+    call["question"] *= 10
+    with pytest.raises(Exception, match="too short to respect the provided max_length"):
+        theirs(**call, **limit)
+    with pytest.warns(UserWarning, match="not read is ', the lamp, the lamp"):
+        assert ours(**call, **limit)["answer"]
 
 
 def test_settings(tiny, ours):

@@ -20,6 +20,7 @@ ORDER = [
     "features",
     "model",
     "qa",
+    "fused",
     "spans",
     "reader",
     "dropin",

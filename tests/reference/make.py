@@ -183,14 +183,13 @@ def main() -> None:
     (HERE / "metrics.json").write_text(text + "\n", encoding="utf-8")
 
     reader = transformers.pipeline("question-answering", model=model, tokenizer=tokenizer)
-    settings = {"max_answer_len": 15, "align_to_words": False}
+    settings = {"max_answer_len": 15}
     rows = []
     for paragraph in paragraphs:
         question = paragraph["qas"][0]
-        best = reader(
-            question=question["question"], context=paragraph["context"], top_k=5, **settings
-        )
-        rows.append({"id": question["id"], "answers": best})
+        call = {"question": question["question"], "context": paragraph["context"], **settings}
+        best = reader(**call, top_k=5, align_to_words=False)
+        rows.append({"id": question["id"], "answers": best, "aligned": reader(**call)})
     text = json.dumps({"settings": settings, "rows": rows}, ensure_ascii=False, indent=1)
     (HERE / "pipeline.json").write_text(text + "\n", encoding="utf-8")
 
