@@ -70,7 +70,7 @@ def reference(source: str, dtype: torch.dtype, attention: str) -> tuple[Any, Any
     return model, transformers.AutoTokenizer.from_pretrained(source)
 
 
-def reference_run_well(source: str, dtype: torch.dtype, batch_size: int = 32) -> Engine:
+def reference_run_well(source: str, dtype: torch.dtype, batch_size: int = 16) -> Engine:
     """Windows sorted by length and padded to their batch's longest; minibert's search in each."""
     model, tokenizer = reference(source, dtype, "sdpa")
 

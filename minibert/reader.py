@@ -15,6 +15,7 @@ import torch
 
 from .errors import InputError, PretrainedError
 from .features import Feature, collate, example_windows, token_batches
+from .fused import fuse
 from .model import Attention
 from .pretrained import naming
 from .qa import BertForQuestionAnswering
@@ -93,7 +94,7 @@ class QuestionAnswerer:
         max_length: int | None = None,
         doc_stride: int | None = None,
         max_question_len: int | None = 64,
-        batch_size: int = 16,
+        batch_size: int = 8,
         precision: Precision = "fp32",
     ) -> None:
         """`max_length` (None: 384, or the model's positions where it has fewer), `doc_stride` and
@@ -142,9 +143,10 @@ class QuestionAnswerer:
     ) -> "QuestionAnswerer":
         """From a folder or hub id that holds a trained span head; by default the bundled one.
 
-        In bfloat16 the weights are too. `attention` None is the faster one: "sdpa", but for
-        bfloat16 on a CPU without matrix instructions (AMX). Raises `PretrainedError`, and
-        `InputError` for a device that cannot be used.
+        In bfloat16 the weights are too, and on a CPU the layers' kernels are those of `fuse`.
+        `attention` None is the faster one: "sdpa", but for bfloat16 on a CPU without matrix
+        instructions (AMX). Raises `PretrainedError`, and `InputError` for a device that cannot be
+        used.
         """
         chosen = choose_device(device)
         precise = choose_precision(precision, chosen) == "fp32"
@@ -153,6 +155,8 @@ class QuestionAnswerer:
             attention = "eager" if slow else "sdpa"
         model = BertForQuestionAnswering.from_pretrained(source, attention)
         model.to(chosen, torch.float32 if precise else torch.bfloat16)
+        if not precise and chosen.type == "cpu":
+            fuse(model)
         tokenizer = Tokenizer.from_pretrained(source)
         with naming(source):
             return cls(model, tokenizer, max_length, doc_stride, precision=precision)
