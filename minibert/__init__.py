@@ -1,6 +1,6 @@
 """minibert: BERT for question answering, by hand. The modules, in the order in which text flows:
 
-errors, tuning, pretrained, tokenization, squad, features, model, qa, spans, reader, dropin,
+errors, tuning, pretrained, tokenization, squad, features, model, qa, fused, spans, reader, dropin,
 evaluate, checkpoint, parallel, train, viz, bench, bench_engines, bench_answer, cli.
 
 "The seed" in a comment is the text that this project grew from, "Understanding BERT with
