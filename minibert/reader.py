@@ -94,7 +94,7 @@ class QuestionAnswerer:
         max_length: int | None = None,
         doc_stride: int | None = None,
         max_question_len: int | None = 64,
-        batch_size: int = 8,
+        batch_size: int = 12,
         precision: Precision = "fp32",
     ) -> None:
         """`max_length` (None: 384, or the model's positions where it has fewer), `doc_stride` and
