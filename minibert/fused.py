@@ -43,13 +43,18 @@ class FusedFeedForward(nn.Module):
         return contracted
 
 
+def supported() -> bool:
+    """Whether this torch and this CPU have the kernels."""
+    known = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return known is not None and bool(known())
+
+
 def fuse(model: BertForQuestionAnswering) -> None:
-    """Have the layers of a model compute by these kernels, where this torch and CPU have them.
+    """Have the layers of a model compute by these kernels, where they are `supported`.
 
     Its weights keep their names and are frozen: from now on it can only be read with.
     """
-    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-    if supported is None or not supported():
+    if not supported():
         return
     model.requires_grad_(False)
     layers: Any = model.bert.layers
