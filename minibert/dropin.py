@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError
-from .reader import BUNDLED, Precision, QuestionAnswerer, checked
+from .reader import BATCH_SIZE, BUNDLED, Precision, QuestionAnswerer, checked
 from .squad import Example
 
 
@@ -26,7 +26,7 @@ class PipelineSettings:
     max_question_len: int = 64  # tokens; a longer question is cut, with a warning
     handle_impossible_answer: bool = False  # "" may be the answer
     align_to_words: bool = True  # answers are widened to whole words, after scoring
-    batch_size: int = 12  # windows of full length that are read at once
+    batch_size: int = BATCH_SIZE  # windows of full length that are read at once
 
 
 def pipeline(
