@@ -1,12 +1,29 @@
-"""minibert: BERT for question answering, by hand. The modules, in the order in which text flows:
+"""minibert: BERT for question answering, by hand.
 
-errors, tuning, pretrained, tokenization, squad, features, model, qa, fused, spans, reader, dropin,
-evaluate, checkpoint, parallel, train, viz, bench, bench_engines, bench_answer, cli.
+The modules, in the order in which text flows; each imports only those before it:
 
-"The seed" in a comment is the text that this project grew from, "Understanding BERT with
+    errors
+    fast.memory, fast.dropout           what is about speed and not about BERT
+    config, families, pretrained        a folder of weights -> tensors under our names
+    fast.processor                      which device, precision and attention to compute with
+    tokenization                        text -> pieces that know their characters
+    squad, metric                       data sets -> examples; the official figures
+    features, batches                   question + context -> windows -> padded batches
+    model, qa                           token ids -> hidden states -> two logits a token
+    fast.linear                         fused kernels for reading in bfloat16
+    spans, reader                       logits -> spans -> answers: the whole arrow
+    dropin                              the pipeline that transformers had
+    evaluation                          a data set -> predictions -> the metric
+    parallel, run, training             fine-tuning, in a folder from which it resumes exactly
+    viz                                 pictures for notebooks
+    bench.turns, bench.training, bench.engines, bench.answering
+    cli
+
+"The blog post" in a comment is the text that this project grew from, "Understanding BERT with
 Huggingface": https://mlwhiz.com/blog/2021/07/24/huggingface-bert/
 """
 
+from .config import BertConfig
 from .dropin import QuestionAnsweringPipeline, pipeline
 from .errors import (
     CheckpointError,
@@ -17,15 +34,16 @@ from .errors import (
     NonFiniteError,
     PretrainedError,
 )
-from .evaluate import evaluate
+from .evaluation import evaluate
 from .features import Feature, prepare_features, prepare_train_features
-from .model import Bert, BertConfig
+from .metric import squad_metrics
+from .model import Bert
 from .qa import BertForQuestionAnswering, span_loss
 from .reader import Answer, QuestionAnswerer
 from .spans import best_spans
-from .squad import Example, GoldAnswer, load_squad, squad_metrics
+from .squad import Example, GoldAnswer, load_squad
 from .tokenization import Pieces, Tokenizer
-from .train import TrainingConfig, train
+from .training import TrainingConfig, train
 
 __all__ = [
     "Answer",

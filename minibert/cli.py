@@ -17,38 +17,19 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from .bench import bench_train
-from .bench_answer import bench_answer
+from .bench.answering import bench_answer
+from .bench.training import bench_train
 from .errors import DataError, InputError, MinibertError
-from .evaluate import evaluate, make_folder
+from .evaluation import evaluate, make_folder
+from .fast.memory import keep_freed_memory
+from .fast.processor import Precision
 from .features import data_report
-from .model import blank
-from .pretrained import map_tensors, read_tensors
+from .pretrained import blank, map_tensors, read_tensors
 from .qa import BertForQuestionAnswering
-from .reader import BUNDLED, Answer, Precision, QuestionAnswerer, checked
+from .reader import BUNDLED, Answer, QuestionAnswerer, validated_example
 from .squad import Example, load_squad, require_unicode
 from .tokenization import Tokenizer
-from .train import TrainingConfig, train
-from .tuning import keep_freed_memory
-
-# The passages and questions of the demo stand in "Understanding BERT with Huggingface",
-# https://mlwhiz.com/blog/2021/07/24/huggingface-bert/. The first is from the documentation of
-# transformers (Apache-2.0), the second from Wikipedia, "George Washington" (CC BY-SA).
-TRANSFORMERS_PASSAGE = """
-🤗 Transformers (formerly known as pytorch-transformers and pytorch-pretrained-bert) provides general-purpose
-architectures (BERT, GPT-2, RoBERTa, XLM, DistilBert, XLNet…) for Natural Language Understanding (NLU) and Natural
-Language Generation (NLG) with over 32+ pretrained models in 100+ languages and deep interoperability between
-TensorFlow 2.0 and PyTorch.
-"""  # noqa: E501
-TRANSFORMERS_QUESTIONS = (
-    "How many pretrained models are available in Transformers?",
-    "What does Transformers provide?",
-    "Transformers provides interoperability between which frameworks?",
-)
-WASHINGTON_PASSAGE = """
-George Washington (February 22, 1732[b] – December 14, 1799) was an American political leader, military general, statesman, and Founding Father who served as the first president of the United States from 1789 to 1797. Previously, he led Patriot forces to victory in the nation's War for Independence. He presided at the Constitutional Convention of 1787, which established the U.S. Constitution and a federal government. Washington has been called the "Father of His Country" for his manifold leadership in the formative days of the new nation.
-"""  # noqa: E501
-WASHINGTON_QUESTION = "Who was the first president?"
+from .training import TrainingConfig, train
 
 app = typer.Typer(
     help="BERT for question answering, by hand.",
@@ -83,13 +64,19 @@ def main() -> None:
 def demo(model: Model = str(BUNDLED)) -> None:
     """Answer the demo's questions, and show the runners-up of one."""
     qa = QuestionAnswerer.from_pretrained(model)
-    typer.echo(TRANSFORMERS_PASSAGE)
-    for question in TRANSFORMERS_QUESTIONS:
-        typer.echo(question)
-        typer.echo(table(ask(qa, question, TRANSFORMERS_PASSAGE, 1)))
-    typer.echo(WASHINGTON_PASSAGE)
-    typer.echo(f"{WASHINGTON_QUESTION} (the ten best spans)")
-    typer.echo(table(ask(qa, WASHINGTON_QUESTION, WASHINGTON_PASSAGE, 10)))
+    for passage in demo_passages():
+        typer.echo(passage["context"])
+        top_k = passage["top_k"]
+        for question in passage["questions"]:
+            typer.echo(question if top_k == 1 else f"{question} (the {top_k} best spans)")
+            typer.echo(table(ask(qa, question, passage["context"], top_k)))
+
+
+def demo_passages() -> list[dict[str, Any]]:
+    """The demo's passages, each with its source, its questions and how many answers to show."""
+    text = Path(__file__).with_name("demo.json").read_text(encoding="utf-8")
+    passages: list[dict[str, Any]] = json.loads(text)["passages"]
+    return passages
 
 
 @app.command()
@@ -181,7 +168,7 @@ def answer_lines(
                 raise InputError(f"{name}: not readable as JSON: {error}") from error
             if not isinstance(record, dict) or not {"question", "context"} <= record.keys():
                 raise InputError(f"{name}: expected an object with 'question' and 'context'")
-            example = checked(name, record["question"], record["context"])
+            example = validated_example(name, record["question"], record["context"])
             require_unicode(json.dumps(record, ensure_ascii=False), name)  # all of it comes back
             records.append(record)
             yield example

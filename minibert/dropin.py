@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError
-from .reader import BATCH_SIZE, BUNDLED, Precision, QuestionAnswerer, checked
+from .fast.processor import Precision
+from .reader import BATCH_SIZE, BUNDLED, QuestionAnswerer, validated_example
 from .squad import Example
 
 
@@ -125,4 +126,4 @@ def read_inputs(
     for index, pair in enumerate(pairs):
         if not isinstance(pair, Mapping) or not {"question", "context"} <= pair.keys():
             raise InputError(f"item {index}: expected a dict with 'question' and 'context'")
-        yield checked(f"item {index}", pair["question"], pair["context"])
+        yield validated_example(f"item {index}", pair["question"], pair["context"])

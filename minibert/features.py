@@ -5,16 +5,9 @@ A window is `[CLS] question [SEP] part of the context [SEP]`, as BERT (arXiv:181
 the edge of one stands inside another.
 """
 
-import math
-import random
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
-
-import numpy as np
-import torch
-from torch import Tensor
 
 from .errors import DataError, InputError
 from .squad import Example, GoldAnswer
@@ -53,21 +46,6 @@ class Feature:
     @property
     def token_type_ids(self) -> list[int]:
         return [0] * len(self.prefix) + [1] * (len(self) - len(self.prefix))
-
-
-class Batch(NamedTuple):
-    """Padded windows; every tensor is int64."""
-
-    input_ids: Tensor  # (B, T)
-    attention_mask: Tensor  # (B, T): 1 token, 0 padding
-    token_type_ids: Tensor  # (B, T): 0 question, 1 context
-    start_positions: Tensor  # (B,), -1 for an unlabelled window: the loss ignores it
-    end_positions: Tensor  # (B,)
-
-    def to(self, device: torch.device) -> "Batch":
-        if device.type == "cuda":  # from pinned memory the copy need not be waited for
-            return Batch(*(tensor.pin_memory().to(device, non_blocking=True) for tensor in self))
-        return Batch(*(tensor.to(device) for tensor in self))
 
 
 def window_bounds(pieces: int, room: int, doc_stride: int) -> list[tuple[int, int]]:
@@ -252,73 +230,3 @@ def label(feature: Feature, answer: GoldAnswer | None) -> Feature:
             start = min(start, end)
             start_position, end_position = len(feature.prefix) + start, len(feature.prefix) + end
     return replace(feature, start_position=start_position, end_position=end_position)
-
-
-def collate(features: Sequence[Feature], pad_id: int, multiple: int = 1) -> Batch:
-    """Windows -> one batch, padded to its longest, rounded up to a multiple of `multiple`."""
-    length = max(map(len, features))
-    shape = (len(features), length + -length % multiple)
-    input_ids = np.full(shape, pad_id, dtype=np.int64)
-    attention_mask = np.zeros(shape, dtype=np.int64)
-    token_type_ids = np.zeros(shape, dtype=np.int64)
-    for row, feature in enumerate(features):
-        input_ids[row, : len(feature)] = feature.input_ids
-        attention_mask[row, : len(feature)] = 1
-        token_type_ids[row, len(feature.prefix) : len(feature)] = 1
-    labels = [
-        (-1, -1) if f.start_position is None else (f.start_position, f.end_position)
-        for f in features
-    ]
-    start_positions, end_positions = torch.tensor(labels).T  # (B, 2) -> two of (B,)
-    return Batch(
-        torch.from_numpy(input_ids),
-        torch.from_numpy(attention_mask),
-        torch.from_numpy(token_type_ids),
-        start_positions,
-        end_positions,
-    )
-
-
-def split_batch(windows: Sequence[Feature], max_tokens: int) -> list[Sequence[Feature]]:
-    """A batch in parts of like size: at most `max_tokens` padded tokens, at least one window."""
-    if not windows:
-        return []
-    longest = max(map(len, windows))
-    parts = math.ceil(len(windows) / max(1, max_tokens // longest))
-    size = math.ceil(len(windows) / parts)
-    return [windows[i : i + size] for i in range(0, len(windows), size)]
-
-
-def length_batches(features: Sequence[Feature], batch_size: int, seed: int) -> list[list[int]]:
-    """Indices of windows of like length, `batch_size` a batch, so that little is padding.
-
-    The order is random, and the same for the same seed: windows are shuffled, sorted by length
-    within pools of 64 batches, and the batches shuffled.
-    """
-    generator = random.Random(seed)
-    order = sorted(range(len(features)), key=lambda k: -len(features[k]))
-    generator.shuffle(order)
-    batches = []
-    for i in range(0, len(order), 64 * batch_size):
-        pool = sorted(order[i : i + 64 * batch_size], key=lambda k: len(features[k]))
-        batches += [pool[j : j + batch_size] for j in range(0, len(pool), batch_size)]
-    generator.shuffle(batches)
-    return batches
-
-
-def token_batches(
-    features: Sequence[Feature], max_tokens: int, multiple: int = 1
-) -> list[list[int]]:
-    """Indices of windows by falling length, in batches of up to `max_tokens` padded tokens.
-
-    Padded as `collate` does it with the same `multiple`. At least one window a batch. The longest
-    come first, so that too little memory shows at once.
-    """
-    order = sorted(range(len(features)), key=lambda k: -len(features[k]))
-    batches = []
-    while order:
-        longest = len(features[order[0]])
-        size = max(1, max_tokens // (longest + -longest % multiple))
-        batches.append(order[:size])
-        order = order[size:]
-    return batches

@@ -5,176 +5,17 @@ Shapes, here and everywhere:
     B batch   T tokens   H hidden_size   N heads   D = H // N   L layers   W windows
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from . import pretrained
-from .errors import InputError, PretrainedError
-
-Attention = Literal["eager", "sdpa"]
-Model = TypeVar("Model", bound=nn.Module)
-
-
-# BERT-large has 24 layers and a third of a billion parameters
-MAX_LAYERS = 256
-MAX_PARAMETERS = 10**10
-
-
-def _is_real(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-@dataclass(frozen=True)
-class BertConfig:
-    """The sizes of a BERT; names and defaults (BERT-base, uncased) as in its `config.json`."""
-
-    vocab_size: int = 30522
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    max_position_embeddings: int = 512
-    type_vocab_size: int = 2
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    layer_norm_eps: float = 1e-12  # not torch's 1e-5: the pretrained weights expect it
-    initializer_range: float = 0.02
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-                good, wanted = _is_real(value) and 0 <= value < 1, "from 0 to below 1"
-            elif name in ("layer_norm_eps", "initializer_range"):
-                good, wanted = _is_real(value) and 0 < value < 1, "between 0 and 1"
-            else:
-                good, wanted = type(value) is int and value >= 1, "a whole number from 1"
-            if not good:
-                raise PretrainedError(f"config: {name}={value!r}; expected {wanted}")
-        if self.hidden_size % self.num_attention_heads:
-            raise PretrainedError(
-                f"config: hidden_size={self.hidden_size} is not a multiple of "
-                f"num_attention_heads={self.num_attention_heads}"
-            )
-        # a stranger's file must not make us build without end
-        if self.num_hidden_layers > MAX_LAYERS:
-            raise PretrainedError(
-                f"config: num_hidden_layers={self.num_hidden_layers}; expected up to {MAX_LAYERS}"
-            )
-        tables = self.vocab_size + self.max_position_embeddings + self.type_vocab_size
-        layers = self.num_hidden_layers * (4 * self.hidden_size + 2 * self.intermediate_size)
-        parameters = self.hidden_size * (tables + layers)  # but for biases and LayerNorms
-        if parameters > MAX_PARAMETERS:
-            raise PretrainedError(
-                f"config: asks for more than {MAX_PARAMETERS:.0e} parameters: no BERT has so many"
-            )
-
-    @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> "BertConfig":
-        """From a parsed `config.json`. Raises `PretrainedError` for what is not this BERT."""
-        for name, ours in {
-            "model_type": ("bert",),
-            "hidden_act": ("gelu", "gelu_python"),  # both the erf form; "gelu_new" is not
-            "position_embedding_type": ("absolute",),
-            "is_decoder": (False,),
-            "add_cross_attention": (False,),
-        }.items():
-            if config.get(name, ours[0]) not in ours:
-                raise PretrainedError(
-                    f"config: {name}={config[name]!r}; minibert is the BERT with {name}={ours[0]!r}"
-                )
-        return cls(**{k: v for k, v in config.items() if k in cls.__dataclass_fields__})
-
-    def to_dict(self, architecture: str) -> dict[str, Any]:
-        """The `config.json` that `transformers` reads, for one of its classes by name."""
-        return {
-            **asdict(self),
-            "model_type": "bert",
-            "hidden_act": "gelu",
-            "architectures": [architecture],
-            "dtype": "float32",  # to compute in, whatever the weights are stored in
-        }
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """What the encoder computed: nothing is kept on the modules."""
-
-    hidden_states: tuple[Tensor, ...]  # L + 1 of (B, T, H): the embeddings, then each layer
-    attentions: tuple[Tensor, ...] | None  # L of (B, N, T, T), when asked for
-
-
-def blank(
-    kind: Callable[[BertConfig, Attention], Model], source: str | Path, attention: Attention
-) -> tuple[Model, dict[str, torch.Size]]:
-    """A model as the configuration of a folder or hub id has it, and the shapes of its weights.
-
-    It takes no memory: the weights are yet to come. Raises `PretrainedError`.
-    """
-    with pretrained.naming(source):
-        config = BertConfig.from_dict(pretrained.read_config(source))
-    with torch.device("meta"), Undrawn():
-        model = kind(config, attention)
-    return model, {name: tensor.shape for name, tensor in model.state_dict().items()}
-
-
-class Undrawn(TorchFunctionMode):
-    """Draws no random numbers. On "meta" there are none to draw, yet for each call there torch
-    imports its compiler, which takes as long as importing all the rest of it.
-    """
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if function.__name__ in ("normal_", "uniform_", "kaiming_uniform_"):
-            return args[0] if args else kwargs["tensor"]
-        return function(*args, **kwargs)
-
-
-class Dropout(nn.Module):
-    """Zeroes each number with probability p while training, and scales the others by 1 / (1 - p).
-
-    `nn.Dropout`, but for where the random numbers come from on a CPU. There torch draws one after
-    another, a quarter of a training step; here the factors stand ready in a long row, which is
-    entered at a place drawn from torch's generator.
-    """
-
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        self.p = p
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0.0:
-            return x
-        if x.device.type != "cpu":
-            return F.dropout(x, self.p)
-        row = dropout_factors(self.p, x.dtype, (max(2 * x.numel(), 2**25) - 1).bit_length())
-        place = int(torch.randint(len(row) - x.numel(), ()))
-        return x * row[place : place + x.numel()].view(x.shape)
-
-
-@cache
-def dropout_factors(p: float, dtype: torch.dtype, bits: int) -> Tensor:
-    """2 ** bits random factors, 0 with probability p and otherwise 1 / (1 - p): fixed ones.
-
-    A dtype that has no such number gets both its neighbours, as often as keeps the mean at 1.
-    """
-    generator = torch.Generator().manual_seed(bits)
-    exact = torch.tensor(1 / (1 - p), dtype=torch.float64)
-    near = exact.to(dtype)
-    beyond = near.nextafter(torch.full_like(near, torch.inf if exact > near else 0.0))
-    share = (exact - near) / (beyond.double() - near)  # of those that get the farther neighbour
-    size = 2**bits
-    factors = torch.where(torch.rand(size, generator=generator) < share, beyond, near)
-    return factors.masked_fill_(torch.rand(size, generator=generator) < p, 0.0)
+from .config import Attention, BertConfig
+from .errors import InputError
+from .fast.dropout import Dropout
 
 
 class Embeddings(nn.Module):
@@ -269,6 +110,14 @@ class EncoderLayer(nn.Module):
         return x, probabilities
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """What the encoder computed: nothing is kept on the modules."""
+
+    hidden_states: tuple[Tensor, ...]  # L + 1 of (B, T, H): the embeddings, then each layer
+    attentions: tuple[Tensor, ...] | None  # L of (B, N, T, T), when asked for
+
+
 class Bert(nn.Module):
     """The encoder: embeddings and L layers. No pooler: span answers read every token."""
 
@@ -297,7 +146,7 @@ class Bert(nn.Module):
 
         Raises `PretrainedError` when a weight is missing, unexpected or of another shape.
         """
-        model, shapes = blank(cls, source, attention)
+        model, shapes = pretrained.blank(cls, source, attention)
         expected = {f"bert.{name}": shape for name, shape in shapes.items()}
         tensors, _ = pretrained.load_tensors(source, expected, may_hold="qa_outputs.")
         tensors = {name.removeprefix("bert."): t for name, t in tensors.items()}

@@ -1,6 +1,6 @@
-"""Several processes that train one model together, on torch.distributed; one alone needs none.
+"""Several processes that train one model together, through torch.distributed.
 
-Each holds the whole model and reads its share of every batch; what they add up is gradients.
+Each process holds the whole model and reads its share of every batch. Their gradients are summed.
 """
 
 import os
@@ -13,25 +13,29 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-T = TypeVar("T")
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class Team:
-    """The processes of a run. All of them must call a method that talks, in the same order."""
+class ProcessGroup:
+    """The processes of a run.
 
-    rank: int = 0  # this one; 0 writes the files
-    size: int = 1
+    `gather` and `add_gradients` are collective operations: every process must call them in the same
+    order.
+    """
 
-    def share(self, items: Sequence[T]) -> Sequence[T]:
-        """This process's part: the parts overlap nowhere, and together they are everything."""
+    rank: int = 0  # of this process; the one of rank 0 writes the files
+    size: int = 1  # how many processes
+
+    def share(self, items: Sequence[Item]) -> Sequence[Item]:
+        """This process's part of the items: each item is in exactly one part."""
         return items[self.rank :: self.size]
 
-    def gather(self, value: T) -> list[T]:
+    def gather(self, value: Item) -> list[Item]:
         """Every process's value, in the order of their ranks. Waits for all."""
         if self.size == 1:
             return [value]
-        values: list[T | None] = [None] * self.size
+        values: list[Item | None] = [None] * self.size
         dist.all_gather_object(values, value)
         return values  # type: ignore[return-value]
 
@@ -51,20 +55,20 @@ class Team:
             gradient.copy_(total.view_as(gradient))
 
 
-ALONE = Team()
+SINGLE_PROCESS = ProcessGroup()
 
 
 @contextmanager
-def team_of(device: torch.device) -> Iterator[Team]:
+def process_group(device: torch.device) -> Iterator[ProcessGroup]:
     """The processes that `torchrun` has started, or this one alone."""
     if not dist.is_available() or not dist.is_torchelastic_launched():
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Team(dist.get_rank(), dist.get_world_size())
-        dist.barrier()  # who leaves before the others are done breaks their connections
+        yield ProcessGroup(dist.get_rank(), dist.get_world_size())
+        dist.barrier()  # a process that leaves earlier breaks the others' connections
     finally:
         dist.destroy_process_group()

@@ -10,53 +10,24 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
+from .config import Attention, BertConfig
 from .errors import PretrainedError
+from .families import IGNORED, KEY_TABLE
 
-# Theirs -> ours. `{}` is the layer's number; a trailing `[row]` takes one row of a matrix.
-KEY_TABLE: dict[str, str] = {
-    "bert.embeddings.word_embeddings.weight": "bert.embeddings.word.weight",
-    "bert.embeddings.position_embeddings.weight": "bert.embeddings.position.weight",
-    "bert.embeddings.token_type_embeddings.weight": "bert.embeddings.token_type.weight",
-    "bert.embeddings.LayerNorm.weight": "bert.embeddings.norm.weight",
-    "bert.embeddings.LayerNorm.bias": "bert.embeddings.norm.bias",
-    "bert.encoder.layer.{}.attention.self.query.weight": "bert.layers.{}.attention.query.weight",
-    "bert.encoder.layer.{}.attention.self.query.bias": "bert.layers.{}.attention.query.bias",
-    "bert.encoder.layer.{}.attention.self.key.weight": "bert.layers.{}.attention.key.weight",
-    "bert.encoder.layer.{}.attention.self.key.bias": "bert.layers.{}.attention.key.bias",
-    "bert.encoder.layer.{}.attention.self.value.weight": "bert.layers.{}.attention.value.weight",
-    "bert.encoder.layer.{}.attention.self.value.bias": "bert.layers.{}.attention.value.bias",
-    "bert.encoder.layer.{}.attention.output.dense.weight": "bert.layers.{}.attention.output.weight",
-    "bert.encoder.layer.{}.attention.output.dense.bias": "bert.layers.{}.attention.output.bias",
-    "bert.encoder.layer.{}.attention.output.LayerNorm.weight": "bert.layers.{}.attention_norm.weight",  # noqa: E501
-    "bert.encoder.layer.{}.attention.output.LayerNorm.bias": "bert.layers.{}.attention_norm.bias",
-    "bert.encoder.layer.{}.intermediate.dense.weight": "bert.layers.{}.feed_forward.expand.weight",
-    "bert.encoder.layer.{}.intermediate.dense.bias": "bert.layers.{}.feed_forward.expand.bias",
-    "bert.encoder.layer.{}.output.dense.weight": "bert.layers.{}.feed_forward.contract.weight",
-    "bert.encoder.layer.{}.output.dense.bias": "bert.layers.{}.feed_forward.contract.bias",
-    "bert.encoder.layer.{}.output.LayerNorm.weight": "bert.layers.{}.feed_forward_norm.weight",
-    "bert.encoder.layer.{}.output.LayerNorm.bias": "bert.layers.{}.feed_forward_norm.bias",
-    "qa_outputs.weight[0]": "head.S",
-    "qa_outputs.weight[1]": "head.E",
-    "qa_outputs.bias": "head.bias",
-}
+Model = TypeVar("Model", bound=nn.Module)
 
-# Theirs, by the beginning of the key -> why nothing of ours reads it.
-IGNORED: dict[str, str] = {
-    "bert.pooler.": "reads [CLS] only; a span head reads every token",
-    "cls.": "a head of pretraining (masked words, next sentence)",
-    "classifier.": "a head of another task",
-    "bert.embeddings.position_ids": "a constant: 0, 1, 2, ...",
-}
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -173,12 +144,12 @@ def split_layer(name: str) -> tuple[str, str]:
     return f"{name[: found.start()]}{{}}{name[found.end() :]}", found[0]
 
 
-def places(key: str) -> Iterator[tuple[str, str, int | None]]:
+def targets_of(key: str) -> Iterator[tuple[str, str, int | None]]:
     """Where a tensor of theirs goes: each (their name, our name, row of the tensor or None).
 
-    >>> list(places("qa_outputs.weight"))
+    >>> list(targets_of("qa_outputs.weight"))
     [('qa_outputs.weight[0]', 'head.S', 0), ('qa_outputs.weight[1]', 'head.E', 1)]
-    >>> [ours for _, ours, _ in places("bert.encoder.layer.7.attention.self.key.bias")]
+    >>> [ours for _, ours, _ in targets_of("bert.encoder.layer.7.attention.self.key.bias")]
     ['bert.layers.7.attention.key.bias']
     """
     template, layer = split_layer(key)
@@ -191,7 +162,7 @@ def places(key: str) -> Iterator[tuple[str, str, int | None]]:
 
 
 @contextmanager
-def naming(source: str | Path) -> Iterator[None]:
+def prefix_errors(source: str | Path) -> Iterator[None]:
     """Put the folder or hub id in front of a `PretrainedError` that does not name it yet."""
     try:
         yield
@@ -279,7 +250,7 @@ def map_tensors(
         if because is not None:
             ignored[original] = because
             continue
-        targets = [place for place in places(key) if place[1] in expected]
+        targets = [target for target in targets_of(key) if target[1] in expected]
         if not targets:
             unexpected.append(original)
         for name, our_name, row in targets:
@@ -315,7 +286,7 @@ def load_tensors(
     checkpoint whose encoder alone is wanted). Raises `PretrainedError` for any other name that is
     missing or unexpected.
     """
-    with naming(source):
+    with prefix_errors(source):
         tensors, report = map_tensors(read_tensors(source), expected)
     missing = {n for n in report.missing if may_lack is None or not n.startswith(may_lack)}
     if missing:
@@ -362,3 +333,31 @@ def save_folder(
             os.fsync(file.fileno())  # a checkpoint that comes after it counts on it
     except (OSError, SafetensorError) as error:
         raise PretrainedError(f"{folder}: cannot be written: {error}") from error
+
+
+def blank(
+    kind: Callable[[BertConfig, Attention], Model], source: str | Path, attention: Attention
+) -> tuple[Model, dict[str, torch.Size]]:
+    """A model as the configuration of a folder or hub id has it, and the shapes of its weights.
+
+    It takes no memory: the weights are yet to come. Raises `PretrainedError`.
+    """
+    with prefix_errors(source):
+        config = BertConfig.from_dict(read_config(source))
+    with torch.device("meta"), SkipInit():
+        model = kind(config, attention)
+    return model, {name: tensor.shape for name, tensor in model.state_dict().items()}
+
+
+class SkipInit(TorchFunctionMode):
+    """Draws no random numbers. On "meta" there are none to draw, yet for each call there torch
+    imports its compiler, which takes as long as importing all the rest of it.
+    """
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function.__name__ in ("normal_", "uniform_", "kaiming_uniform_"):
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs)

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import pretrained
+from .config import Attention, BertConfig
 from .errors import PretrainedError
-from .model import Attention, Bert, BertConfig, Encoded, blank
+from .model import Bert, Encoded
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class BertForQuestionAnswering(nn.Module):
         untrained head gives random answers. So does any other weight that is missing, unexpected
         or of another shape.
         """
-        model, expected = blank(cls, source, attention)
+        model, expected = pretrained.blank(cls, source, attention)
         may_lack = "head." if new_head else None
         tensors, report = pretrained.load_tensors(source, expected, may_lack)
         if report.missing:

@@ -13,17 +13,17 @@ from typing import Literal, overload
 
 import torch
 
+from .batches import chunks, collate, token_batches
+from .config import Attention
 from .errors import InputError, PretrainedError
-from .features import Feature, collate, example_windows, token_batches
-from .fused import fuse
-from .model import Attention
-from .pretrained import naming
+from .fast.linear import fuse
+from .fast.processor import Precision, choose_device, choose_precision, processor_has
+from .features import Feature, example_windows
+from .pretrained import prefix_errors
 from .qa import BertForQuestionAnswering
 from .spans import WindowLogits, best_spans
 from .squad import Example
 from .tokenization import Pieces, Tokenizer
-
-Precision = Literal["auto", "fp32", "bf16"]
 
 Chunk = list[tuple[Example, list[Feature]]]  # examples that are read at once, with their windows
 
@@ -54,39 +54,6 @@ class Answer:
     end: int  # code points, exclusive
     start_logit: float  # S . T_i of the span's first token, in the window that speaks for it
     end_logit: float  # E . T_j of its last token
-
-
-def choose_device(name: str) -> torch.device:
-    """A device by name; "auto" is the GPU where there is one. Raises `InputError`."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=name)
-        return torch.device(name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"device={name!r} cannot be used: {reason}") from error
-
-
-def choose_precision(name: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
-    """A precision by name; "auto" is bfloat16 where the processor computes in it, else float32.
-
-    Where it does not, bfloat16 is emulated, and slower than float32. Raises `InputError`.
-    """
-    if name == "fp32" or name == "bf16":
-        return name
-    if name != "auto":
-        raise InputError(f"precision={name!r}: expected 'auto', 'fp32' or 'bf16'")
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    able = device.type == "cpu" and processor_has("avx512_bf16", "amx_bf16")
-    return "bf16" if able else "fp32"
-
-
-def processor_has(*instructions: str) -> bool:
-    """Whether the CPU has any of these, by torch's names (the oldest torch cannot tell: no)."""
-    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return any(able.get(name, False) for name in instructions)
 
 
 class QuestionAnswerer:
@@ -163,7 +130,7 @@ class QuestionAnswerer:
         if not precise and chosen.type == "cpu":
             fuse(model)
         tokenizer = Tokenizer.from_pretrained(source)
-        with naming(source):
+        with prefix_errors(source):
             return cls(model, tokenizer, max_length, doc_stride, precision=precision)
 
     @overload
@@ -200,7 +167,7 @@ class QuestionAnswerer:
         answer is one of the answers. Raises `InputError` for a question or a context without
         words, and for a question too long for a window.
         """
-        example = checked("", question, context)
+        example = validated_example("", question, context)
         found = self.n_best([example], top_k, max_answer_len, handle_impossible_answer)
         answers = next(found)[:top_k]
         return answers if top_k > 1 else answers[0]
@@ -224,7 +191,7 @@ class QuestionAnswerer:
             for index, pair in enumerate(pairs):
                 if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
                     raise InputError(f"item {index}: expected a question and a context")
-                yield checked(f"item {index}", *pair)
+                yield validated_example(f"item {index}", *pair)
 
         asked = list(examples()) if isinstance(pairs, Sequence) else examples()
         found = self.n_best(asked, 1, max_answer_len, handle_impossible_answer, on_batch)
@@ -341,7 +308,7 @@ class QuestionAnswerer:
         return [found[k] for k in range(len(features))]
 
 
-def checked(name: str, question: object, context: object) -> Example:
+def validated_example(name: str, question: object, context: object) -> Example:
     """A pair of texts as an example of that name. Raises `InputError` for what is no text."""
     named = f"{name}: " if name else ""
     for kind, text in (("question", question), ("context", context)):
@@ -354,22 +321,3 @@ def checked(name: str, question: object, context: object) -> Example:
                 f"{named}the {kind} is not valid Unicode: it holds a lone surrogate"
             ) from error
     return Example(name, str(question), str(context))
-
-
-def chunks(examples: Iterable[Example], characters: int) -> Iterator[list[Example]]:
-    """Examples together as long as they have fewer characters; an error comes after those read."""
-    chunk: list[Example] = []
-    size = 0
-    try:
-        for example in examples:
-            chunk.append(example)
-            size += len(example.question) + len(example.context)
-            if size >= characters:
-                yield chunk
-                chunk, size = [], 0
-    except Exception:  # whatever a caller's iterator raises
-        if chunk:
-            yield chunk
-        raise
-    if chunk:
-        yield chunk

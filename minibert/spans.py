@@ -84,10 +84,10 @@ def best_spans(
 ) -> list[Span]:
     """The `n_best` spans of at most `max_answer_len` tokens, best first; all, when there are fewer.
 
-    A span that several windows see counts once: the window speaks for it that shows the most
-    context around it (`surroundings`), among equals the earliest. With the `offsets` (T, 2) of the
-    context's tokens, so do spans of the same characters, as the pieces of one Hangul syllable make
-    them: the best of them stays. `Span.score` is the softmax of start_logit + end_logit over all
+    A span that several windows see counts once, with the logits of the window that shows the most
+    context around it (`surroundings`), among equals of the earliest. With the `offsets` (T, 2) of
+    the context's tokens, spans of the same characters also count once: the pieces of one Hangul
+    syllable make such spans, and the best of them stays. `Span.score` is the softmax of start_logit + end_logit over all
     these candidates. Ties go to the earlier start, then to the shorter span.
 
     With `words` (T, 2), the place of the whole word that each token is of, spans of the same words
@@ -106,7 +106,7 @@ def best_spans(
         if not finite or (null and not math.isfinite(sum(window.null_logits))):
             raise InputError("logits are not finite: the model's weights or precision are at fault")
 
-    grid, speaker = merge_windows(windows, max_answer_len)
+    grid, source_window = merge_windows(windows, max_answer_len)
     if offsets is not None:
         merge_characters(grid, offsets)
     null_logits = min((window.null_logits for window in windows), key=sum)
@@ -125,7 +125,7 @@ def best_spans(
     spans = []
     for place in chosen.tolist():
         i, k = divmod(place, grid.shape[1])
-        window = windows[int(speaker[place])]
+        window = windows[int(source_window[place])]
         spans.append(
             Span(
                 token_start=i,
@@ -142,7 +142,7 @@ def best_spans(
 
 
 def merge_windows(windows: Sequence[WindowLogits], max_answer_len: int) -> tuple[Array, Array]:
-    """The legal spans of a whole context, each once, and which window speaks for it.
+    """The legal spans of a whole context, each once, and which window it takes its logits from.
 
     -> (tokens of the context, K) laid out as `span_grid`, and the windows' indices, flat.
     """
@@ -153,7 +153,7 @@ def merge_windows(windows: Sequence[WindowLogits], max_answer_len: int) -> tuple
     tokens = max(w.token_start + len(w.start_logits) for w in windows)
     grid = np.full((tokens, width), -np.inf)
     shown = np.full((tokens, width), -1, dtype=np.int32)
-    speaker = np.zeros((tokens, width), dtype=np.int32)
+    source_window = np.zeros((tokens, width), dtype=np.int32)
     for index, window in enumerate(windows):
         one = span_grid(window.start_logits, window.end_logits, width)  # (T, K)
         rows = slice(window.token_start, window.token_start + len(one))
@@ -162,8 +162,8 @@ def merge_windows(windows: Sequence[WindowLogits], max_answer_len: int) -> tuple
         better = around > shown[rows, columns]
         grid[rows, columns][better] = one[better]
         shown[rows, columns][better] = around[better]
-        speaker[rows, columns][better] = index
-    return grid, speaker.ravel()
+        source_window[rows, columns][better] = index
+    return grid, source_window.ravel()
 
 
 def merge_characters(grid: Array, offsets: Array) -> None:
@@ -184,7 +184,7 @@ def merge_characters(grid: Array, offsets: Array) -> None:
 
 
 def argmax_span(start_logits: Array, end_logits: Array) -> tuple[int, int]:
-    """The seed's first decoder: the best start and the best end, each on its own.
+    """The blog post's first decoder: the best start and the best end, each on its own.
 
     Over all tokens of the window, the question's and [SEP] too. The end can come before the start;
     the span is then empty. -> (start, end inclusive)
@@ -195,7 +195,7 @@ def argmax_span(start_logits: Array, end_logits: Array) -> tuple[int, int]:
 def beam_spans(
     start_logits: Array, end_logits: Array, beam: int = 20
 ) -> list[tuple[int, int, float]]:
-    """The seed's second decoder: the 20 best starts with the 20 best ends, where start <= end.
+    """The blog post's second decoder: the 20 best starts with the 20 best ends, start <= end.
 
     Over all tokens of the window, at any length, best first. It can miss the best legal span, and
     return one in the question. -> (start, end inclusive, start_logit + end_logit)

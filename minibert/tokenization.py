@@ -173,7 +173,7 @@ class Tokenizer:
     def tokens_to_string(self, tokens: Sequence[str]) -> str:
         """Words glued from pieces and spaced as WordPiece's decoder does: not the original text.
 
-        The seed's way to print an answer; `Answer.answer` is cut from the context instead.
+        The blog post's way to print an answer; `Answer.answer` is cut from the context instead.
 
         >>> Tokenizer.from_vocabulary(SPECIAL_TOKENS).tokens_to_string(["over", "3", "##2", "+"])
         'over 32 +'

@@ -3,7 +3,7 @@
 python notebooks/aggregates.py EVALUATION RUN
 
 From the folder that `minibert evaluate` wrote for dev, aggregates.json (notebook 9; it needs
-MINIBERT_SQUAD); from the one that `minibert train` wrote, full-run.jsonl beside the checkpoint:
+MINIBERT_SQUAD); from the one that `minibert train` wrote, full-run.jsonl beside this file:
 its log, thinned to means over 20 steps (notebook 8).
 """
 
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import minibert
+from minibert.metric import squad_metrics
 from minibert.reader import BUNDLED
-from minibert.squad import squad_metrics
 
 HERE = Path(__file__).parent
 QUESTION_WORDS = ("what", "who", "when", "where", "which", "why", "how many", "how")
@@ -86,7 +86,7 @@ def thin(log: Path, steps: int = 20) -> Iterator[dict[str, Any]]:
 
 
 def main() -> None:
-    with (BUNDLED.parent / "full-run.jsonl").open("w", encoding="utf-8") as file:
+    with Path(__file__).with_name("full-run.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(f"{json.dumps(row)}\n" for row in thin(Path(sys.argv[2]) / "metrics.jsonl"))
     nbest = json.loads((Path(sys.argv[1]) / "nbest_predictions.json").read_text(encoding="utf-8"))
     examples = minibert.load_squad(os.environ["MINIBERT_SQUAD"], "validation")

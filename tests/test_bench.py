@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import minibert
-from minibert import bench, bench_answer
-from minibert.model import BertConfig
+from minibert.bench import answering, turns
+from minibert.bench import training as bench
+from minibert.config import BertConfig
 from minibert.qa import BertForQuestionAnswering
 
 NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
@@ -26,7 +27,7 @@ def test_flops_are_those_that_torch_counts():
         out = model(ids)
         (out.start_logits.sum() + out.end_logits.sum()).backward()
     head = 3 * 2 * 17 * 24 * 2
-    assert counter.get_total_flops() - head == pytest.approx(3 * bench.forward_flops(config, 17))
+    assert counter.get_total_flops() - head == pytest.approx(3 * turns.forward_flops(config, 17))
 
 
 def test_real_batches_are_an_epoch_s(tiny, squad):
@@ -54,16 +55,16 @@ def test_the_reference_is_trained(monkeypatch, transformers, tiny, name):
     assert len(steps) == len(batches)
 
 
-@pytest.mark.parametrize("name", bench_answer.ENGINES)
+@pytest.mark.parametrize("name", answering.ENGINES)
 def test_all_engines_answer(tiny, field_notes, name):
     """Every question, from its context; the forward pass is a part of the time."""
-    for package in bench_answer.NEEDS[name.partition(",")[0]]:
+    for package in answering.NEEDS[name.partition(",")[0]]:
         pytest.importorskip(package, reason=f"its engine: pip install {package}")
-    engine = bench_answer.ENGINES[name][1](str(tiny))
+    engine = answering.ENGINES[name][1](str(tiny))
     asked = field_notes[:8]
     found = engine.answer(asked)
     assert found.keys() == {example.id for example in asked} and engine.forward_seconds
-    if "seed" not in name:
+    if "blog post" not in name:
         assert all(found[example.id] in example.context for example in asked)
 
 
@@ -71,7 +72,7 @@ def test_the_reference_run_well_answers_as_we_do(transformers, tiny, field_notes
     """So that the two do the same work. They compare windows otherwise: one window each here."""
     asked = [replace(example, context=example.context[:200]) for example in field_notes[:20]]
     ours, theirs = (
-        bench_answer.ENGINES[f"{name}, float32"][1](str(tiny)).answer(asked)
+        answering.ENGINES[f"{name}, float32"][1](str(tiny)).answer(asked)
         for name in ("minibert", "transformers")
     )
     assert ours == theirs
@@ -79,10 +80,12 @@ def test_the_reference_run_well_answers_as_we_do(transformers, tiny, field_notes
 
 def test_bench_answer(monkeypatch, transformers, tiny):
     """All figures; here in this process, otherwise each from one of its own."""
-    monkeypatch.setattr(bench_answer, "alone", lambda function, *arguments: function(*arguments))
-    monkeypatch.setattr(bench_answer, "QUESTIONS", 5)
-    monkeypatch.setattr(bench_answer, "keep_freed_memory", lambda: None)
-    report = bench_answer.bench_answer(str(tiny), NOTES, turns=2)
+    monkeypatch.setattr(
+        answering, "in_fresh_process", lambda function, *arguments: function(*arguments)
+    )
+    monkeypatch.setattr(answering, "QUESTIONS", 5)
+    monkeypatch.setattr(answering, "keep_freed_memory", lambda: None)
+    report = answering.bench_answer(str(tiny), NOTES, turns=2)
     for memory in ("tuned", "untuned"):
         for figures in report[memory]["engines"].values():
             assert all(value >= 0 for value in figures.values())

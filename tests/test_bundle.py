@@ -10,12 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import minibert
-from minibert.cli import (
-    TRANSFORMERS_PASSAGE,
-    TRANSFORMERS_QUESTIONS,
-    WASHINGTON_PASSAGE,
-    WASHINGTON_QUESTION,
-)
+from minibert.cli import demo_passages
 from minibert.reader import BUNDLED
 
 
@@ -27,9 +22,11 @@ def qa() -> minibert.QuestionAnswerer:
 def test_the_demo_s_answers(qa):
     """What the text that the demo comes from gets from a model fifteen times as large, which says
     "32+" to the first."""
-    found = [qa(question, TRANSFORMERS_PASSAGE).answer for question in TRANSFORMERS_QUESTIONS]
-    assert found == ["over 32+", "general-purpose\narchitectures", "TensorFlow 2.0 and PyTorch"]
-    assert qa(WASHINGTON_QUESTION, WASHINGTON_PASSAGE).answer == "George Washington"
+    answers = [[qa(q, p["context"]).answer for q in p["questions"]] for p in demo_passages()]
+    assert answers == [
+        ["over 32+", "general-purpose\narchitectures", "TensorFlow 2.0 and PyTorch"],
+        ["George Washington"],
+    ]
 
 
 def test_it_is_small_and_safe():
@@ -50,7 +47,7 @@ def test_its_logits_in_the_reference_bit_for_bit(transformers, field_notes):
     assert theirs.dtype == torch.float32 and not any(report.values())
     tokenizer = minibert.Tokenizer.from_pretrained(BUNDLED)
     features = minibert.prepare_features(field_notes[:24], tokenizer)
-    batch = minibert.features.collate(features, tokenizer.pad_id)
+    batch = minibert.batches.collate(features, tokenizer.pad_id)
     with torch.inference_mode():
         a = ours(batch.input_ids, batch.attention_mask, batch.token_type_ids)
         b = theirs.eval()(batch.input_ids, batch.attention_mask, batch.token_type_ids)

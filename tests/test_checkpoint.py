@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minibert
-from minibert import checkpoint
-from minibert.train import STATE, TrainingConfig, train
+from minibert.run import STATE, latest_checkpoint, read_checkpoint, require_space, write_checkpoint
+from minibert.training import TrainingConfig, train
 
 NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
 
@@ -28,7 +28,7 @@ NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
 PROGRAM = """
 import json, os, sys, time
 from minibert import MinibertError
-from minibert.train import STATE, TrainingConfig, train
+from minibert.training import TrainingConfig, train
 fsync = os.fsync
 os.fsync = lambda file: (time.sleep(0.1), fsync(file))
 try:
@@ -127,7 +127,7 @@ def test_asked_to_stop_it_saves_and_says_so(tiny, tmp_path, number, code):
     assert process.returncode == code
     (saved,) = output.glob("checkpoint-*.pt")
     assert number.name in out and str(saved) in out
-    assert checkpoint.load(saved)["step"] == steps_done(output) >= 2
+    assert read_checkpoint(saved)["step"] == steps_done(output) >= 2
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tiny, tmp_path):
@@ -139,7 +139,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tiny, tmp_path):
     content[len(content) // 2] ^= 1
     newest.write_bytes(content)
     with pytest.warns(UserWarning, match=f"{newest.name}: damaged.*trying the one before"):
-        assert checkpoint.latest(tmp_path / "run")[0] == before
+        assert latest_checkpoint(tmp_path / "run")[0] == before
     with pytest.warns(UserWarning):
         train(whole, resume=True)
     assert result(tmp_path / "run") == (weights, log)
@@ -193,7 +193,7 @@ def test_a_log_that_lost_lines_is_not_written_on(tiny, tmp_path):
 
 def test_only_the_last_checkpoints_are_kept(tmp_path):
     for step in range(1, 6):
-        checkpoint.save(tmp_path, step, {"step": step}, keep=2)
+        write_checkpoint(tmp_path, step, {"step": step}, keep=2)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["checkpoint-0000004.pt", "checkpoint-0000005.pt"]
 
@@ -229,9 +229,9 @@ def sealed(payload: bytes) -> bytes:
 
 
 def test_a_checkpoint_that_would_run_code_does_not(tmp_path):
-    path = checkpoint.save(tmp_path, 1, {"trap": Trap()}, keep=1)
+    path = write_checkpoint(tmp_path, 1, {"trap": Trap()}, keep=1)
     with pytest.raises(minibert.CheckpointError, match="not a checkpoint"):
-        checkpoint.load(path)
+        read_checkpoint(path)
 
 
 @settings(deadline=None)
@@ -240,7 +240,7 @@ def test_no_bytes_are_mistaken_for_a_checkpoint(tmp_path_factory, payload, with_
     path = tmp_path_factory.getbasetemp() / "checkpoint-0000001.pt"
     path.write_bytes(sealed(payload) if with_checksum else payload)
     with pytest.raises(minibert.CheckpointError):
-        checkpoint.load(path)
+        read_checkpoint(path)
 
 
 STATES = st.recursive(
@@ -262,7 +262,7 @@ def test_no_state_of_another_program_is_resumed(tmp_path_factory, state):
     torch.save(state, buffer)
     path.write_bytes(sealed(buffer.getvalue()))
     try:
-        assert STATE - checkpoint.load(path).keys()
+        assert STATE - read_checkpoint(path).keys()
     except minibert.CheckpointError:
         assert not isinstance(state, dict)
 
@@ -270,14 +270,14 @@ def test_no_state_of_another_program_is_resumed(tmp_path_factory, state):
 def test_a_checkpoint_that_lacks_something_is_named(tiny, tmp_path):
     output = tmp_path / "run"
     output.mkdir()
-    checkpoint.save(output, 3, {"step": 3}, keep=1)
+    write_checkpoint(output, 3, {"step": 3}, keep=1)
     with pytest.raises(minibert.CheckpointError, match="not a checkpoint: no epochs_done"):
         train(TrainingConfig(**config(tiny, output)), resume=True)
 
 
 def test_what_is_saved_is_what_is_read(tmp_path):
     state = {"step": 7, "rng": torch.get_rng_state(), "metrics": {"f1": 1 / 3}}
-    back = checkpoint.load(checkpoint.save(tmp_path, 7, state, keep=1))
+    back = read_checkpoint(write_checkpoint(tmp_path, 7, state, keep=1))
     assert back["step"] == 7 and back["metrics"] == state["metrics"]
     assert torch.equal(back["rng"], state["rng"])
 
@@ -285,22 +285,22 @@ def test_what_is_saved_is_what_is_read(tmp_path):
 def test_what_is_kept(tmp_path):
     """The newest up to the one just written: those after it are damaged, or of another past."""
     for step in (10, 20, 30, 40):
-        checkpoint.save(tmp_path, step, {"step": step}, keep=2)
+        write_checkpoint(tmp_path, step, {"step": step}, keep=2)
     assert [p.name for p in sorted(tmp_path.iterdir())] == [
         "checkpoint-0000030.pt", "checkpoint-0000040.pt",
     ]  # fmt: skip
     (tmp_path / "checkpoint-0000040.pt").write_bytes(b"damaged")
     (tmp_path / "checkpoint-0000050.unfinished").write_bytes(b"half")
     with pytest.warns(UserWarning, match="damaged"):
-        newest, _ = checkpoint.latest(tmp_path)
+        newest, _ = latest_checkpoint(tmp_path)
     assert newest.name == "checkpoint-0000030.pt"
-    checkpoint.save(tmp_path, 35, {"step": 35}, keep=1)
+    write_checkpoint(tmp_path, 35, {"step": 35}, keep=1)
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-0000035.pt"]
 
 
 def test_space_that_the_run_has_taken_already_counts(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=100))
     with pytest.raises(minibert.InputError, match="the run needs"):
-        checkpoint.require_space(tmp_path, 150)
+        require_space(tmp_path, 150)
     (tmp_path / "checkpoint-0000010.pt").write_bytes(bytes(60))
-    checkpoint.require_space(tmp_path, 150)
+    require_space(tmp_path, 150)

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minibert
-from minibert.features import collate, length_batches, token_batches, window_bounds
+from minibert.batches import collate, length_batches, token_batches
+from minibert.features import window_bounds
 
 
 def reference_windows(

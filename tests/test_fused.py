@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from minibert import BertConfig, BertForQuestionAnswering, QuestionAnswerer
-from minibert.fused import FusedLinear, fuse, supported
+from minibert.fast.linear import FusedLinear, fuse, supported
 
 pytestmark = pytest.mark.skipif(
     not supported(), reason="no fused kernels for bfloat16 in this torch, or on this CPU"

@@ -1,4 +1,4 @@
-"""The seed's own model, from the hub: `pytest -m hub` where there is a network."""
+"""The blog post's own model, from the hub: `pytest -m hub` where there is a network."""
 
 import huggingface_hub
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import minibert
-from minibert.cli import TRANSFORMERS_PASSAGE, TRANSFORMERS_QUESTIONS
+from minibert.cli import demo_passages
 from minibert.spans import argmax_span
 
 MODEL = "bert-large-uncased-whole-word-masking-finetuned-squad"
@@ -23,15 +23,16 @@ def _reachable() -> None:
         pytest.skip(f"the hub is out of reach: {str(error).partition(chr(10))[0]}")
 
 
-def test_the_seed_s_answers_with_the_seed_s_decoder():
-    """Independent argmax over one window, then the detokenizer. The seed prints 'TensorFlow' with
-    its capitals; the model is uncased, so case is not compared."""
+def test_the_blog_post_s_answers_with_its_own_decoder():
+    """Independent argmax over one window, then the detokenizer. The blog post prints 'TensorFlow'
+    with its capitals; the model is uncased, so case is not compared."""
     model = minibert.BertForQuestionAnswering.from_pretrained(MODEL)
     tokenizer = minibert.Tokenizer.from_pretrained(MODEL)
-    for question, expected in zip(TRANSFORMERS_QUESTIONS, ANSWERS, strict=True):
-        example = minibert.Example("", question, TRANSFORMERS_PASSAGE)
+    passage = demo_passages()[0]
+    for question, expected in zip(passage["questions"], ANSWERS, strict=True):
+        example = minibert.Example("", question, passage["context"])
         (feature,) = minibert.prepare_features([example], tokenizer)
-        batch = minibert.features.collate([feature], tokenizer.pad_id)
+        batch = minibert.batches.collate([feature], tokenizer.pad_id)
         with torch.no_grad():
             out = model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
         start, end = argmax_span(np.array(out.start_logits[0]), np.array(out.end_logits[0]))
@@ -39,7 +40,7 @@ def test_the_seed_s_answers_with_the_seed_s_decoder():
         assert tokenizer.tokens_to_string(tokens).lower() == expected.lower()
 
 
-def test_parity_on_the_seed_s_model(transformers):
+def test_parity_on_the_blog_post_s_model(transformers):
     ours = minibert.BertForQuestionAnswering.from_pretrained(MODEL)
     theirs = transformers.BertForQuestionAnswering.from_pretrained(
         MODEL, attn_implementation="eager"

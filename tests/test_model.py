@@ -15,8 +15,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import minibert
-from minibert.features import collate
-from minibert.model import Bert, BertConfig, Dropout, EncoderLayer
+from minibert.batches import collate
+from minibert.config import BertConfig
+from minibert.fast.dropout import Dropout
+from minibert.model import Bert, EncoderLayer
 
 HERE = Path(__file__).parent
 PAIRS = [

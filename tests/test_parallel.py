@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file
 
 import minibert
-from minibert.features import length_batches
-from minibert.parallel import Team
-from minibert.train import TrainingConfig, train
+from minibert.batches import length_batches
+from minibert.parallel import ProcessGroup
+from minibert.training import TrainingConfig, train
 
 NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
 SETTINGS = {
@@ -51,7 +51,7 @@ def test_shares_neither_overlap_nor_lose(field_notes, tiny):
     tokenizer = minibert.Tokenizer.from_pretrained(tiny)
     features = minibert.prepare_train_features(field_notes, tokenizer, 128, 32)
     for batch in length_batches(features, 7, seed=3):
-        shares = [Team(rank, 3).share(batch) for rank in range(3)]
+        shares = [ProcessGroup(rank, 3).share(batch) for rank in range(3)]
         assert sorted(k for share in shares for k in share) == sorted(batch)
 
 

@@ -16,7 +16,8 @@ from huggingface_hub.errors import (
 from safetensors.torch import load_file, save_file
 
 import minibert
-from minibert.pretrained import KEY_TABLE, map_tensors, read_tensors
+from minibert.families import KEY_TABLE
+from minibert.pretrained import map_tensors, read_tensors
 from minibert.qa import BertForQuestionAnswering
 
 Tensors = dict[str, torch.Tensor]

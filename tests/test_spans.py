@@ -1,4 +1,4 @@
-"""Exact search against two nested loops; and the seed's two decoders, with how they fail."""
+"""Exact search against two nested loops; and the blog post's two decoders, with how they fail."""
 
 import math
 from dataclasses import replace

@@ -15,8 +15,9 @@ import datasets
 import pytest
 
 import minibert
-from minibert.evaluate import with_nulls
-from minibert.squad import best_thresholds, load_squad, squad_metrics
+from minibert.evaluation import with_nulls
+from minibert.metric import best_thresholds, squad_metrics
+from minibert.squad import load_squad
 
 HERE = Path(__file__).parent
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import minibert
-from minibert.features import length_batches
-from minibert.train import TrainingConfig, decay_groups, schedule, train
+from minibert.batches import length_batches
+from minibert.training import TrainingConfig, decay_groups, schedule, train
 
 NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
 

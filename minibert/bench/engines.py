@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .qa import BertForQuestionAnswering
-from .reader import QuestionAnswerer
-from .tokenization import Tokenizer
+from ..qa import BertForQuestionAnswering
+from ..reader import QuestionAnswerer
+from ..tokenization import Tokenizer
 
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
 Forward = Callable[

@@ -1,7 +1,7 @@
 """minibert beside others, by turns on the same questions: text in, text out.
 
 Every engine has the same weights, and reads windows of the same size; the figures of the metric
-stand beside the speeds, so that none is bought with wrong answers. How it is measured: `bench.py`.
+stand beside the speeds, so that none is bought with wrong answers. How it is measured: `turns.py`.
 """
 
 import importlib.util
@@ -17,14 +17,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from . import bench_engines
-from .bench import CPU, alone, by_turns, forward_flops, peak_memory_mb, times_as_fast
-from .errors import InputError
-from .features import prepare_features
-from .reader import Precision, QuestionAnswerer, choose_precision
-from .spans import WindowLogits, best_spans
-from .squad import Example, load_squad, squad_metrics
-from .tuning import keep_freed_memory
+from ..errors import InputError
+from ..fast.memory import keep_freed_memory
+from ..fast.processor import Precision, choose_precision
+from ..features import prepare_features
+from ..metric import squad_metrics
+from ..reader import QuestionAnswerer
+from ..spans import WindowLogits, best_spans
+from ..squad import Example, load_squad
+from . import engines as other_engines
+from .turns import CPU, by_turns, forward_flops, in_fresh_process, peak_memory_mb, times_as_fast
 
 QUESTIONS = 300  # every turn has the same
 MAX_ANSWER_LEN = 30
@@ -114,10 +116,10 @@ def reference_run_well(source: str, dtype: torch.dtype, batch_size: int = 16) ->
     return engine
 
 
-def reference_seed_s_way(source: str) -> Engine:
+def reference_as_blog_post(source: str) -> Engine:
     """One question at a time, in float32; the best start and the best end, each on its own.
 
-    The seed reads what fits the model, and glues its pieces to a text.
+    The blog post reads what fits the model, and glues its pieces to a text.
     """
     model, tokenizer = reference(source, torch.float32, "eager")
 
@@ -148,9 +150,9 @@ ENGINES: dict[str, tuple[torch.dtype, Callable[[str], Engine]]] = {
     "minibert, bfloat16": (torch.bfloat16, lambda s: ours(loaded(s, "bf16"))),
     "transformers, float32": (torch.float32, lambda s: reference_run_well(s, torch.float32)),
     "transformers, bfloat16": (torch.bfloat16, lambda s: reference_run_well(s, torch.bfloat16)),
-    "transformers, the seed's way": (torch.float32, reference_seed_s_way),
-    "openvino, bfloat16": (torch.bfloat16, lambda s: ours(bench_engines.openvino(s))),
-    "onnxruntime, int8": (torch.float32, lambda s: ours(bench_engines.onnxruntime(s))),
+    "transformers, the blog post's way": (torch.float32, reference_as_blog_post),
+    "openvino, bfloat16": (torch.bfloat16, lambda s: ours(other_engines.openvino(s))),
+    "onnxruntime, int8": (torch.float32, lambda s: ours(other_engines.onnxruntime(s))),
 }
 # the first word of a name -> what must be installed
 NEEDS = {
@@ -178,9 +180,11 @@ def bench_answer(source: str, data: str, turns: int = 5, seed: int = 0) -> dict[
     report: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__}
     report |= {"turns": turns, "seed": seed, "questions": QUESTIONS, "best": best}
     for tuned in (True, False):
-        found = alone(time_answers, names, best, source, data, turns, seed, tuned)
+        found = in_fresh_process(time_answers, names, best, source, data, turns, seed, tuned)
         for name, figures in found["engines"].items():
-            figures["peak_memory_mb"] = alone(memory_of_answers, name, source, data, seed, tuned)
+            figures["peak_memory_mb"] = in_fresh_process(
+                memory_of_answers, name, source, data, seed, tuned
+            )
         report["tuned" if tuned else "untuned"] = found
     return report
 
@@ -232,7 +236,7 @@ def time_answers(
 
 
 def memory_of_answers(name: str, source: str, data: str, seed: int, tuned: bool) -> float:
-    """The most memory that a process held which answers with this engine alone, in MB."""
+    """Peak memory of a fresh process that answers with one engine, in MB."""
     if tuned:
         keep_freed_memory()
     asked = sample(data, seed)

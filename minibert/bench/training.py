@@ -1,41 +1,38 @@
-"""minibert beside others, by turns on the same windows: how fast, how near the processor's peak.
-
-A machine that others use too is now fast, now slow, so only ratios within a turn mean something;
-what is reported are their medians. How the C library keeps memory holds for a whole process: each
-way has its own, and so has each measurement of memory.
-"""
+"""Training: minibert beside `transformers`, by turns on the same windows."""
 
 import importlib.util
 import random
 import statistics
-import sys
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
 from functools import partial
-from multiprocessing import get_context
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from .errors import InputError
-from .features import Feature, collate, length_batches, prepare_train_features
-from .model import BertConfig
-from .qa import BertForQuestionAnswering
-from .reader import choose_precision
-from .squad import load_squad
-from .tokenization import Tokenizer
-from .train import TrainingConfig, decay_groups, train_step
-from .tuning import keep_freed_memory
+from ..batches import collate, length_batches
+from ..config import BertConfig
+from ..errors import InputError
+from ..fast.memory import keep_freed_memory
+from ..fast.processor import choose_precision
+from ..features import Feature, prepare_train_features
+from ..qa import BertForQuestionAnswering
+from ..squad import load_squad
+from ..tokenization import Tokenizer
+from ..training import TrainingConfig, decay_groups, train_step
+from .turns import (
+    CPU,
+    by_turns,
+    forward_flops,
+    in_fresh_process,
+    peak_memory_mb,
+    times_as_fast,
+)
 
-BATCH = 16  # windows a step, for every engine: the seed's
+BATCH = 16  # windows a step, for every engine: the blog post's
 BATCHES = 4  # that stand for an epoch's; every turn has the same
-CPU = torch.device("cpu")
 
 Train = Callable[[list[list[Feature]]], None]  # one step on each batch
-Result = TypeVar("Result")
 
 
 def ours(init: str, pad_id: int) -> Train:
@@ -53,11 +50,11 @@ def ours(init: str, pad_id: int) -> Train:
     return run
 
 
-def reference(init: str, pad_id: int, attention: str, seed_s_way: bool) -> Train:
-    """`transformers`' model: as the seed trains it, or run as well as it can be on a CPU.
+def reference(init: str, pad_id: int, attention: str, as_blog_post: bool) -> Train:
+    """`transformers`' model: as the blog post trains it, or run as well as it can be on a CPU.
 
-    The seed: float32, every window padded to 384, batches in random order. Run well: batches of
-    like length padded to their longest, autocast, the fused optimizer.
+    The blog post: float32, every window padded to 384, batches in random order. Run well: batches
+    of like length padded to their longest, autocast, the fused optimizer.
     """
     import transformers
 
@@ -65,16 +62,16 @@ def reference(init: str, pad_id: int, attention: str, seed_s_way: bool) -> Train
     model = transformers.BertForQuestionAnswering.from_pretrained(
         init, attn_implementation=attention
     ).train()
-    optimizer = torch.optim.AdamW(model.parameters(), 2e-5, fused=None if seed_s_way else True)
-    mixed = not seed_s_way and choose_precision("auto", CPU) == "bf16"
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-5, fused=None if as_blog_post else True)
+    mixed = not as_blog_post and choose_precision("auto", CPU) == "bf16"
 
     def run(batches: list[list[Feature]]) -> None:
-        if seed_s_way:
+        if as_blog_post:
             windows = [window for batch in batches for window in batch]
             random.Random(0).shuffle(windows)
             batches = [windows[i : i + BATCH] for i in range(0, len(windows), BATCH)]
         for windows in batches:
-            batch = collate(windows, pad_id, multiple=384 if seed_s_way else 1)
+            batch = collate(windows, pad_id, multiple=384 if as_blog_post else 1)
             with torch.autocast("cpu", torch.bfloat16, mixed):
                 out = model(**batch._asdict())
             out.loss.backward()
@@ -87,7 +84,7 @@ def reference(init: str, pad_id: int, attention: str, seed_s_way: bool) -> Train
 
 ENGINES: dict[str, Callable[[str, int], Train]] = {
     "minibert": ours,
-    "transformers, the seed's way": lambda i, p: reference(i, p, "eager", True),
+    "transformers, the blog post's way": lambda i, p: reference(i, p, "eager", True),
     "transformers, run well, eager": lambda i, p: reference(i, p, "eager", False),
     "transformers, run well, sdpa": lambda i, p: reference(i, p, "sdpa", False),
 }
@@ -103,42 +100,13 @@ def bench_train(init: str, data: str, turns: int = 5, seed: int = 0) -> dict[str
     report: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__}
     report |= {"turns": turns, "seed": seed, "windows_a_turn": BATCH * BATCHES}
     for tuned in (True, False):
-        found = alone(time_training, names, init, data, turns, seed, tuned)
+        found = in_fresh_process(time_training, names, init, data, turns, seed, tuned)
         for name, figures in found["engines"].items():
-            figures["peak_memory_mb"] = alone(memory_of_training, name, init, data, seed, tuned)
+            figures["peak_memory_mb"] = in_fresh_process(
+                memory_of_training, name, init, data, seed, tuned
+            )
         report["tuned" if tuned else "untuned"] = found
     return report
-
-
-def alone(function: Callable[..., Result], *arguments: Any) -> Result:
-    """The function's result from a fresh process."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
-
-
-def by_turns(
-    engines: Mapping[str, Callable[[], object]], dtypes: Iterable[torch.dtype], turns: int
-) -> tuple[dict[str, list[float]], dict[torch.dtype, float]]:
-    """The seconds that each engine takes, turn after turn, and the processor's peak meanwhile.
-
-    One turn more comes first, and is not counted: kernels for new shapes are made in it.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in engines}
-    peaks: dict[torch.dtype, list[float]] = {dtype: [] for dtype in dtypes}
-    for _ in range(turns + 1):
-        for dtype, found in peaks.items():
-            found.append(matmul_peak(dtype))
-        for name, work in engines.items():
-            began = time.perf_counter()
-            work()
-            seconds[name].append(time.perf_counter() - began)
-    counted = {name: spent[1:] for name, spent in seconds.items()}
-    return counted, {dtype: statistics.median(found) for dtype, found in peaks.items()}
-
-
-def times_as_fast(theirs: Sequence[float], ours: Sequence[float]) -> float:
-    """The median over the turns of how much longer they take."""
-    return statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
 
 
 def time_training(
@@ -162,7 +130,7 @@ def time_training(
         "engines": {},
     }
     for name, spent in seconds.items():
-        used = torch.bfloat16 if mixed and "seed" not in name else torch.float32
+        used = torch.bfloat16 if mixed and "blog post" not in name else torch.float32
         typical = statistics.median(spent)
         report["engines"][name] = {
             "precision": str(used),
@@ -176,20 +144,12 @@ def time_training(
 
 
 def memory_of_training(name: str, init: str, data: str, seed: int, tuned: bool) -> float:
-    """The most memory that a process held which trains with this engine alone, in MB."""
+    """Peak memory of a fresh process that trains with one engine, in MB."""
     if tuned:
         keep_freed_memory()
     batches, pad_id, _ = real_batches(init, data, seed)
     ENGINES[name](init, pad_id)(batches)
     return peak_memory_mb()
-
-
-def peak_memory_mb() -> float:
-    """The most memory that this process has held."""
-    import resource  # Unix alone has it
-
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def real_batches(init: str, data: str, seed: int) -> tuple[list[list[Feature]], int, BertConfig]:
@@ -210,22 +170,3 @@ def real_batches(init: str, data: str, seed: int) -> tuple[list[list[Feature]], 
     random.Random(seed).shuffle(chosen)
     config = BertForQuestionAnswering.from_pretrained(init, new_head=True).config
     return [[features[k] for k in batch] for batch in chosen], tokenizer.pad_id, config
-
-
-def forward_flops(config: BertConfig, tokens: int) -> float:
-    """Multiplications and additions to read one window: the layers' linear maps and attention."""
-    H = config.hidden_size
-    linear = 4 * H * H + 2 * H * config.intermediate_size  # weights of a layer's matrices
-    layer = 2 * tokens * linear + 4 * tokens * tokens * H  # the latter: Q K^T and P V
-    return float(config.num_hidden_layers * layer)
-
-
-def matmul_peak(dtype: torch.dtype, times: int = 20) -> float:
-    """FLOP/s of the best of some products as large as a pass has: 4096 tokens, 384 to 1536."""
-    x, w = torch.randn(4096, 384).to(dtype), torch.randn(1536, 384).to(dtype)
-    best = float("inf")
-    for _ in range(times):
-        began = time.perf_counter()
-        F.linear(x, w)
-        best = min(best, time.perf_counter() - began)
-    return 2 * 4096 * 384 * 1536 / best

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError
+from .metric import best_thresholds, squad_metrics
 from .reader import QuestionAnswerer
-from .squad import Example, best_thresholds, squad_metrics
+from .squad import Example
 
 
 def evaluate(

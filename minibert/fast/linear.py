@@ -11,8 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .model import FeedForward
-from .qa import BertForQuestionAnswering
+from ..model import FeedForward
+from ..qa import BertForQuestionAnswering
 
 
 class FusedLinear(nn.Module):

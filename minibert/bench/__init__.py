@@ -1,0 +1,1 @@
+"""minibert beside the others, by turns."""

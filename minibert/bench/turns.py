@@ -1,0 +1,81 @@
+"""How engines are measured: by turns, in fresh processes, beside the processor's peak.
+
+A machine that others use too is now fast, now slow, so only ratios within a turn mean something;
+what is reported are their medians. How the C library keeps memory holds for a whole process: each
+way has its own, and so has each measurement of memory.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+
+from ..config import BertConfig
+
+CPU = torch.device("cpu")
+
+Result = TypeVar("Result")
+
+
+def in_fresh_process(function: Callable[..., Result], *arguments: Any) -> Result:
+    """The function's result from a fresh process."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def by_turns(
+    engines: Mapping[str, Callable[[], object]], dtypes: Iterable[torch.dtype], turns: int
+) -> tuple[dict[str, list[float]], dict[torch.dtype, float]]:
+    """The seconds that each engine takes, turn after turn, and the processor's peak meanwhile.
+
+    One turn more comes first, and is not counted: kernels for new shapes are made in it.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in engines}
+    peaks: dict[torch.dtype, list[float]] = {dtype: [] for dtype in dtypes}
+    for _ in range(turns + 1):
+        for dtype, found in peaks.items():
+            found.append(matmul_peak(dtype))
+        for name, work in engines.items():
+            began = time.perf_counter()
+            work()
+            seconds[name].append(time.perf_counter() - began)
+    counted = {name: spent[1:] for name, spent in seconds.items()}
+    return counted, {dtype: statistics.median(found) for dtype, found in peaks.items()}
+
+
+def times_as_fast(theirs: Sequence[float], ours: Sequence[float]) -> float:
+    """The median over the turns of how much longer they take."""
+    return statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
+
+
+def peak_memory_mb() -> float:
+    """The most memory that this process has held."""
+    import resource  # Unix alone has it
+
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def forward_flops(config: BertConfig, tokens: int) -> float:
+    """Multiplications and additions to read one window: the layers' linear maps and attention."""
+    H = config.hidden_size
+    linear = 4 * H * H + 2 * H * config.intermediate_size  # weights of a layer's matrices
+    layer = 2 * tokens * linear + 4 * tokens * tokens * H  # the latter: Q K^T and P V
+    return float(config.num_hidden_layers * layer)
+
+
+def matmul_peak(dtype: torch.dtype, times: int = 20) -> float:
+    """FLOP/s of the best of some products as large as a pass has: 4096 tokens, 384 to 1536."""
+    x, w = torch.randn(4096, 384).to(dtype), torch.randn(1536, 384).to(dtype)
+    best = float("inf")
+    for _ in range(times):
+        began = time.perf_counter()
+        F.linear(x, w)
+        best = min(best, time.perf_counter() - began)
+    return 2 * 4096 * 384 * 1536 / best

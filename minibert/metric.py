@@ -1,0 +1,121 @@
+"""The official metric: predictions and gold answers -> exact match and F1.
+
+The figures are those of the two official evaluation scripts, of SQuAD v1.1 (arXiv:1606.05250) and
+v2.0 (arXiv:1806.03822).
+"""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from .squad import Example
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalize_answer(text: str) -> str:
+    """Lower case, without ASCII punctuation, English articles and surplus white space.
+
+    >>> normalize_answer("The  U.S. Constitution,")
+    'us constitution'
+    """
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
+
+
+def exact_match(prediction: str, gold: str) -> float:
+    """1.0 when both read the same after `normalize_answer`, else 0.0."""
+    return float(normalize_answer(prediction) == normalize_answer(gold))
+
+
+def f1(prediction: str, gold: str, empty_match: float = 1.0) -> float:
+    """Harmonic mean of precision and recall over the words of both, after `normalize_answer`.
+
+    `empty_match` is the F1 of two texts without a word: 1 in v2.0's script, 0 in v1.1's.
+
+    >>> f1("the U.S. Constitution", "Constitution")
+    0.6666666666666666
+    """
+    predicted = normalize_answer(prediction).split()
+    expected = normalize_answer(gold).split()
+    if not predicted and not expected:
+        return empty_match
+    common = (Counter(predicted) & Counter(expected)).total()
+    if common == 0:
+        return 0.0
+    precision, recall = common / len(predicted), common / len(expected)
+    return 2 * precision * recall / (precision + recall)
+
+
+Score = tuple[float, float, bool]  # exact match, F1, is_impossible
+
+
+def _scores(
+    predictions: Mapping[str, str], examples: Iterable[Example], version_2: bool
+) -> Iterator[Score]:
+    for example in examples:
+        golds = [answer.text for answer in example.answers]
+        if version_2:
+            golds = [gold for gold in golds if normalize_answer(gold)] or [""]
+        exact = overlap = 0.0
+        if example.id in predictions and golds:
+            text = predictions[example.id]
+            exact = max(exact_match(text, gold) for gold in golds)
+            overlap = max(f1(text, gold, float(version_2)) for gold in golds)
+        yield exact, overlap, example.is_impossible
+
+
+def squad_metrics(
+    predictions: Mapping[str, str], examples: Iterable[Example]
+) -> dict[str, float | int]:
+    """The official figures: `exact_match` and `f1` in 0-100, and the `total` of questions.
+
+    For each question, the best over its gold answers. A missing prediction scores 0 (as in v1.1's
+    script; v2.0's leaves the question out). Where there are unanswerable questions the rules are
+    v2.0's: gold answers that normalise to nothing don't count, "" is right where no other is left,
+    and its fields stand beside: `exact`, and `_exact`, `_f1`, `_total` of `HasAns` and `NoAns`.
+    """
+    examples = list(examples)
+    version_2 = any(example.is_impossible for example in examples)
+    scores = list(_scores(predictions, examples, version_2))
+
+    def percent(column: int, rows: Sequence[Score]) -> float:
+        return 100.0 * sum(row[column] for row in rows) / max(len(rows), 1)
+
+    metrics = {"exact_match": percent(0, scores), "f1": percent(1, scores), "total": len(scores)}
+    if version_2:
+        metrics["exact"] = metrics["exact_match"]
+        for name, wanted in (("HasAns", False), ("NoAns", True)):
+            rows = [row for row in scores if row[2] is wanted]
+            if rows:
+                metrics[f"{name}_exact"] = percent(0, rows)
+                metrics[f"{name}_f1"] = percent(1, rows)
+                metrics[f"{name}_total"] = len(rows)
+    return metrics
+
+
+def best_thresholds(
+    predictions: Mapping[str, str], null_odds: Mapping[str, float], examples: Sequence[Example]
+) -> dict[str, float]:
+    """The figures that the best threshold on the null odds would have given, and that threshold.
+
+    `predictions` are the best spans, also where "no answer" is likelier; each counts up to the
+    threshold, and "" beyond. As in v2.0's script, whose names these are: `best_exact`,
+    `best_exact_thresh`, `best_f1`, `best_f1_thresh`; the threshold is 0 where never to answer is
+    best.
+    """
+    scores = zip(examples, _scores(predictions, examples, version_2=True), strict=True)
+    by_odds = sorted(scores, key=lambda pair: null_odds[pair[0].id])
+    found = {}
+    for column, name in enumerate(("exact", "f1")):
+        now = best = float(sum(example.is_impossible for example in examples))
+        threshold = 0.0
+        for example, score in by_odds:  # answered one by one, the surest first
+            answered = bool(predictions[example.id])
+            now += -answered if example.is_impossible else score[column]
+            if now > best:
+                best, threshold = now, null_odds[example.id]
+        found[f"best_{name}"] = 100.0 * best / max(len(examples), 1)
+        found[f"best_{name}_thresh"] = threshold
+    return found

@@ -1,0 +1,310 @@
+"""Fine-tuning: examples -> labelled windows -> the loop -> a trained folder.
+
+BERT (arXiv:1810.04805v2) appendix A.2, which A.3 keeps for fine-tuning: Adam, weight decay, warm-up
+and linear decay of the learning rate, dropout 0.1.
+"""
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from .batches import collate, length_batches, split_batch
+from .config import Attention
+from .errors import DataError, InputError, NonFiniteError
+from .fast.dropout import Dropout
+from .fast.processor import Precision, choose_device, choose_precision
+from .features import Feature, prepare_features, prepare_train_features
+from .metric import squad_metrics
+from .parallel import SINGLE_PROCESS, ProcessGroup, process_group
+from .qa import BertForQuestionAnswering, span_loss
+from .reader import QuestionAnswerer
+from .run import Run, digest, require_new_folder
+from .squad import Example, load_squad
+from .tokenization import Tokenizer
+
+# oneDNN keeps kernels for each shape it has met: with lengths in steps of 8 they stay few
+PAD_MULTIPLE = 8
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """All that a run depends on. The defaults are the blog post's (see `minibert/__init__.py`)."""
+
+    init: str  # folder or hub id of an encoder, with or without a span head
+    train_file: str  # whatever `load_squad` reads: a file, a folder, a hub id
+    output_dir: str  # the model of the last epoch, metrics.jsonl and the checkpoints
+    dev_file: str | None = None  # evaluated after each epoch
+    epochs: float = 3  # times over the data: 1.5 ends in the middle of the second
+    batch_size: int = 16  # windows a step
+    max_tokens: int = 6144  # padded tokens in one pass: a longer step adds up its passes' gradients
+    learning_rate: float = 2e-5  # the paper's range (A.3): 5e-5, 3e-5, 2e-5
+    warmup_ratio: float = 0.0  # part of all steps in which the learning rate rises from 0
+    dropout: float | None = None  # everywhere in the encoder; None: what its configuration says
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    max_length: int = 384  # tokens a window
+    doc_stride: int | None = 128  # tokens that two windows share
+    max_train_examples: int | None = None  # a random sample; None: all
+    skip_invalid: bool = False  # leave out wrong questions, and name them in skipped.txt
+    attention: Attention = "eager"  # faster than "sdpa" in training on CPUs
+    precision: Precision = "auto"  # "bf16" is autocast: the weights stay float32
+    device: str = "auto"  # a GPU where there is one
+    seed: int = 42
+    checkpoint_every: int = 500  # steps
+    keep_checkpoints: int = 2
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        whole = ("batch_size", "max_tokens", "max_length")
+        for name in (*whole, "checkpoint_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)}: expected 1 or more")
+        if self.max_train_examples is not None and self.max_train_examples < 1:
+            raise InputError(f"max_train_examples={self.max_train_examples}: expected 1 or more")
+        for name in ("epochs", "learning_rate", "max_grad_norm"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name}={getattr(self, name)}: expected more than 0")
+        if not 0 <= self.weight_decay < math.inf:
+            raise InputError(f"weight_decay={self.weight_decay}: expected 0 or more")
+        if not 0 <= self.warmup_ratio <= 1:
+            raise InputError(f"warmup_ratio={self.warmup_ratio}: expected 0 to 1")
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise InputError(f"dropout={self.dropout}: expected from 0 to below 1")
+        choose_precision(self.precision, torch.device("cpu"))  # is it a name of one?
+
+
+def schedule(step: int, warmup_steps: int, total_steps: int) -> float:
+    """The factor on the learning rate: up from 0 in a line, then down to 0 in a line.
+
+    >>> [schedule(step, 2, 6) for step in range(6)]
+    [0.0, 0.5, 1.0, 0.75, 0.5, 0.25]
+    """
+    if step < warmup_steps:
+        return step / warmup_steps
+    return (total_steps - step) / max(total_steps - warmup_steps, 1)
+
+
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameters for the optimizer: weights decay; biases and LayerNorms don't.
+
+    As in google-research/bert. By name, not by number of dimensions: S and E are vectors, yet
+    they are weights.
+    """
+    kept: list[nn.Parameter] = []
+    decayed: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        plain = name.endswith(".bias") or "norm." in name
+        (kept if plain else decayed).append(parameter)
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": kept, "weight_decay": 0.0},
+    ]
+
+
+class StepResult(NamedTuple):
+    loss: float  # mean over the batch, before the step
+    grad_norm: float  # of all gradients together, before clipping
+    finite: bool  # loss, gradients and every logit; if not, the weights were left as they were
+
+    def figures(self, learning_rate: float) -> dict[str, float]:
+        """What the log says of a step."""
+        return {"loss": self.loss, "grad_norm": self.grad_norm, "learning_rate": learning_rate}
+
+
+def train_step(
+    model: BertForQuestionAnswering,
+    optimizer: torch.optim.Optimizer,
+    windows: Sequence[Feature],
+    pad_id: int,
+    precision: Precision,
+    config: TrainingConfig,
+    group: ProcessGroup = SINGLE_PROCESS,
+) -> StepResult:
+    """One step of the optimizer on one batch, in passes of at most `config.max_tokens`.
+
+    Of several processes, each reads its share of `windows`; their gradients are added up once,
+    after the passes.
+    """
+    device = next(model.parameters()).device
+    loss, finite = 0.0, True
+    for part in split_batch(group.share(windows), config.max_tokens):
+        batch = collate(part, pad_id, PAD_MULTIPLE).to(device)
+        with torch.autocast(device.type, torch.bfloat16, precision == "bf16"):
+            out = model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
+        part_loss = span_loss(
+            out.start_logits,
+            out.end_logits,
+            batch.start_positions,
+            batch.end_positions,
+            batch.attention_mask,
+        ) * (len(part) / len(windows))  # the parts' gradients add up to the batch's
+        part_loss.backward()  # type: ignore[no-untyped-call]
+        loss += part_loss.item()
+        finite = finite and bool((out.start_logits + out.end_logits).isfinite().all())
+    group.add_gradients(model)
+    losses, all_finite = zip(*group.gather((loss, finite)), strict=True)
+    loss, finite = sum(losses), all(all_finite)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm).item()
+    finite = finite and math.isfinite(loss) and math.isfinite(norm)
+    if finite:
+        optimizer.step()
+    optimizer.zero_grad()
+    return StepResult(loss, norm, finite)
+
+
+def train(config: TrainingConfig, resume: bool = False) -> dict[str, float | int]:
+    """Fine-tune and save, as `config` says; the metrics of the last epoch (empty without dev data).
+
+    The output folder then holds the model and tokenizer in Hugging Face's format, `metrics.jsonl`
+    (a line a step and a line an evaluation) and the last checkpoints. With `resume` the run in that
+    folder goes on from its last whole checkpoint and ends with the weights, bit for bit, that it
+    would have had without a stop (on the same machine, with as many threads). Under `torchrun` all
+    its processes train the one model together. Seeds torch's global generator.
+
+    Raises a `MinibertError` for what cannot be read, when the folder holds a model already, when
+    data or settings are not those of the run to resume, and when a number is not finite;
+    `Interrupted`, with the state saved, after Ctrl-C or SIGTERM.
+    """
+    device = choose_device(config.device)
+    with process_group(device) as group:
+        try:
+            return _train(config, resume, device, group)
+        except OSError as error:  # a disk that has filled up on the way
+            raise InputError(f"{config.output_dir}: {error}") from error
+
+
+def _train(
+    config: TrainingConfig, resume: bool, device: torch.device, group: ProcessGroup
+) -> dict[str, float | int]:
+    folder = Path(config.output_dir)
+    if not resume:
+        require_new_folder(folder)
+    torch.manual_seed(config.seed)
+    precision = choose_precision(config.precision, device)
+    model = BertForQuestionAnswering.from_pretrained(config.init, config.attention, new_head=True)
+    model.to(device)
+    if config.dropout is not None:
+        set_dropout(model, config.dropout)
+    tokenizer = Tokenizer.from_pretrained(config.init)
+    data = load_data(config, tokenizer)
+    qa = QuestionAnswerer(
+        model, tokenizer, config.max_length, config.doc_stride, precision=precision
+    )
+    dev_windows = count_windows(data.dev_examples, qa)
+    optimizer = torch.optim.AdamW(
+        decay_groups(model, config.weight_decay), config.learning_rate, fused=True
+    )
+    steps_per_epoch = math.ceil(len(data.features) / config.batch_size)
+    total_steps = max(1, round(config.epochs * steps_per_epoch))
+    warmup_steps = round(config.warmup_ratio * total_steps)
+    identity = {
+        **asdict(config),
+        "device": device.type,
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+        "processes": group.size,
+        "data": digest(data.features),
+    }
+    if group.rank > 0:  # the same new head everywhere, but each process its own dropout
+        torch.manual_seed(config.seed + group.rank)
+    run = Run(folder, identity, model, optimizer, group, config.keep_checkpoints)
+    if resume:
+        run.restore()
+
+    with run.open(config.progress):
+        run.announce(
+            f"{device}, {torch.get_num_threads()} threads, {precision}, processes: {group.size}; "
+            f"{len(data.features):,} windows, {total_steps:,} steps"
+        )
+        run.report_skipped(data.skipped)
+        for epoch in range(run.epochs_done + 1, math.ceil(total_steps / steps_per_epoch) + 1):
+            first_step = (epoch - 1) * steps_per_epoch
+            batches = length_batches(data.features, config.batch_size, config.seed + epoch)
+            batches = batches[run.step - first_step : total_steps - first_step]  # those to do
+            run.start_phase(f"epoch {epoch} training", sum(map(len, batches)))
+            model.train()
+            for indices in batches:
+                windows = [data.features[k] for k in indices]
+                rate = config.learning_rate * schedule(run.step, warmup_steps, total_steps)
+                for parameters in optimizer.param_groups:
+                    parameters["lr"] = rate
+                result = train_step(
+                    model, optimizer, windows, tokenizer.pad_id, precision, config, group
+                )
+                if not result.finite:
+                    raise non_finite(run, result, windows)
+                run.log_step(epoch, len(windows), result.figures(rate))
+                run.save_if_due(config.checkpoint_every)
+            if group.rank == 0:
+                model.save_pretrained(folder)
+                tokenizer.save_pretrained(folder)
+            if data.dev_examples:
+                run.save()
+                run.start_phase(f"epoch {epoch} evaluation", dev_windows)
+                run.log_evaluation(epoch, evaluate_epoch(qa, data.dev_examples, run))
+            run.epochs_done = epoch
+            run.save()
+    return run.metrics
+
+
+class TrainingData(NamedTuple):
+    features: list[Feature]  # labelled windows
+    dev_examples: list[Example]  # none: no evaluation
+    skipped: list[DataError]  # what is wrong with the questions that were left out
+
+
+def load_data(config: TrainingConfig, tokenizer: Tokenizer) -> TrainingData:
+    """Read, sample and label the training data, and read the dev data, as `config` says."""
+    skipped: list[DataError] = []
+    collected = skipped if config.skip_invalid else None  # None: the first wrong question raises
+    examples = load_squad(config.train_file, "train", collected)
+    if config.max_train_examples is not None and config.max_train_examples < len(examples):
+        examples = random.Random(config.seed).sample(examples, config.max_train_examples)
+    features = prepare_train_features(
+        examples, tokenizer, config.max_length, config.doc_stride, collected
+    )
+    dev_examples = load_squad(config.dev_file, "validation") if config.dev_file else []
+    return TrainingData(features, dev_examples, skipped)
+
+
+def count_windows(examples: Sequence[Example], qa: QuestionAnswerer) -> int:
+    """How many windows these questions have; one that is too long for a window raises here."""
+    return len(
+        prepare_features(examples, qa.tokenizer, qa.max_length, qa.doc_stride, qa.max_question_len)
+    )
+
+
+def set_dropout(model: nn.Module, p: float) -> None:
+    for module in model.modules():
+        if isinstance(module, Dropout):
+            module.p = p
+
+
+def evaluate_epoch(
+    qa: QuestionAnswerer, examples: Sequence[Example], run: Run
+) -> dict[str, float | int]:
+    """The metric of the best answers; every process answers its share of the questions."""
+
+    def on_batch(windows: int) -> None:
+        run.advance(windows)
+        run.raise_if_stopped()
+
+    share = run.group.share(examples)
+    answers = zip(share, qa.n_best(share, n_best=1, on_batch=on_batch), strict=True)
+    shares = run.group.gather({example.id: best[0].answer for example, best in answers})
+    predictions = {key: text for part in shares for key, text in part.items()}
+    return squad_metrics(predictions, examples)
+
+
+def non_finite(run: Run, result: "StepResult", windows: Sequence[Feature]) -> NonFiniteError:
+    return NonFiniteError(
+        f"step {run.step + 1}: not a finite number: loss {result.loss}, gradient norm "
+        f"{result.grad_norm}, or a logit; last good checkpoint: {run.last_checkpoint}; examples: "
+        f"{', '.join(window.example_id for window in windows)}"
+    )
