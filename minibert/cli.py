@@ -142,8 +142,8 @@ def ask(
     max_answer_len: int = 30,
     no_answer: bool = False,
 ) -> list[Answer]:
-    found = qa(question, context, top_k, max_answer_len, no_answer)
-    return found if isinstance(found, list) else [found]
+    answers = qa(question, context, top_k, max_answer_len, no_answer)
+    return answers if isinstance(answers, list) else [answers]
 
 
 def answer_lines(
@@ -186,10 +186,10 @@ def answer_lines(
             stack.enter_context(written)
         bar = stack.enter_context(Progress(console=Console(stderr=True)))
         task = bar.add_task("windows", total=None)
-        found = qa.n_best(
+        n_best = qa.n_best(
             examples(lines), top_k, max_answer_len, no_answer, on_batch=partial(bar.advance, task)
         )
-        for answers in found:
+        for answers in n_best:
             record = records.popleft()
             rows = [asdict(a) for a in answers[:top_k]]
             record |= rows[0] if top_k == 1 else {"answers": rows}

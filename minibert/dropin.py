@@ -85,7 +85,7 @@ class QuestionAnsweringPipeline:
             chosen.batch_size,
             self.qa.precision,
         )
-        found = qa.n_best(
+        n_best = qa.n_best(
             examples,
             chosen.top_k,
             chosen.max_answer_len,
@@ -97,7 +97,7 @@ class QuestionAnsweringPipeline:
                 {"score": a.score, "start": a.start, "end": a.end, "answer": a.answer}
                 for a in answers[: chosen.top_k]
             ]
-            for answers in found
+            for answers in n_best
         ]
         shaped = [answers if len(answers) > 1 else answers[0] for answers in results]
         return shaped[0] if len(shaped) == 1 else shaped

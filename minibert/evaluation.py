@@ -39,8 +39,8 @@ def evaluate(
     which is more than anyone can know beforehand.
     """
     folder = None if output_dir is None else make_folder(output_dir)  # before the long work
-    found = qa.n_best(examples, n_best, max_answer_len, version_2, on_batch=on_batch)
-    nbest = {example.id: answers for example, answers in zip(examples, found, strict=True)}
+    answered = qa.n_best(examples, n_best, max_answer_len, version_2, on_batch=on_batch)
+    nbest = {example.id: answers for example, answers in zip(examples, answered, strict=True)}
     texts, odds = {}, {}
     for key, answers in nbest.items():
         best = next(a for a in answers if a.answer)

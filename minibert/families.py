@@ -1,6 +1,7 @@
 """Which tensor of a checkpoint is which of ours: data, no code that decides."""
 
-# Theirs -> ours. `{}` is the layer's number; a trailing `[row]` takes one row of a matrix.
+# Keys of a checkpoint -> names in minibert. `{}` stands for the layer's number; a trailing `[row]`
+# takes one row of a matrix.
 KEY_TABLE: dict[str, str] = {
     "bert.embeddings.word_embeddings.weight": "bert.embeddings.word.weight",
     "bert.embeddings.position_embeddings.weight": "bert.embeddings.position.weight",
@@ -28,7 +29,7 @@ KEY_TABLE: dict[str, str] = {
     "qa_outputs.bias": "head.bias",
 }
 
-# Theirs, by the beginning of the key -> why nothing of ours reads it.
+# Prefixes of checkpoint keys that minibert ignores, each with the reason.
 IGNORED: dict[str, str] = {
     "bert.pooler.": "reads [CLS] only; a span head reads every token",
     "cls.": "a head of pretraining (masked words, next sentence)",

@@ -80,8 +80,8 @@ def prepare_features(
     Raises `InputError` for a question or context without a token, and for a question that leaves
     no room for doc_stride + 1 tokens of context, so that a window could not advance.
     """
-    found = example_windows(examples, tokenizer, max_length, doc_stride, max_question_len, {})
-    return [feature for windows in found for feature in windows]
+    cut = example_windows(examples, tokenizer, max_length, doc_stride, max_question_len, {})
+    return [feature for windows in cut for feature in windows]
 
 
 def prepare_train_features(
@@ -102,10 +102,10 @@ def prepare_train_features(
     With a list `skipped`, an example that no window can hold is left out, and its error added to
     the list, as `load_squad` does it; raises `DataError` where none is left.
     """
-    found = example_windows(examples, tokenizer, max_length, doc_stride, None, {}, skipped)
+    cut = example_windows(examples, tokenizer, max_length, doc_stride, None, {}, skipped)
     features = [
         label(feature, example.answers[0] if example.answers else None)
-        for example, windows in zip(examples, found, strict=True)
+        for example, windows in zip(examples, cut, strict=True)
         for feature in windows
     ]
     if not features:
@@ -139,7 +139,7 @@ def example_windows(
     for example, question in zip(examples, questions, strict=True):
         context = contexts[example.context]
         try:
-            prefix, bounds = cut(
+            prefix, bounds = cut_context(
                 example, question, context, tokenizer, max_length, doc_stride, max_question_len
             )
         except InputError as error:
@@ -153,7 +153,7 @@ def example_windows(
         ]
 
 
-def cut(
+def cut_context(
     example: Example,
     question: Pieces,
     context: Pieces,

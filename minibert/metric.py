@@ -107,7 +107,7 @@ def best_thresholds(
     """
     scores = zip(examples, _scores(predictions, examples, version_2=True), strict=True)
     by_odds = sorted(scores, key=lambda pair: null_odds[pair[0].id])
-    found = {}
+    figures = {}
     for column, name in enumerate(("exact", "f1")):
         now = best = float(sum(example.is_impossible for example in examples))
         threshold = 0.0
@@ -116,6 +116,6 @@ def best_thresholds(
             now += -answered if example.is_impossible else score[column]
             if now > best:
                 best, threshold = now, null_odds[example.id]
-        found[f"best_{name}"] = 100.0 * best / max(len(examples), 1)
-        found[f"best_{name}_thresh"] = threshold
-    return found
+        figures[f"best_{name}"] = 100.0 * best / max(len(examples), 1)
+        figures[f"best_{name}_thresh"] = threshold
+    return figures

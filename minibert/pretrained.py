@@ -1,9 +1,9 @@
 """Pretrained weights: folder or hub id -> configuration, tensors under our names, report; and back.
 
 The format is Hugging Face's: `config.json` beside `model.safetensors` (or its shards with their
-index) or `pytorch_model.bin`. Which tensor of theirs is which of ours is data, in `KEY_TABLE`; what
-is left unread is data too, in `IGNORED`. This module knows no model class: it is told which names
-and shapes are expected, and accounts for every key of both sides.
+index) or `pytorch_model.bin`. `families.py` holds, as data, which tensor is which and which are not
+read. This module knows no model class: it is told which names and shapes are expected, and accounts
+for every key of both sides.
 """
 
 import json
@@ -36,10 +36,10 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 class LoadingReport:
     """Where every key of a checkpoint went, and where every expected tensor came from."""
 
-    mapped: dict[str, str]  # theirs -> ours; a row of a matrix stands as "key[row]"
-    ignored: dict[str, str]  # theirs -> because
-    missing: tuple[str, ...]  # ours, expected but not in the checkpoint
-    unexpected: tuple[str, ...]  # theirs, with no place here
+    mapped: dict[str, str]  # checkpoint key -> our name; a row of a matrix stands as "key[row]"
+    ignored: dict[str, str]  # checkpoint key -> the reason
+    missing: tuple[str, ...]  # our names that the model has and the checkpoint lacks
+    unexpected: tuple[str, ...]  # checkpoint keys that the model has no place for
 
     def __str__(self) -> str:
         lines = [
@@ -131,21 +131,21 @@ def standard_key(key: str) -> str:
 
 
 def split_layer(name: str) -> tuple[str, str]:
-    """A name, theirs or ours, as a template of `KEY_TABLE` and the layer's number.
+    """A checkpoint key, or a name of ours, as a template of `KEY_TABLE` and the layer's number.
 
     >>> split_layer("bert.layers.7.attention.key.bias")
     ('bert.layers.{}.attention.key.bias', '7')
     >>> split_layer("head.S")
     ('head.S', '')
     """
-    found = re.search(r"(?<=\.layer\.)\d+(?=\.)|(?<=\.layers\.)\d+(?=\.)", name)
-    if found is None:
+    match = re.search(r"(?<=\.layer\.)\d+(?=\.)|(?<=\.layers\.)\d+(?=\.)", name)
+    if match is None:
         return name, ""
-    return f"{name[: found.start()]}{{}}{name[found.end() :]}", found[0]
+    return f"{name[: match.start()]}{{}}{name[match.end() :]}", match[0]
 
 
 def targets_of(key: str) -> Iterator[tuple[str, str, int | None]]:
-    """Where a tensor of theirs goes: each (their name, our name, row of the tensor or None).
+    """Where a checkpoint's tensor goes: each (its key, our name, row of the tensor or None).
 
     >>> list(targets_of("qa_outputs.weight"))
     [('qa_outputs.weight[0]', 'head.S', 0), ('qa_outputs.weight[1]', 'head.E', 1)]
@@ -234,7 +234,7 @@ def _some(names: set[str]) -> str:
 def map_tensors(
     theirs: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Size]
 ) -> tuple[dict[str, torch.Tensor], LoadingReport]:
-    """Tensors under their names -> float32 tensors under ours, and the report.
+    """Tensors under a checkpoint's keys -> float32 tensors under our names, and the report.
 
     `expected` gives the shape of every tensor that the model has. Raises `PretrainedError` for a
     tensor of another shape, of a type that is not floating point, not finite, or given twice.
@@ -281,10 +281,9 @@ def load_tensors(
 ) -> tuple[dict[str, torch.Tensor], LoadingReport]:
     """`read_tensors`, then `map_tensors`; and every key must be accounted for.
 
-    `may_lack` is the beginning of those of *our* names that may be missing (a head that is about
-    to be trained), `may_hold` of those of *theirs* that may be there unread (the head of a
-    checkpoint whose encoder alone is wanted). Raises `PretrainedError` for any other name that is
-    missing or unexpected.
+    Names of ours that begin with `may_lack` may be missing (a head that is about to be trained).
+    Checkpoint keys that begin with `may_hold` may stay unread (the head of a checkpoint whose
+    encoder alone is wanted). Raises `PretrainedError` for any other missing or unexpected name.
     """
     with prefix_errors(source):
         tensors, report = map_tensors(read_tensors(source), expected)
@@ -338,9 +337,10 @@ def save_folder(
 def blank(
     kind: Callable[[BertConfig, Attention], Model], source: str | Path, attention: Attention
 ) -> tuple[Model, dict[str, torch.Size]]:
-    """A model as the configuration of a folder or hub id has it, and the shapes of its weights.
+    """A model with the sizes of a folder's or hub id's configuration, and its weights' shapes.
 
-    It takes no memory: the weights are yet to come. Raises `PretrainedError`.
+    `kind` makes the model. It is on torch's "meta" device, where weights have no memory: they are
+    loaded afterwards. Raises `PretrainedError`.
     """
     with prefix_errors(source):
         config = BertConfig.from_dict(read_config(source))
@@ -350,8 +350,10 @@ def blank(
 
 
 class SkipInit(TorchFunctionMode):
-    """Draws no random numbers. On "meta" there are none to draw, yet for each call there torch
-    imports its compiler, which takes as long as importing all the rest of it.
+    """Skip the random initialization of weights, which loading replaces at once.
+
+    On the "meta" device these calls draw nothing, yet torch imports its compiler for them, which
+    takes as long as importing the rest of torch.
     """
 
     def __torch_function__(

@@ -168,8 +168,8 @@ class QuestionAnswerer:
         words, and for a question too long for a window.
         """
         example = validated_example("", question, context)
-        found = self.n_best([example], top_k, max_answer_len, handle_impossible_answer)
-        answers = next(found)[:top_k]
+        n_best = self.n_best([example], top_k, max_answer_len, handle_impossible_answer)
+        answers = next(n_best)[:top_k]
         return answers if top_k > 1 else answers[0]
 
     def answer_many(
@@ -194,8 +194,8 @@ class QuestionAnswerer:
                 yield validated_example(f"item {index}", *pair)
 
         asked = list(examples()) if isinstance(pairs, Sequence) else examples()
-        found = self.n_best(asked, 1, max_answer_len, handle_impossible_answer, on_batch)
-        return (answers[0] for answers in found)
+        n_best = self.n_best(asked, 1, max_answer_len, handle_impossible_answer, on_batch)
+        return (answers[0] for answers in n_best)
 
     def n_best(
         self,

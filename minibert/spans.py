@@ -87,8 +87,9 @@ def best_spans(
     A span that several windows see counts once, with the logits of the window that shows the most
     context around it (`surroundings`), among equals of the earliest. With the `offsets` (T, 2) of
     the context's tokens, spans of the same characters also count once: the pieces of one Hangul
-    syllable make such spans, and the best of them stays. `Span.score` is the softmax of start_logit + end_logit over all
-    these candidates. Ties go to the earlier start, then to the shorter span.
+    syllable make such spans, and the best of them stays. `Span.score` is the softmax of
+    start_logit + end_logit over all these candidates. Ties go to the earlier start, then to the
+    shorter span.
 
     With `words` (T, 2), the place of the whole word that each token is of, spans of the same words
     are given once, by the best of them with its own score: nothing is summed.

@@ -17,7 +17,6 @@ from typing import Any
 
 import minibert
 from minibert.metric import squad_metrics
-from minibert.reader import BUNDLED
 
 HERE = Path(__file__).parent
 QUESTION_WORDS = ("what", "who", "when", "where", "which", "why", "how many", "how")

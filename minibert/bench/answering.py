@@ -52,8 +52,8 @@ def loaded(source: str, precision: Precision) -> QuestionAnswerer:
 
 def ours(qa: QuestionAnswerer) -> Engine:
     def answer(examples: Sequence[Example]) -> dict[str, str]:
-        found = qa.answer_many([(e.question, e.context) for e in examples], MAX_ANSWER_LEN)
-        return {example.id: a.answer for example, a in zip(examples, found, strict=True)}
+        answers = qa.answer_many([(e.question, e.context) for e in examples], MAX_ANSWER_LEN)
+        return {example.id: a.answer for example, a in zip(examples, answers, strict=True)}
 
     engine = Engine(answer)
     watch(qa.model, engine.forward_seconds)
@@ -107,8 +107,8 @@ def reference_run_well(source: str, dtype: torch.dtype, batch_size: int = 16) ->
                 example = examples[encoded["overflow_to_sample_mapping"][k]]
                 places = encoded["offset_mapping"][k][inside]
                 text = example.context[places[span.token_start][0] : places[span.token_end][1]]
-                found = (span.start_logit + span.end_logit, text)
-                best[example.id] = max(best.get(example.id, found), found)
+                scored = (span.start_logit + span.end_logit, text)
+                best[example.id] = max(best.get(example.id, scored), scored)
         return {key: text for key, (_, text) in best.items()}
 
     engine = Engine(answer)
@@ -125,7 +125,7 @@ def reference_as_blog_post(source: str) -> Engine:
 
     @torch.inference_mode()
     def answer(examples: Sequence[Example]) -> dict[str, str]:
-        found = {}
+        texts = {}
         for example in examples:
             inputs = tokenizer(
                 example.question,
@@ -137,8 +137,8 @@ def reference_as_blog_post(source: str) -> Engine:
             out = model(**inputs)
             start, end = int(out.start_logits.argmax()), int(out.end_logits.argmax())
             pieces = tokenizer.convert_ids_to_tokens(inputs["input_ids"][0, start : end + 1])
-            found[example.id] = tokenizer.convert_tokens_to_string(pieces)
-        return found
+            texts[example.id] = tokenizer.convert_tokens_to_string(pieces)
+        return texts
 
     engine = Engine(answer)
     watch(model, engine.forward_seconds)
@@ -180,12 +180,12 @@ def bench_answer(source: str, data: str, turns: int = 5, seed: int = 0) -> dict[
     report: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__}
     report |= {"turns": turns, "seed": seed, "questions": QUESTIONS, "best": best}
     for tuned in (True, False):
-        found = in_fresh_process(time_answers, names, best, source, data, turns, seed, tuned)
-        for name, figures in found["engines"].items():
+        measured = in_fresh_process(time_answers, names, best, source, data, turns, seed, tuned)
+        for name, figures in measured["engines"].items():
             figures["peak_memory_mb"] = in_fresh_process(
                 memory_of_answers, name, source, data, seed, tuned
             )
-        report["tuned" if tuned else "untuned"] = found
+        report["tuned" if tuned else "untuned"] = measured
     return report
 
 
@@ -217,7 +217,7 @@ def time_answers(
     windows = prepare_features(asked, qa.tokenizer)
     flops = sum(forward_flops(qa.model.config, len(window)) for window in windows)
     report: dict[str, Any] = {
-        "peak_gflops": {str(dtype): found / 1e9 for dtype, found in peak.items()},
+        "peak_gflops": {str(dtype): rate / 1e9 for dtype, rate in peak.items()},
         "engines": {},
     }
     for name in names:

@@ -100,12 +100,12 @@ def bench_train(init: str, data: str, turns: int = 5, seed: int = 0) -> dict[str
     report: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__}
     report |= {"turns": turns, "seed": seed, "windows_a_turn": BATCH * BATCHES}
     for tuned in (True, False):
-        found = in_fresh_process(time_training, names, init, data, turns, seed, tuned)
-        for name, figures in found["engines"].items():
+        measured = in_fresh_process(time_training, names, init, data, turns, seed, tuned)
+        for name, figures in measured["engines"].items():
             figures["peak_memory_mb"] = in_fresh_process(
                 memory_of_training, name, init, data, seed, tuned
             )
-        report["tuned" if tuned else "untuned"] = found
+        report["tuned" if tuned else "untuned"] = measured
     return report
 
 
@@ -126,7 +126,7 @@ def time_training(
     )
     mixed = choose_precision("auto", CPU) == "bf16"
     report: dict[str, Any] = {
-        "peak_gflops": {str(dtype): found / 1e9 for dtype, found in peak.items()},
+        "peak_gflops": {str(dtype): rate / 1e9 for dtype, rate in peak.items()},
         "engines": {},
     }
     for name, spent in seconds.items():

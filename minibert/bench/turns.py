@@ -39,14 +39,14 @@ def by_turns(
     seconds: dict[str, list[float]] = {name: [] for name in engines}
     peaks: dict[torch.dtype, list[float]] = {dtype: [] for dtype in dtypes}
     for _ in range(turns + 1):
-        for dtype, found in peaks.items():
-            found.append(matmul_peak(dtype))
+        for dtype, rates in peaks.items():
+            rates.append(matmul_peak(dtype))
         for name, work in engines.items():
             began = time.perf_counter()
             work()
             seconds[name].append(time.perf_counter() - began)
     counted = {name: spent[1:] for name, spent in seconds.items()}
-    return counted, {dtype: statistics.median(found) for dtype, found in peaks.items()}
+    return counted, {dtype: statistics.median(rates) for dtype, rates in peaks.items()}
 
 
 def times_as_fast(theirs: Sequence[float], ours: Sequence[float]) -> float:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 class Dropout(nn.Module):
     """Zeroes each number with probability p while training, and scales the others by 1 / (1 - p).
 
-    `nn.Dropout`, but for where the random numbers come from on a CPU. There torch draws one after
-    another, a quarter of a training step; here the factors stand ready in a long row, which is
-    entered at a place drawn from torch's generator.
+    As `nn.Dropout`, except for the random numbers on a CPU. There torch draws them one after
+    another, which takes a quarter of a training step. Here a long row of factors is drawn once, and
+    each call takes a slice of it, at an offset drawn from torch's generator.
     """
 
     def __init__(self, p: float) -> None:
@@ -31,9 +31,9 @@ class Dropout(nn.Module):
 
 @cache
 def dropout_factors(p: float, dtype: torch.dtype, bits: int) -> Tensor:
-    """2 ** bits random factors, 0 with probability p and otherwise 1 / (1 - p): fixed ones.
+    """2 ** bits factors, always the same: 0 with probability p, otherwise 1 / (1 - p).
 
-    A dtype that has no such number gets both its neighbours, as often as keeps the mean at 1.
+    Where the dtype cannot hold 1 / (1 - p), its two neighbours are mixed so that the mean stays 1.
     """
     generator = torch.Generator().manual_seed(bits)
     exact = torch.tensor(1 / (1 - p), dtype=torch.float64)
