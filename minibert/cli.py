@@ -19,6 +19,7 @@ from rich.progress import Progress
 
 from .bench.answering import bench_answer
 from .bench.training import bench_train
+from .bench.turns import table_of
 from .errors import DataError, InputError, MinibertError
 from .evaluation import evaluate, make_folder
 from .fast.memory import keep_freed_memory
@@ -370,40 +371,10 @@ def write_report(measure: Callable[[], dict[str, Any]], output: Path | None) -> 
     except OSError as error:
         raise InputError(f"{output}: cannot be written: {error.strerror}") from error
     report = measure()
-    typer.echo(bench_table(report))
+    typer.echo(table_of(report))
     if file is not None:
         with file:
             file.write(json.dumps(report, indent=1) + "\n")
-
-
-# figures of an engine: their heading and how they are written
-FIGURES = {
-    "windows_per_second": ("windows/s", "{:.2f}"),
-    "questions_per_second": ("questions/s", "{:.1f}"),
-    "forward_questions_per_second": ("forward/s", "{:.1f}"),
-    "tokens_per_second": ("tokens/s", "{:.0f}"),
-    "gflops": ("GFLOP/s", "{:.0f}"),
-    "share_of_peak": ("of peak", "{:.0%}"),
-    "exact_match": ("EM", "{:.2f}"),
-    "f1": ("F1", "{:.2f}"),
-    "peak_memory_mb": ("memory MB", "{:.0f}"),
-    "ratio": ("minibert is", "{:.2f}x"),
-}
-
-
-def bench_table(report: dict[str, Any]) -> str:
-    rows = []
-    for memory in ("tuned", "untuned"):
-        peaks = ", ".join(f"{k} {v:.0f}" for k, v in report[memory]["peak_gflops"].items())
-        rows += [f"memory {memory}; peak GFLOP/s: {peaks}", ""]
-        engines = report[memory]["engines"]
-        shown = [name for name in FIGURES if name in next(iter(engines.values()))]
-        rows.append(f"{'':32}" + "".join(f"{FIGURES[name][0]:>12}" for name in shown))
-        for engine, figures in engines.items():
-            cells = (FIGURES[name][1].format(figures[name]) for name in shown)
-            rows.append(f"{engine:32}" + "".join(f"{cell:>12}" for cell in cells))
-        rows.append("")
-    return "\n".join(rows)
 
 
 @app.command()

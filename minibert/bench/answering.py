@@ -223,6 +223,7 @@ def time_answers(
     for name in names:
         inside = statistics.median(forward[name][1:])  # the first warms up
         metrics = squad_metrics(predictions[name], asked)
+        ours_alike = seconds.get(f"minibert, {name.partition(', ')[2]}")  # in the same precision
         report["engines"][name] = {
             "questions_per_second": QUESTIONS / statistics.median(seconds[name]),
             "forward_questions_per_second": QUESTIONS / inside,
@@ -231,6 +232,7 @@ def time_answers(
             "exact_match": metrics["exact_match"],
             "f1": metrics["f1"],
             "ratio": times_as_fast(seconds[name], seconds[best]),
+            "ratio_same_precision": ours_alike and times_as_fast(seconds[name], ours_alike),
         }
     return report
 

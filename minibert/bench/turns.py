@@ -79,3 +79,38 @@ def matmul_peak(dtype: torch.dtype, times: int = 20) -> float:
         F.linear(x, w)
         best = min(best, time.perf_counter() - began)
     return 2 * 4096 * 384 * 1536 / best
+
+
+# an engine's figures: the heading of each and how it is written
+FIGURES = {
+    "windows_per_second": ("windows/s", "{:.2f}"),
+    "questions_per_second": ("questions/s", "{:.1f}"),
+    "forward_questions_per_second": ("forward/s", "{:.1f}"),
+    "tokens_per_second": ("tokens/s", "{:.0f}"),
+    "gflops": ("GFLOP/s", "{:.0f}"),
+    "share_of_peak": ("of peak", "{:.0%}"),
+    "exact_match": ("EM", "{:.2f}"),
+    "f1": ("F1", "{:.2f}"),
+    "peak_memory_mb": ("memory MB", "{:.0f}"),
+    "ratio": ("minibert is", "{:.2f}x"),
+    "ratio_same_precision": ("same prec.", "{:.2f}x"),
+}
+
+
+def table_of(report: dict[str, Any]) -> str:
+    """A report as text: a row an engine, a block for each way of keeping memory."""
+    rows = []
+    for memory in ("tuned", "untuned"):
+        peaks = ", ".join(f"{k} {v:.0f}" for k, v in report[memory]["peak_gflops"].items())
+        rows += [f"memory {memory}; peak GFLOP/s: {peaks}", ""]
+        engines = report[memory]["engines"]
+        shown = [name for name in FIGURES if name in next(iter(engines.values()))]
+        rows.append(f"{'':32}" + "".join(f"{FIGURES[name][0]:>12}" for name in shown))
+        for engine, figures in engines.items():
+            cells = (
+                "" if figures[name] is None else FIGURES[name][1].format(figures[name])
+                for name in shown
+            )
+            rows.append(f"{engine:32}" + "".join(f"{cell:>12}" for cell in cells))
+        rows.append("")
+    return "\n".join(rows)
