@@ -119,25 +119,28 @@ def time_training(
     tokens = sum(map(len, windows))
     # two products in the backward pass for each one in the forward pass
     flops = sum(3 * forward_flops(config, len(window)) for window in windows)
+    mixed = choose_precision("auto", CPU) == "bf16"
+    dtypes = {
+        name: torch.bfloat16 if mixed and "blog post" not in name else torch.float32
+        for name in names
+    }
     seconds, peak = by_turns(
         {name: partial(ENGINES[name](init, pad_id), batches) for name in names},
-        (torch.float32, torch.bfloat16),
+        set(dtypes.values()),
         turns,
     )
-    mixed = choose_precision("auto", CPU) == "bf16"
     report: dict[str, Any] = {
         "peak_gflops": {str(dtype): rate / 1e9 for dtype, rate in peak.items()},
         "engines": {},
     }
     for name, spent in seconds.items():
-        used = torch.bfloat16 if mixed and "blog post" not in name else torch.float32
         typical = statistics.median(spent)
         report["engines"][name] = {
-            "precision": str(used),
+            "precision": str(dtypes[name]),
             "windows_per_second": len(windows) / typical,
             "tokens_per_second": tokens / typical,
             "gflops": flops / typical / 1e9,
-            "share_of_peak": flops / typical / peak[used],
+            "share_of_peak": flops / typical / peak[dtypes[name]],
             "ratio": times_as_fast(spent, seconds["minibert"]),
         }
     return report

@@ -1,5 +1,8 @@
 """Which device, precision and attention to compute with: by name, or the fastest here."""
 
+import os
+from functools import cache
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -7,6 +10,16 @@ import torch
 from ..errors import InputError
 
 Precision = Literal["auto", "fp32", "bf16"]
+
+# The values of ONEDNN_MAX_CPU_ISA under which oneDNN does without these instructions
+# (https://uxlfoundation.github.io/oneDNN/dev_guide_cpu_dispatcher_control.html).
+_NO_BF16 = (
+    "SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI",
+)  # fmt: skip
+LIMITS_WITHOUT = {
+    "avx512_bf16": _NO_BF16,
+    "amx_bf16": (*_NO_BF16, "AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX10_1_512"),
+}
 
 
 def choose_device(name: str) -> torch.device:
@@ -37,6 +50,25 @@ def choose_precision(name: Precision, device: torch.device) -> Literal["fp32", "
 
 
 def processor_has(*instructions: str) -> bool:
-    """Whether the CPU has any of these, by torch's names (the oldest torch cannot tell: no)."""
-    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return any(able.get(name, False) for name in instructions)
+    """Whether torch computes with any of these instructions: "avx512_bf16", "amx_bf16".
+
+    The processor must have them, and the user must not have kept torch's kernels or oneDNN's
+    (the library of its products) from them, by ATEN_CPU_CAPABILITY or ONEDNN_MAX_CPU_ISA.
+    """
+    if torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "NO AVX", "AVX2"):
+        return False
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    return any(
+        name in processor_flags() and limit not in LIMITS_WITHOUT[name] for name in instructions
+    )
+
+
+@cache
+def processor_flags() -> frozenset[str]:
+    """The processor's instruction sets, by the names that Linux and torch both use."""
+    if hasattr(torch.cpu, "get_capabilities"):  # from torch 2.11 on
+        return frozenset(name for name, able in torch.cpu.get_capabilities().items() if able)
+    try:  # Linux; an older torch elsewhere cannot tell
+        return frozenset(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    except OSError:
+        return frozenset()
