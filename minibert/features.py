@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from .errors import DataError, InputError
-from .squad import Example, GoldAnswer
+from .squad import Example
 from .tokenization import Pieces, Tokenizer
 
 
@@ -91,23 +91,30 @@ def prepare_train_features(
     doc_stride: int | None = None,
     skipped: list[DataError] | None = None,
 ) -> list[Feature]:
-    """`prepare_features`, each window labelled with its tokens of the example's first answer.
+    """`prepare_features`, each window labelled with the tokens of the example's first answer.
 
-    A window that does not hold the whole answer, or whose example has none, is labelled with its
-    [CLS], position 0. These are the windows and labels of the `prepare_train_features` in
-    `transformers`' examples, but where that function gives a start after the end: for an answer
-    that starts in a window's last token of context (it runs on to the [SEP] or the padding; this
-    one labels the token), and for one within a character of several pieces (here their first).
+    The answer's tokens are those that share a character with it (`answer_tokens`). A window that
+    does not hold them all, or whose example has no answer, is labelled with its [CLS], position 0.
+    These are the windows of the `prepare_train_features` in `transformers`' examples, and for tidy
+    answers its labels, with two exceptions: for an answer that starts in a window's last token of
+    context that function gives a start after the end, and of a character of several pieces at an
+    answer's edge, as a Hangul syllable is, it labels one.
 
     With a list `skipped`, an example that no window can hold is left out, and its error added to
-    the list, as `load_squad` does it; raises `DataError` where none is left.
+    the list, as `load_squad` does it; raises `DataError` where none is left. The same for an answer
+    that no token covers.
     """
+    features = []
     cut = example_windows(examples, tokenizer, max_length, doc_stride, None, {}, skipped)
-    features = [
-        label(feature, example.answers[0] if example.answers else None)
-        for example, windows in zip(examples, cut, strict=True)
-        for feature in windows
-    ]
+    for example, windows in zip(examples, cut, strict=True):
+        try:
+            tokens = answer_tokens(example, windows[0].context) if windows else None
+        except DataError as error:
+            if skipped is None:
+                raise
+            skipped.append(error)
+        else:
+            features += [label(feature, tokens) for feature in windows]
     if not features:
         raise DataError("no question is left that a window can hold")
     return features
@@ -215,18 +222,34 @@ def data_report(
     }
 
 
-def label(feature: Feature, answer: GoldAnswer | None) -> Feature:
-    """The window labelled with its tokens of this answer; [CLS] where it doesn't hold it whole."""
-    start_position = end_position = 0
-    if answer is not None:
-        inside = slice(feature.token_start, feature.token_end + 1)
-        starts, ends = feature.context.offsets[inside].T
-        if starts[0] <= answer.char_start and answer.char_end <= ends[-1]:
-            # the last token that starts at the answer's start or before it, and the first that
-            # ends at its end or after it
-            start = int(starts.searchsorted(answer.char_start, side="right")) - 1
-            end = int(ends.searchsorted(answer.char_end, side="left"))
-            # the pieces of one character, as of a Hangul syllable, share its place
-            start = min(start, end)
-            start_position, end_position = len(feature.prefix) + start, len(feature.prefix) + end
-    return replace(feature, start_position=start_position, end_position=end_position)
+def answer_tokens(example: Example, context: Pieces) -> tuple[int, int] | None:
+    """The first and the last piece of the context that share a character with the first answer.
+
+    White space at the answer's edges, or marks that the tokenizer drops, change nothing. None for
+    an example without an answer. Raises `DataError` where no piece has a character of it, and for
+    one whose place is not known.
+    """
+    if not example.answers:
+        return None
+    answer = example.answers[0]
+    name = f"{example.id}: " if example.id else ""
+    if answer.char_start < 0:
+        raise DataError(f"{name}where the answer {answer.text!r} stands is not known")
+    starts, ends = context.offsets.T
+    first = int(ends.searchsorted(answer.char_start, side="right"))  # ends after the answer's start
+    last = int(starts.searchsorted(answer.char_end, side="left")) - 1  # starts before its end
+    if first > last:
+        raise DataError(f"{name}no token of the context covers the answer {answer.text!r}")
+    return first, last
+
+
+def label(feature: Feature, tokens: tuple[int, int] | None) -> Feature:
+    """The window labelled with these pieces of its context; [CLS] where it doesn't hold them all.
+
+    `tokens` are the first and the last (inclusive), counted in the whole context.
+    """
+    start = end = 0
+    if tokens and feature.token_start <= tokens[0] and tokens[1] <= feature.token_end:
+        shift = len(feature.prefix) - feature.token_start
+        start, end = tokens[0] + shift, tokens[1] + shift
+    return replace(feature, start_position=start, end_position=end)
