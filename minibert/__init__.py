@@ -2,7 +2,7 @@
 
 The modules, in the order in which text flows; each imports only those before it:
 
-    errors
+    errors, files                       one line for what goes wrong; files that appear whole
     fast.memory, fast.dropout           what is about speed and not about BERT
     config, families, pretrained        a folder of weights -> tensors under our names
     fast.processor                      which device, precision and attention to compute with

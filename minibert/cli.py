@@ -21,10 +21,11 @@ from .bench.answering import bench_answer
 from .bench.training import bench_train
 from .bench.turns import table_of
 from .errors import DataError, InputError, MinibertError
-from .evaluation import evaluate, make_folder
+from .evaluation import evaluate
 from .fast.memory import keep_freed_memory
 from .fast.processor import Precision
 from .features import data_report
+from .files import all_or_nothing, make_folder
 from .pretrained import blank, map_tensors, read_tensors
 from .qa import BertForQuestionAnswering
 from .reader import BUNDLED, Answer, QuestionAnswerer, validated_example
@@ -365,16 +366,20 @@ def bench_answer_command(
 
 
 def write_report(measure: Callable[[], dict[str, Any]], output: Path | None) -> None:
-    """Measure and print; a file that cannot be written is met before the minutes are spent."""
-    try:
-        file = None if output is None else output.open("w", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{output}: cannot be written: {error.strerror}") from error
-    report = measure()
-    typer.echo(table_of(report))
-    if file is not None:
-        with file:
-            file.write(json.dumps(report, indent=1) + "\n")
+    """Measure and print; a file that cannot be written is met before the minutes are spent.
+
+    An old report stays until the new one is whole.
+    """
+    if output is None:
+        typer.echo(table_of(measure()))
+        return
+    if output.is_dir():
+        raise InputError(f"{output}: a folder; expected a file to write")
+    with all_or_nothing(output.parent) as draft:
+        report = measure()
+        typer.echo(table_of(report))
+        text = json.dumps(report, indent=1)
+        (draft / output.name).write_text(text + "\n", encoding="utf-8")
 
 
 @app.command()

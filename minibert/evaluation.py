@@ -2,13 +2,12 @@
 
 import json
 import random
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
+from .files import all_or_nothing, make_folder
 from .metric import best_thresholds, squad_metrics
 from .reader import QuestionAnswerer
 from .squad import Example
@@ -29,7 +28,8 @@ def evaluate(
 
     With an `output_dir`, writes `predictions.json` ({id: text}, what the official scripts read),
     `nbest_predictions.json` ({id: the `n_best` answers with scores and offsets}) and
-    `metrics.json` there. `on_batch` is told how many windows have just been read.
+    `metrics.json` there: all of them, or none. `on_batch` is told how many windows have just been
+    read.
 
     With `version_2` a question may have no answer. Its null odds are the logit of "no answer" less
     that of the best span (`null_odds.json`): where they exceed `null_threshold` the prediction is
@@ -68,11 +68,14 @@ def evaluate(
             metrics |= best_thresholds(texts, odds, examples)
     if folder is not None:
         rows = {key: [asdict(a) for a in answers] for key, answers in nbest.items()}
-        _write(folder / "predictions.json", with_nulls(texts, odds, null_threshold))
-        _write(folder / "nbest_predictions.json", rows)
+        predictions = with_nulls(texts, odds, null_threshold)
+        files = {"predictions": predictions, "nbest_predictions": rows, "metrics": metrics}
         if version_2:
-            _write(folder / "null_odds.json", odds)
-        _write(folder / "metrics.json", metrics)
+            files["null_odds"] = odds
+        with all_or_nothing(folder) as draft:
+            for name, value in files.items():
+                text = json.dumps(value, ensure_ascii=False, indent=1)
+                (draft / f"{name}.json").write_text(text + "\n", encoding="utf-8")
     return metrics
 
 
@@ -92,21 +95,3 @@ def halves(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
         [example for example in examples if example.context in first],
         [example for example in examples if example.context not in first],
     )
-
-
-def make_folder(path: str | Path) -> Path:
-    """A folder to write to, made if need be. Raises `InputError` where it cannot be."""
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()  # can anything be written there?
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be a folder to write to: {error}") from error
-    return folder
-
-
-def _write(path: Path, value: Any) -> None:
-    try:
-        path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from error

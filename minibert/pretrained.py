@@ -7,7 +7,6 @@ for every key of both sides.
 """
 
 import json
-import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -25,9 +24,14 @@ from torch.overrides import TorchFunctionMode
 from .config import Attention, BertConfig
 from .errors import PretrainedError
 from .families import IGNORED, KEY_TABLE
+from .files import all_or_nothing
 
 Model = TypeVar("Model", bound=nn.Module)
 
+
+# The first torch whose `torch.load(..., weights_only=True)` has no known way around it: see
+# CVE-2025-32434 (before 2.6) and CVE-2026-24747 (before 2.10).
+PICKLES_ARE_SAFE = "2.10"
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -176,7 +180,8 @@ def read_tensors(source: str | Path) -> dict[str, torch.Tensor]:
     """All tensors of a checkpoint under the names that its file gives them.
 
     Reads `model.safetensors`, else its shards (`model.safetensors.index.json`), else
-    `pytorch_model.bin` with `weights_only=True`: nothing in a checkpoint is ever executed.
+    `pytorch_model.bin` with `weights_only=True`: nothing in a checkpoint is ever executed. That
+    promise is torch's to keep: before 2.10 it did not, and such a file is refused.
     """
     if path := find_file(source, "model.safetensors"):
         return _read_safetensors(path)
@@ -193,6 +198,11 @@ def read_tensors(source: str | Path) -> dict[str, torch.Tensor]:
             raise PretrainedError(f"{index}: no shard holds {_some(lost)}")
         return tensors
     if path := find_file(source, "pytorch_model.bin"):
+        if torch.__version__ < PICKLES_ARE_SAFE:
+            raise PretrainedError(
+                f"{path}: a pickle, which can execute code under torch {torch.__version__}: update "
+                f"torch to {PICKLES_ARE_SAFE}, or save the weights as model.safetensors"
+            )
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of pickle's protocol: the error says enough
@@ -304,7 +314,7 @@ def save_folder(
     """Write `config.json` and `model.safetensors` under Hugging Face's names.
 
     `tensors` are under our names, whole: `transformers` then loads the folder with nothing missing.
-    Raises `PretrainedError` where it cannot be written.
+    Either both files appear or nothing changes; raises `InputError` where they cannot be written.
     """
     theirs: dict[str, torch.Tensor] = {}
     rows: dict[str, dict[str, torch.Tensor]] = {}
@@ -320,18 +330,11 @@ def save_folder(
     for stem, parts in rows.items():
         theirs[stem] = torch.stack([parts[row] for row in sorted(parts)])
 
-    folder = Path(folder)
-    weights = folder / "model.safetensors"
     text = json.dumps(dict(config), indent=2, sort_keys=True)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+    with all_or_nothing(folder) as draft:
+        (draft / "config.json").write_text(text + "\n", encoding="utf-8")
         # transformers refuses a safetensors file that does not say which framework wrote it
-        safetensors.torch.save_file(theirs, weights, metadata={"format": "pt"})
-        with weights.open("rb") as file:
-            os.fsync(file.fileno())  # a checkpoint that comes after it counts on it
-    except (OSError, SafetensorError) as error:
-        raise PretrainedError(f"{folder}: cannot be written: {error}") from error
+        safetensors.torch.save_file(theirs, draft / "model.safetensors", metadata={"format": "pt"})
 
 
 def blank(

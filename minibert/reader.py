@@ -23,6 +23,7 @@ from .errors import InputError, PretrainedError
 from .fast.linear import fuse
 from .fast.processor import Precision, choose_device, choose_precision, processor_has
 from .features import Feature, example_windows
+from .files import all_or_nothing
 from .pretrained import prefix_errors
 from .qa import BertForQuestionAnswering
 from .spans import WindowLogits, best_spans
@@ -140,6 +141,12 @@ class QuestionAnswerer:
         tokenizer = Tokenizer.from_pretrained(source)
         with prefix_errors(source):
             return cls(model, tokenizer, max_length, doc_stride, precision=precision)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write model and tokenizer, float32, in Hugging Face's format: all of it or nothing."""
+        with all_or_nothing(folder) as draft:
+            self.model.save_pretrained(draft)
+            self.tokenizer.save_pretrained(draft)
 
     @overload
     def __call__(

@@ -26,8 +26,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from torch import nn
 
 from .errors import CheckpointError, DataError, InputError, Interrupted
-from .evaluation import make_folder
 from .features import Feature
+from .files import all_or_nothing, make_folder
 from .parallel import ProcessGroup
 
 # what a checkpoint holds
@@ -110,9 +110,10 @@ class Run:
     def report_skipped(self, skipped: Sequence[DataError]) -> None:
         """Name the questions that were left out in `skipped.txt`."""
         if skipped and self.group.rank == 0:
-            path = self.folder / "skipped.txt"
-            path.write_text("".join(f"{problem}\n" for problem in skipped), encoding="utf-8")
-            self.announce(f"{len(skipped):,} left out: {path} says why")
+            with all_or_nothing(self.folder) as draft:
+                text = "".join(f"{problem}\n" for problem in skipped)
+                (draft / "skipped.txt").write_text(text, encoding="utf-8")
+            self.announce(f"{len(skipped):,} left out: {self.folder / 'skipped.txt'} says why")
 
     def start_phase(self, description: str, windows: int) -> None:
         """Begin a bar for so many windows."""

@@ -21,6 +21,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import BertProcessing
 
 from .errors import InputError, PretrainedError
+from .files import all_or_nothing
 from .pretrained import find_file, read_json
 
 MAX_TOKENS = 10**7  # multilingual BERT has 120,000
@@ -34,7 +35,7 @@ NORMALIZER_SETTINGS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pieces:
     """A text's WordPieces: `ids[k]` is the k-th, and it covers text[a:b] with a, b = offsets[k]."""
 
@@ -43,6 +44,15 @@ class Pieces:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Pieces)
+            and np.array_equal(self.ids, other.ids)
+            and np.array_equal(self.offsets, other.offsets)
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # the arrays can change
 
 
 class Tokenizer:
@@ -124,20 +134,24 @@ class Tokenizer:
         return tokenizer
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `tokenizer.json`, and the `vocab.txt` and `tokenizer_config.json` beside it."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write `tokenizer.json`, and the `vocab.txt` and `tokenizer_config.json` beside it.
+
+        Either all of them appear or nothing changes; raises `InputError`.
+        """
         settings: dict[str, Any] = {"tokenizer_class": "BertTokenizer"}
         settings |= {f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS}
         if isinstance(self.backend.normalizer, BertNormalizer):
             for theirs, ours in NORMALIZER_SETTINGS.items():
                 settings[theirs] = getattr(self.backend.normalizer, ours)
-        text = json.dumps(settings, indent=2)
-        (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
-        vocabulary = self.backend.get_vocab()
-        tokens = sorted(vocabulary, key=vocabulary.__getitem__)
-        (folder / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
-        self.backend.save(str(folder / "tokenizer.json"))
+        # line k of a vocab.txt is the token of id k: an id without a token has a line too
+        lines = [f"[unused id {k}]" for k in range(self.vocab_size)]
+        for token, k in self.backend.get_vocab().items():
+            lines[k] = token
+        with all_or_nothing(folder) as draft:
+            text = json.dumps(settings, indent=2)
+            (draft / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
+            (draft / "vocab.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            self.backend.save(str(draft / "tokenizer.json"))
 
     def encode(self, text: str) -> Pieces:
         """A text's pieces, without [CLS] and [SEP]; whatever stands in the text is text."""

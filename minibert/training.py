@@ -242,8 +242,7 @@ def _train(
                 run.log_step(epoch, len(windows), result.figures(rate))
                 run.save_if_due(config.checkpoint_every)
             if group.rank == 0:
-                model.save_pretrained(folder)
-                tokenizer.save_pretrained(folder)
+                qa.save_pretrained(folder)
             if data.dev_examples:
                 run.save()
                 run.start_phase(f"epoch {epoch} evaluation", dev_windows)

@@ -1,5 +1,6 @@
 """The command line, used as a user does: what it prints, and one line for what goes wrong."""
 
+import contextlib
 import io
 import json
 from collections.abc import Callable
@@ -244,6 +245,25 @@ def test_bench_train(run, tiny, tmp_path, monkeypatch):
         figures = json.loads(path.read_text())[memory]["engines"]["minibert"]
         assert figures["ratio"] == 1.0 and 0 < figures["share_of_peak"] < 1
         assert figures["tokens_per_second"] > figures["windows_per_second"] > 0
+
+
+def test_an_old_report_stays_until_the_new_one_is_there(run, tmp_path, monkeypatch):
+    path = tmp_path / "bench.json"
+    path.write_text("of yesterday")
+
+    def measure(*arguments: object) -> None:
+        assert path.read_text() == "of yesterday"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "bench_train", measure)
+    arguments = ("bench", "train", "--init", "i", "--data", "d", "--output")
+    with contextlib.suppress(KeyboardInterrupt):
+        run(*arguments, path)
+    assert path.read_text() == "of yesterday" and list(tmp_path.iterdir()) == [path]
+    monkeypatch.setattr(cli, "bench_train", lambda *_: pytest.fail("minutes spent"))
+    for wrong in (tmp_path, path / "x.json"):  # a folder; in a file
+        code, _, err = run(*arguments, wrong)
+        assert code == 2 and str(path.parent) in err
 
 
 def test_an_option_out_of_range_is_a_usage_error(run, tiny):

@@ -258,6 +258,22 @@ def test_a_bad_folder_is_refused_by_name(folder, weights, spoil, named):
     assert not (folder / "executed").exists()
 
 
+@pytest.mark.parametrize("version", ["2.4.0", "2.6.0", "2.9.1+cu128"])
+def test_a_pickle_is_refused_where_torch_may_execute_it(folder, weights, monkeypatch, version):
+    """`weights_only=True` had ways around it before 2.10; the file is not even opened there."""
+    no_weights(folder, weights)
+    torch.save(weights, folder / "pytorch_model.bin")
+    assert same(weights, read_tensors(folder))
+    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion(version))
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was opened"))
+    with pytest.raises(minibert.PretrainedError, match=r"a pickle.* 2\.10") as error:
+        read_tensors(folder)
+    assert "model.safetensors" in str(error.value)
+    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion("2.10.0"))
+    with pytest.raises(pytest.fail.Exception):
+        read_tensors(folder)
+
+
 def test_neither_folder_nor_id(tmp_path):
     for source in (tmp_path / "nowhere", "no/such/place", "../x", "-flag"):
         with pytest.raises(minibert.PretrainedError, match="neither a folder nor a hub id"):

@@ -1,11 +1,14 @@
 """The tokenizer against transformers', and its promises: text is text, offsets are the text's."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers.models import WordPiece
 
 import minibert
 from minibert.tokenization import SPECIAL_TOKENS, Tokenizer
@@ -128,6 +131,25 @@ def test_tokens_to_string_is_the_seed_s_detokenizer(transformers, minilm, real):
 def test_a_lone_surrogate_is_an_input_error(real):
     with pytest.raises(minibert.InputError, match="lone surrogate"):
         real.encode("a \ud800 b")
+
+
+def test_a_vocabulary_with_gaps_keeps_its_ids(tmp_path):
+    """Ids without a token, as some tools leave them: a vocab.txt has a line for each of them."""
+    ids = {"[PAD]": 0, "[UNK]": 3, "[CLS]": 4, "[SEP]": 5, "ada": 9, "lamp": 7}
+    backend = tokenizers.Tokenizer(WordPiece(ids, unk_token="[UNK]"))
+    Tokenizer(backend).save_pretrained(tmp_path)
+    lines = (tmp_path / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 10 and len(set(lines)) == 10
+    assert all(lines[k] == token for token, k in ids.items())
+    (tmp_path / "tokenizer.json").unlink()
+    again = Tokenizer.from_pretrained(tmp_path)
+    assert again.vocab_size == 10 and again.encode("ada lamp").ids.tolist() == [9, 7]
+
+
+def test_pieces_are_equal_when_what_they_hold_is(real):
+    a, b, c = real.encode("a lamp"), real.encode("a lamp"), real.encode("lamp a")
+    assert a == b and a is not b
+    assert a != c and a != replace(a, offsets=a.offsets + 1) and a != "a lamp"
 
 
 @pytest.mark.parametrize(

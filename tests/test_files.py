@@ -1,0 +1,138 @@
+"""Files appear whole: who reads an old one goes on reading it, and an error changes nothing."""
+
+import contextlib
+import mmap
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import minibert
+from minibert.files import all_or_nothing
+from minibert.reader import BUNDLED
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def save_model(folder: Path, tiny: Path) -> None:
+    model = minibert.BertForQuestionAnswering.from_pretrained(tiny)
+    with torch.no_grad():
+        model.head.S.add_(1)
+    model.save_pretrained(folder)
+
+
+def save_tokenizer(folder: Path, tiny: Path) -> None:
+    minibert.Tokenizer.from_vocabulary(["[PAD]", "[UNK]", "[CLS]", "[SEP]"]).save_pretrained(folder)
+
+
+def save_reader(folder: Path, tiny: Path) -> None:
+    minibert.QuestionAnswerer.from_pretrained(tiny).save_pretrained(folder)
+
+
+def evaluate(folder: Path, tiny: Path) -> None:
+    example = minibert.Example("1", "Who?", "Ada lit it.", (minibert.GoldAnswer("Ada", 0),))
+    qa = minibert.QuestionAnswerer.from_pretrained(tiny)
+    minibert.evaluate(qa, [example], folder, version_2=True)
+
+
+WRITERS = {
+    save_model: {"config.json", "model.safetensors"},
+    save_tokenizer: {"tokenizer.json", "tokenizer_config.json", "vocab.txt"},
+    save_reader: {
+        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt",
+    },
+    evaluate: {"predictions.json", "nbest_predictions.json", "null_odds.json", "metrics.json"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_who_reads_an_old_file_goes_on_reading_it(write, tiny, tmp_path):
+    """As a model does whose weights are mapped into memory: nothing changes under it."""
+    for name in WRITERS[write]:
+        (tmp_path / name).write_bytes(name.encode() * 1000)
+    before = contents(tmp_path)
+    with contextlib.ExitStack() as stack:
+        files = {n: stack.enter_context((tmp_path / n).open("rb")) for n in before}
+        maps = {n: mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) for n, f in files.items()}
+        write(tmp_path, tiny)
+        assert {name: bytes(mapped) for name, mapped in maps.items()} == before
+    after = contents(tmp_path)
+    assert after.keys() == WRITERS[write]
+    assert all(after[name] != content for name, content in before.items())
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_an_error_on_the_way_changes_nothing(write, tiny, tmp_path, monkeypatch):
+    """A disk that is full at the last moment: the old files are all there, and no others."""
+    for name in WRITERS[write]:
+        (tmp_path / name).write_bytes(name.encode())
+    before = contents(tmp_path)
+
+    def full(file: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(minibert.MinibertError, match="cannot be written: No space left on device"):
+        write(tmp_path, tiny)
+    assert contents(tmp_path) == before
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tiny, tmp_path):
+    (tmp_path / "file").write_text("")
+    for write in WRITERS:
+        with pytest.raises(minibert.MinibertError) as caught:
+            write(tmp_path / "file" / "folder", tiny)
+        assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_new_files_have_the_permissions_that_others_have(tmp_path):
+    (tmp_path / "plain").write_text("")
+    with all_or_nothing(tmp_path) as draft:
+        (draft / "ours").write_text("")
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_killed_writer_leaves_the_old_files(tmp_path):
+    """SIGKILL while a file is half written."""
+    (tmp_path / "a").write_text("old")
+    program = """
+import os, sys
+from pathlib import Path
+from minibert.files import all_or_nothing
+with all_or_nothing(Path(sys.argv[1])) as draft:
+    (draft / "a").write_text("new")
+    os.kill(os.getpid(), int(sys.argv[2]))
+"""
+    command = [sys.executable, "-c", program, str(tmp_path), str(int(signal.SIGKILL))]
+    assert subprocess.run(command).returncode == -signal.SIGKILL
+    assert (tmp_path / "a").read_text() == "old"
+    with all_or_nothing(tmp_path) as draft:
+        (draft / "a").write_text("new")
+    assert (tmp_path / "a").read_text() == "new"
+
+
+def test_a_reader_saves_what_it_reads_with(tiny, tmp_path):
+    """Model and tokenizer in one go; also from bfloat16, and the fused kernels."""
+    for precision in ("fp32", "bf16"):
+        qa = minibert.QuestionAnswerer.from_pretrained(tiny, precision=precision)
+        qa.save_pretrained(tmp_path / precision)
+        again = minibert.QuestionAnswerer.from_pretrained(tmp_path / precision, precision=precision)
+        asked = ("Who lit it?", "Ada lit the lamp of the old tower.")
+        assert again(*asked, top_k=5) == qa(*asked, top_k=5)
+
+
+def test_training_over_a_model_leaves_its_reader_alone(tiny, tmp_path):
+    """The reader answers the same from its mapped weights while the folder gets new ones."""
+    folder = tmp_path / "model"
+    minibert.QuestionAnswerer.from_pretrained(tiny).save_pretrained(folder)
+    qa = minibert.QuestionAnswerer.from_pretrained(folder, precision="fp32")
+    asked = ("Who lit it?", "Ada lit the lamp of the old tower.")
+    before = qa(*asked, top_k=5)
+    minibert.QuestionAnswerer.from_pretrained(BUNDLED).save_pretrained(folder)
+    assert qa(*asked, top_k=5) == before
