@@ -44,6 +44,7 @@ bench = typer.Typer(help="minibert beside others, by turns.", no_args_is_help=Tr
 app.add_typer(bench, name="bench")
 
 Model = Annotated[str, typer.Option(help="Folder or hub id.", show_default="the bundled one")]
+Revision = Annotated[str | None, typer.Option(help="The hub id's branch, tag or commit.")]
 DocStride = Annotated[int | None, typer.Option(help="Tokens that two windows share.")]
 PrecisionName = Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
@@ -63,9 +64,9 @@ def main() -> None:
 
 
 @app.command()
-def demo(model: Model = str(BUNDLED)) -> None:
+def demo(model: Model = str(BUNDLED), revision: Revision = None) -> None:
     """Answer the demo's questions, and show the runners-up of one."""
-    qa = QuestionAnswerer.from_pretrained(model)
+    qa = QuestionAnswerer.from_pretrained(model, revision=revision)
     for passage in demo_passages():
         typer.echo(passage["context"])
         top_k = passage["top_k"]
@@ -92,6 +93,7 @@ def answer(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Where --input's answers go.")] = None,
     model: Model = str(BUNDLED),
+    revision: Revision = None,
     top_k: Annotated[int, typer.Option(min=1, help="How many answers.")] = 1,
     max_answer_len: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 30,
     no_answer: Annotated[bool, typer.Option("--no-answer", help='"" may be the answer.')] = False,
@@ -108,7 +110,7 @@ def answer(
     if input_file is not None:
         if question is not None or context is not None or context_file is not None:
             raise InputError("--input has its own questions and contexts")
-        qa = load(model, precision, device)
+        qa = load(model, revision, precision, device)
         answer_lines(qa, input_file, output, top_k, max_answer_len, no_answer)
         return
     if question is None:
@@ -122,7 +124,7 @@ def answer(
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{context_file}: not readable as text: {error}") from error
     assert context is not None
-    qa = load(model, precision, device)
+    qa = load(model, revision, precision, device)
     answers = ask(qa, question, context, top_k, max_answer_len, no_answer)
     if as_json:
         typer.echo(json.dumps([asdict(a) for a in answers], ensure_ascii=False))
@@ -130,9 +132,9 @@ def answer(
         typer.echo(table(answers))
 
 
-def load(model: str, precision: str, device: str) -> QuestionAnswerer:
+def load(model: str, revision: str | None, precision: str, device: str) -> QuestionAnswerer:
     return QuestionAnswerer.from_pretrained(
-        model, device=device, precision=cast(Precision, precision)
+        model, device=device, precision=cast(Precision, precision), revision=revision
     )
 
 
@@ -226,13 +228,14 @@ def show(
 def check_data(
     data: Annotated[str, typer.Argument(help="Data file, folder of them, or hub id.")],
     tokenizer: Model = str(BUNDLED),
+    revision: Revision = None,
     split: Annotated[str, typer.Option(help="train or validation")] = "train",
     max_length: Annotated[int, typer.Option(help="Tokens a window.")] = 384,
     doc_stride: DocStride = 128,
 ) -> None:
     """Check every question of a data set, and count what windows of it would hold."""
     skipped: list[DataError] = []
-    vocabulary = Tokenizer.from_pretrained(tokenizer)
+    vocabulary = Tokenizer.from_pretrained(tokenizer, revision)
     try:
         examples = load_squad(data, split, skipped)
         report = data_report(examples, vocabulary, max_length, doc_stride, skipped)
@@ -250,6 +253,7 @@ def train_command(
     train_file: Annotated[str, typer.Option(help="Data file, folder of them, or hub id.")],
     output: Annotated[str, typer.Option(help="Folder to write.")],
     init: Model = str(BUNDLED),
+    revision: Revision = None,
     dev_file: Annotated[str | None, typer.Option(help="Evaluated after each epoch.")] = None,
     epochs: Annotated[float, typer.Option()] = 3,
     batch_size: Annotated[int, typer.Option(help="Windows a step.")] = 16,
@@ -271,6 +275,7 @@ def train_command(
     """Fine-tune an encoder on SQuAD. Ctrl-C stops; the same command with --resume goes on."""
     config = TrainingConfig(
         init=init,
+        revision=revision,
         train_file=train_file,
         output_dir=output,
         dev_file=dev_file,
@@ -298,6 +303,7 @@ def evaluate_command(
     data: Annotated[str, typer.Option(help="Data file, folder of them, or hub id.")],
     output: Annotated[Path, typer.Option(help="Folder for predictions and metrics.")],
     model: Model = str(BUNDLED),
+    revision: Revision = None,
     n_best: Annotated[int, typer.Option(min=1, help="Answers kept for each question.")] = 20,
     max_answer_len: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 30,
     max_length: Annotated[int | None, typer.Option(help="Tokens a window.")] = None,
@@ -324,6 +330,7 @@ def evaluate_command(
         max_length=max_length,
         doc_stride=doc_stride,
         precision=cast(Precision, precision),
+        revision=revision,
     )
     make_folder(output)  # before the bar
     with Progress(console=Console(stderr=True)) as bar:
@@ -387,10 +394,11 @@ def inspect(
     source: Annotated[
         str, typer.Argument(help="Folder or hub id.", show_default="the bundled model")
     ] = str(BUNDLED),
+    revision: Revision = None,
 ) -> None:
     """Print a checkpoint's configuration, parameter count and loading report."""
-    model, expected = blank(BertForQuestionAnswering, source, "eager")
-    tensors, report = map_tensors(read_tensors(source), expected)
+    model, expected = blank(BertForQuestionAnswering, source, "eager", revision)
+    tensors, report = map_tensors(read_tensors(source, revision), expected)
     for name, value in asdict(model.config).items():
         typer.echo(f"{name:30} {value}")
     typer.echo(f"{'parameters':30} {sum(t.numel() for t in tensors.values()):,}")

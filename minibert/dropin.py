@@ -5,15 +5,38 @@ on purpose (one probability, no answers merged by their text, k answers where k 
 README.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+import math
+import operator
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sized
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
+
+import torch
+from torch.utils.data import Dataset, IterableDataset
 
 from .errors import InputError
 from .fast.processor import Precision
-from .reader import BATCH_SIZE, BUNDLED, QuestionAnswerer, validated_example
+from .reader import BATCH_SIZE, BUNDLED, Answer, QuestionAnswerer, validated_example
 from .squad import Example
+from .tokenization import Tokenizer
+
+PRECISIONS: dict[str, Precision] = {"auto": "auto", "float32": "fp32", "bfloat16": "bf16"}
+
+# Arguments of transformers' that change nothing here, whatever they are.
+WITHOUT_EFFECT = ("padding", "num_workers", "use_fast", "trust_remote_code", "binary_output")
+
+# Arguments that may ask for nothing, as None, False or {} do -> a further value that asks for what
+# is done anyway, and what to do instead of asking for anything else.
+INSTEAD: dict[str, tuple[Any, str]] = {
+    "framework": ("pt", "minibert computes in PyTorch"),
+    "device_map": ("auto", "a model is on one device; give device="),
+    "config": (None, "the configuration is read from where the model is"),
+    "model_kwargs": (None, "give dtype=, device= or revision= themselves"),
+    "token": (True, "set HF_TOKEN, or run `hf auth login`"),
+    "local_files_only": (None, "set HF_HUB_OFFLINE=1"),
+}
 
 
 @dataclass(frozen=True)
@@ -28,28 +51,83 @@ class PipelineSettings:
     handle_impossible_answer: bool = False  # "" may be the answer
     align_to_words: bool = True  # answers are widened to whole words, after scoring
     batch_size: int = BATCH_SIZE  # windows of full length that are read at once
+    allow_blank: bool = False  # a context without words is answered by "", instead of refused
+
+    def replace(self, arguments: Mapping[str, Any]) -> "PipelineSettings":
+        """These settings, with those that are given; None, as there, says that one is not.
+
+        Raises `InputError` for an argument that doesn't exist, or asks for what minibert doesn't
+        do.
+        """
+        defaults = asdict(PipelineSettings())
+        given: dict[str, Any] = {}
+        for name, value in arguments.items():
+            if name in INSTEAD:
+                harmless, instead = INSTEAD[name]
+                if value and value != harmless:  # which is not shown: it may be a secret
+                    raise InputError(f"{name}= is not taken: {instead}")
+            elif name not in defaults and name not in WITHOUT_EFFECT:
+                raise InputError(f"{name}=: no such argument; there are {', '.join(defaults)}")
+            elif name in defaults and value is not None:
+                wanted = bool if isinstance(defaults[name], bool) else operator.index
+                try:
+                    given[name] = wanted(value)
+                except TypeError as error:
+                    raise InputError(f"{name}={value!r}: expected a whole number") from error
+        return replace(self, **given)
 
 
 def pipeline(
-    task: str = "question-answering",
-    model: str | Path | QuestionAnswerer = BUNDLED,
-    device: str | int = "cpu",
-    precision: Precision = "auto",
+    task: str | None = "question-answering",
+    model: str | Path | QuestionAnswerer | None = None,
+    *,
+    tokenizer: str | Path | Tokenizer | None = None,
+    revision: str | None = None,
+    device: str | int | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    torch_dtype: str | torch.dtype | None = None,
     **settings: Any,
 ) -> "QuestionAnsweringPipeline":
     """A pipeline for "question-answering", the one task there is.
 
-    `model` is a folder, a hub id or a `QuestionAnswerer`; `device` a name ("cpu", "cuda:1", "auto")
-    or the number of a GPU, -1 being the CPU. `settings` are defaults for the calls, as in
-    `PipelineSettings`. Raises `InputError` for another task, and what loading raises.
+    `model` is a folder, a hub id (at `revision`) or a `QuestionAnswerer`, None the bundled one.
+    `tokenizer` is a folder, a hub id or a `Tokenizer`, None the model's own. `device` is a name
+    ("cpu", "cuda:1"), the number of a GPU (-1: the CPU) or a `torch.device`, None the GPU where
+    there is one. `dtype`, or `torch_dtype` as it once was called, is "float32", "bfloat16" or
+    "auto", bfloat16 where the processor computes in it. `settings` are defaults for the calls: see
+    `PipelineSettings`. Raises `InputError` for another task or argument, and what loading raises.
     """
-    if task != "question-answering":
+    if task not in (None, "question-answering"):
         raise InputError(f"task={task!r}: expected 'question-answering'")
+    defaults = PipelineSettings().replace(settings)
+    if isinstance(model, QuestionAnswerer):
+        if any(x is not None for x in (tokenizer, revision, device, dtype, torch_dtype)):
+            raise InputError(
+                "model= is loaded already: tokenizer=, revision=, device= and dtype= have no effect"
+            )
+        return QuestionAnsweringPipeline(model, defaults)
+    for name, value, kind in (
+        ("model", model, QuestionAnswerer),
+        ("tokenizer", tokenizer, Tokenizer),
+    ):
+        if not isinstance(value, str | Path | kind | None):
+            raise InputError(
+                f"{name}= is a {type(value).__name__}: expected a folder, a hub id or a minibert "
+                f"{kind.__name__}; {name}.save_pretrained(FOLDER) makes such a folder"
+            )
     if isinstance(device, int):
         device = "cpu" if device < 0 else f"cuda:{device}"
-    if not isinstance(model, QuestionAnswerer):
-        model = QuestionAnswerer.from_pretrained(model, device=device, precision=precision)
-    return QuestionAnsweringPipeline(model, PipelineSettings(**settings))
+    precision = str(dtype or torch_dtype or "auto").removeprefix("torch.")
+    if precision not in PRECISIONS:
+        raise InputError(f"dtype={precision}: expected {', '.join(PRECISIONS)}")
+    qa = QuestionAnswerer.from_pretrained(
+        model or BUNDLED,
+        device=str(device or "auto"),
+        precision=PRECISIONS[precision],
+        tokenizer=tokenizer,
+        revision=revision,
+    )
+    return QuestionAnsweringPipeline(qa, defaults)
 
 
 class QuestionAnsweringPipeline:
@@ -62,20 +140,20 @@ class QuestionAnsweringPipeline:
     def __call__(
         self,
         *inputs: Any,
-        question: str | list[str] | None = None,
-        context: str | list[str] | None = None,
+        question: str | Iterable[str] | None = None,
+        context: str | Iterable[str] | None = None,
+        data: Any = None,
         **settings: Any,
     ) -> Any:
-        """Answer: `question` and `context`, each a string or a list of them; or both in one place:
-        dicts with these two keys, a list of such dicts, or two strings.
+        """Answer what `read_inputs` reads (`data` may stand for the first of `inputs`).
 
-        One context goes with all questions. An answer is a dict; with `top_k` > 1 a list of them,
-        but for a context with a single span. For one question that is the result, also when it came
-        in a list; for several, a list of such. Everything is checked before any work starts: raises
-        `InputError` naming the index of the item, `TypeError` for a setting that does not exist.
+        An answer is a dict; with `top_k` > 1 a list of them. For one question that is the result,
+        for several a list of such, for a stream an iterator. All but a stream is checked before any
+        work starts. Raises `InputError` naming the index of the item; from a stream when it is
+        reached, after the results for those before it.
         """
-        chosen = replace(self.settings, **settings)
-        examples = list(read_inputs(inputs, question, context))
+        chosen = self.settings.replace(settings)
+        pairs, kind = read_inputs(inputs if data is None else (*inputs, data), question, context)
         qa = QuestionAnswerer(
             self.qa.model,
             self.qa.tokenizer,
@@ -85,45 +163,96 @@ class QuestionAnsweringPipeline:
             chosen.batch_size,
             self.qa.precision,
         )
-        n_best = qa.n_best(
-            examples,
+        blank: deque[bool] = deque()  # of the pairs read and not yet answered
+
+        def examples() -> Iterator[Example]:
+            """Those that have words to read."""
+            for index, pair in enumerate(pairs):
+                example = to_example(f"item {index}", pair)
+                blank.append(chosen.allow_blank and not len(qa.tokenizer.encode(example.context)))
+                if not blank[-1]:
+                    yield example
+
+        answered = qa.n_best(
+            examples() if kind == "stream" else list(examples()),
             chosen.top_k,
             chosen.max_answer_len,
             chosen.handle_impossible_answer,
             align_to_words=chosen.align_to_words,
         )
-        results = [
-            [
-                {"score": a.score, "start": a.start, "end": a.end, "answer": a.answer}
-                for a in answers[: chosen.top_k]
-            ]
-            for answers in n_best
-        ]
-        shaped = [answers if len(answers) > 1 else answers[0] for answers in results]
-        return shaped[0] if len(shaped) == 1 else shaped
+
+        def answers() -> Iterator[list[Answer]]:
+            """Theirs, and "" for the others, in the order of the pairs."""
+            # a probability of 1 where "" is a candidate, the only one
+            nothing = Answer("", float(chosen.handle_impossible_answer), 0, 0, -math.inf, -math.inf)
+            for n_best in answered:
+                while blank.popleft():
+                    yield [nothing]
+                yield n_best
+            yield from ([nothing] for _ in blank)
+
+        results = (shaped(n_best, chosen.top_k) for n_best in answers())
+        if kind == "stream":
+            return results
+        return next(results) if kind == "one" else list(results)
 
 
 def read_inputs(
-    inputs: tuple[Any, ...], question: str | list[str] | None, context: str | list[str] | None
-) -> Iterator[Example]:
-    """What a call was given, as examples named by their index. Raises `InputError`."""
-    if len(inputs) == 2 and question is None and context is None:
+    inputs: tuple[Any, ...], question: Any, context: Any
+) -> tuple[Iterable[Any], Literal["one", "several", "stream"]]:
+    """The pairs that a call was given, and how many: "one", "several" or "stream".
+
+    A call is given question and context, by name or by place: two texts, two columns of texts, or a
+    column of questions about one context; or one dict of these; or a pair or several, alone or in a
+    collection such as a `datasets.Dataset`. A pair is a dict or a `SquadExample`. A generator and a
+    data set of torch are a stream, and read as they come. A single pair is "one" also where it came
+    in a collection, but not from a dict of columns. Raises `InputError`.
+    """
+    if len(inputs) == 2 and all(isinstance(one, str | list) for one in inputs):
         question, context = inputs
         inputs = ()
-    pairs: Iterable[Any]
-    if len(inputs) == 1 and question is None and context is None:
-        pairs = [inputs[0]] if isinstance(inputs[0], Mapping) else inputs[0]
-        if not isinstance(pairs, Iterable) or isinstance(pairs, str | bytes):
-            raise InputError(f"expected dicts, found a {type(pairs).__name__}")
+    elif inputs and (question is not None or context is not None):
+        raise InputError(
+            "expected question= and context=, or dicts that hold both; found both ways"
+        )
+    given: Any = inputs[0] if len(inputs) == 1 else list(inputs)
+    if isinstance(given, Generator | IterableDataset):
+        return given, "stream"
+    if isinstance(given, Dataset):  # all that torch asks of one
+        size = len(cast(Sized, given))
+        return (given[index] for index in range(size)), "stream"
+    columns = isinstance(given, Mapping) and is_column(given.get("question"))
+    if columns:
+        question, context = given["question"], given.get("context")
     elif inputs:
-        raise InputError("expected question and context, or dicts that hold both")
-    else:
-        questions = question if isinstance(question, list) else [question]
-        contexts = context if isinstance(context, list) else [context] * len(questions)
-        if len(questions) != len(contexts):
-            raise InputError(f"{len(questions)} questions, but {len(contexts)} contexts")
-        pairs = ({"question": q, "context": c} for q, c in zip(questions, contexts, strict=True))
-    for index, pair in enumerate(pairs):
-        if not isinstance(pair, Mapping) or not {"question", "context"} <= pair.keys():
-            raise InputError(f"item {index}: expected a dict with 'question' and 'context'")
-        yield validated_example(f"item {index}", pair["question"], pair["context"])
+        pairs = list(given) if is_column(given) else [given]
+        return pairs, "one" if len(pairs) == 1 else "several"
+    questions = list(question) if is_column(question) else [question]
+    contexts = list(context) if is_column(context) else [context] * len(questions)
+    if len(questions) != len(contexts):
+        raise InputError(f"{len(questions)} questions, but {len(contexts)} contexts")
+    pairs = [{"question": q, "context": c} for q, c in zip(questions, contexts, strict=True)]
+    return pairs, "one" if len(pairs) == 1 and not columns else "several"
+
+
+def is_column(value: object) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
+
+
+def shaped(n_best: list[Answer], top_k: int) -> Any:
+    """Answers as dicts: the best, or for `top_k` > 1 a list of them."""
+    dicts = [
+        {"score": a.score, "start": a.start, "end": a.end, "answer": a.answer}
+        for a in n_best[:top_k]
+    ]
+    return dicts if top_k > 1 else dicts[0]
+
+
+def to_example(name: str, pair: Any) -> Example:
+    """A pair as an example of that name. Raises `InputError`."""
+    if hasattr(pair, "question_text") and hasattr(pair, "context_text"):  # a SquadExample
+        return validated_example(name, pair.question_text, pair.context_text)
+    if not isinstance(pair, Mapping) or not {"question", "context"} <= pair.keys():
+        kind = type(pair).__name__
+        raise InputError(f"{name}: expected a dict with 'question' and 'context', found a {kind}")
+    return validated_example(name, pair["question"], pair["context"])

@@ -74,11 +74,12 @@ def prepare_features(
 
     `max_length` counts all tokens of a window. `doc_stride` is the *overlap* of two windows in
     tokens, as in `transformers` (in google-research/bert the same word is the step); None means
-    min(128, max_length // 2). A question of more than `max_question_len` tokens is cut, and a
-    warning names what is not read; None cuts none. Each different context is tokenized once.
+    min(128, max_length // 2), or half the room where a question leaves no more. A question of more
+    than `max_question_len` tokens is cut, and a warning names what is not read; None cuts none.
+    Each different context is tokenized once.
 
     Raises `InputError` for a question or context without a token, and for a question that leaves
-    no room for doc_stride + 1 tokens of context, so that a window could not advance.
+    no room for a token of context, or none for doc_stride + 1, so that a window could not advance.
     """
     cut = example_windows(examples, tokenizer, max_length, doc_stride, max_question_len, {})
     return [feature for windows in cut for feature in windows]
@@ -134,9 +135,7 @@ def example_windows(
     Or, with a list `skipped`, has none, and its error is added there. `contexts` holds those that
     are tokenized already; the others are added.
     """
-    if doc_stride is None:
-        doc_stride = min(128, max_length // 2)
-    if doc_stride < 0:
+    if doc_stride is not None and doc_stride < 0:
         raise InputError(f"doc_stride={doc_stride}: an overlap cannot be negative")
     if max_question_len is not None and max_question_len < 1:
         raise InputError(f"max_question_len={max_question_len}: expected 1 or more")
@@ -166,7 +165,7 @@ def cut_context(
     context: Pieces,
     tokenizer: Tokenizer,
     max_length: int,
-    doc_stride: int,
+    doc_stride: int | None,
     max_question_len: int | None,
 ) -> tuple[tuple[int, ...], list[tuple[int, int]]]:
     """What all windows of an example begin with, and the bounds of their pieces of the context."""
@@ -177,6 +176,10 @@ def cut_context(
         raise InputError(f"{name}no words in the context {example.context[:40]!r}")
     read = question.ids[:max_question_len].tolist()
     room = max_length - len(read) - 3  # [CLS] question [SEP] ... [SEP]
+    if doc_stride is None:
+        doc_stride = min(128, max_length // 2)
+        if doc_stride >= room:  # a long question: windows that advance by half of what is left
+            doc_stride = room // 2 if room > 0 else 0
     if room < doc_stride + 1:
         raise InputError(
             f"{name}max_length={max_length} leaves room for {max(room, 0)} tokens of "

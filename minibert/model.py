@@ -141,14 +141,19 @@ class Bert(nn.Module):
             nn.init.zeros_(module.bias)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, attention: Attention = "eager") -> "Bert":
-        """The encoder of a folder or hub id, with or without a head there; eval mode, float32.
+    def from_pretrained(
+        cls, source: str | Path, attention: Attention = "eager", revision: str | None = None
+    ) -> "Bert":
+        """The encoder of a folder or hub id (at that branch, tag or commit), with or without a head
+        there; eval mode, float32.
 
         Raises `PretrainedError` when a weight is missing, unexpected or of another shape.
         """
-        model, shapes = pretrained.blank(cls, source, attention)
+        model, shapes = pretrained.blank(cls, source, attention, revision)
         expected = {f"bert.{name}": shape for name, shape in shapes.items()}
-        tensors, _ = pretrained.load_tensors(source, expected, may_hold="qa_outputs.")
+        tensors, _ = pretrained.load_tensors(
+            source, expected, may_hold="qa_outputs.", revision=revision
+        )
         tensors = {name.removeprefix("bert."): t for name, t in tensors.items()}
         model.load_state_dict(tensors, assign=True)
         return model.eval()

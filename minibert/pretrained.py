@@ -57,50 +57,59 @@ class LoadingReport:
         return "\n".join(lines)
 
 
-def find_file(source: str | Path, name: str) -> Path | None:
+def find_file(source: str | Path, name: str, revision: str | None = None) -> Path | None:
     """The path of one file of a folder or hub repository; None when there is no such file.
 
-    Files from the hub are downloaded into its cache. Raises `PretrainedError` when `source` is
-    neither a folder nor shaped like a hub id, and when the hub refuses or can't be reached.
+    `revision` is the hub id's branch, tag or commit; None is its newest. Files from the hub are
+    downloaded into its cache. Raises `PretrainedError` when `source` is neither a folder nor shaped
+    like a hub id, when a folder is given a revision, and when the hub refuses or can't be reached.
     """
     folder = Path(source)
     if folder.is_dir():
+        if revision is not None:
+            raise PretrainedError(f"{source}: a folder; revision={revision!r} is for a hub id")
         return folder / name if (folder / name).is_file() else None
     if folder.exists():
         raise PretrainedError(f"{source}: a file; expected a folder or a hub id")
     if not HUB_ID.fullmatch(str(source)):
         raise PretrainedError(f"{source}: neither a folder nor a hub id such as 'owner/name'")
-    return _find_on_hub(str(source), name)
+    return _find_on_hub(str(source), name, revision)
 
 
-def _find_on_hub(hub_id: str, name: str) -> Path | None:
+def _find_on_hub(hub_id: str, name: str, revision: str | None) -> Path | None:
     # Imported here: a local folder needs no network library.
     from huggingface_hub import _CACHED_NO_EXIST, constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
-        return Path(hf_hub_download(hub_id, name))
+        return Path(hf_hub_download(hub_id, name, revision=revision))
     except Exception as error:  # no such repository, no access, no network: the client's many types
         absent = isinstance(error, EntryNotFoundError)
         if isinstance(error, LocalEntryNotFoundError):
             # Not in the cache, and not asked: absent when the user wants no network or the hub
             # has said so before. A hub that couldn't be reached has not said that.
-            known = try_to_load_from_cache(hub_id, name) is _CACHED_NO_EXIST
+            cached = try_to_load_from_cache(hub_id, name, revision=revision)
+            known = cached is _CACHED_NO_EXIST
             absent = known or constants.HF_HUB_OFFLINE
         if absent:
             return None
         reason = str(error).strip().partition("\n")[0]
         raise PretrainedError(
-            f"{hub_id}: no folder of this name, and the hub gives no {name}: {reason}"
+            f"{named(hub_id, revision)}: no folder of this name, and the hub gives no {name}: "
+            f"{reason}"
         ) from error
 
 
-def require_file(source: str | Path, name: str) -> Path:
+def named(source: str | Path, revision: str | None) -> str:
+    return str(source) if revision is None else f"{source}, revision {revision}"
+
+
+def require_file(source: str | Path, name: str, revision: str | None = None) -> Path:
     """`find_file`, but raises `PretrainedError` when there is no such file."""
-    path = find_file(source, name)
+    path = find_file(source, name, revision)
     if path is None:
         where = "in this folder" if Path(source).is_dir() else "on the hub, or in its cache"
-        raise PretrainedError(f"{source}: no {name} {where}")
+        raise PretrainedError(f"{named(source, revision)}: no {name} {where}")
     return path
 
 
@@ -115,9 +124,9 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_config(source: str | Path) -> dict[str, Any]:
+def read_config(source: str | Path, revision: str | None = None) -> dict[str, Any]:
     """The `config.json` of a folder or hub id, as it stands there."""
-    return read_json(require_file(source, "config.json"))
+    return read_json(require_file(source, "config.json", revision))
 
 
 def standard_key(key: str) -> str:
@@ -176,16 +185,16 @@ def prefix_errors(source: str | Path) -> Iterator[None]:
         raise PretrainedError(f"{source}: {error}") from error
 
 
-def read_tensors(source: str | Path) -> dict[str, torch.Tensor]:
+def read_tensors(source: str | Path, revision: str | None = None) -> dict[str, torch.Tensor]:
     """All tensors of a checkpoint under the names that its file gives them.
 
     Reads `model.safetensors`, else its shards (`model.safetensors.index.json`), else
     `pytorch_model.bin` with `weights_only=True`: nothing in a checkpoint is ever executed. That
     promise is torch's to keep: before 2.10 it did not, and such a file is refused.
     """
-    if path := find_file(source, "model.safetensors"):
+    if path := find_file(source, "model.safetensors", revision):
         return _read_safetensors(path)
-    if index := find_file(source, "model.safetensors.index.json"):
+    if index := find_file(source, "model.safetensors.index.json", revision):
         weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise PretrainedError(f"{index}: no weight_map in this index")
@@ -193,11 +202,11 @@ def read_tensors(source: str | Path) -> dict[str, torch.Tensor]:
         for name in sorted({str(shard) for shard in weight_map.values()}):
             if Path(name).name != name:  # an index may point at the files beside it, nowhere else
                 raise PretrainedError(f"{index}: shard {name!r} is not a plain file name")
-            tensors |= _read_safetensors(require_file(source, name))
+            tensors |= _read_safetensors(require_file(source, name, revision))
         if lost := set(weight_map) - set(tensors):
             raise PretrainedError(f"{index}: no shard holds {_some(lost)}")
         return tensors
-    if path := find_file(source, "pytorch_model.bin"):
+    if path := find_file(source, "pytorch_model.bin", revision):
         if torch.__version__ < PICKLES_ARE_SAFE:
             raise PretrainedError(
                 f"{path}: a pickle, which can execute code under torch {torch.__version__}: update "
@@ -214,7 +223,8 @@ def read_tensors(source: str | Path) -> dict[str, torch.Tensor]:
             raise PretrainedError(f"{path}: expected a dict of tensors")
         return tensors
     raise PretrainedError(
-        f"{source}: no weights (model.safetensors, its index, or pytorch_model.bin)"
+        f"{named(source, revision)}: no weights (model.safetensors, its index, or "
+        "pytorch_model.bin)"
     )
 
 
@@ -288,6 +298,7 @@ def load_tensors(
     expected: Mapping[str, torch.Size],
     may_lack: str | None = None,
     may_hold: str | None = None,
+    revision: str | None = None,
 ) -> tuple[dict[str, torch.Tensor], LoadingReport]:
     """`read_tensors`, then `map_tensors`; and every key must be accounted for.
 
@@ -296,7 +307,7 @@ def load_tensors(
     encoder alone is wanted). Raises `PretrainedError` for any other missing or unexpected name.
     """
     with prefix_errors(source):
-        tensors, report = map_tensors(read_tensors(source), expected)
+        tensors, report = map_tensors(read_tensors(source, revision), expected)
     missing = {n for n in report.missing if may_lack is None or not n.startswith(may_lack)}
     if missing:
         raise PretrainedError(f"{source}: these weights lack {_some(missing)}")
@@ -338,7 +349,10 @@ def save_folder(
 
 
 def blank(
-    kind: Callable[[BertConfig, Attention], Model], source: str | Path, attention: Attention
+    kind: Callable[[BertConfig, Attention], Model],
+    source: str | Path,
+    attention: Attention,
+    revision: str | None = None,
 ) -> tuple[Model, dict[str, torch.Size]]:
     """A model with the sizes of a folder's or hub id's configuration, and its weights' shapes.
 
@@ -346,7 +360,7 @@ def blank(
     loaded afterwards. Raises `PretrainedError`.
     """
     with prefix_errors(source):
-        config = BertConfig.from_dict(read_config(source))
+        config = BertConfig.from_dict(read_config(source, revision))
     with torch.device("meta"), SkipInit():
         model = kind(config, attention)
     return model, {name: tensor.shape for name, tensor in model.state_dict().items()}

@@ -55,18 +55,22 @@ class BertForQuestionAnswering(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path, attention: Attention = "eager", new_head: bool = False
+        cls,
+        source: str | Path,
+        attention: Attention = "eager",
+        new_head: bool = False,
+        revision: str | None = None,
     ) -> "BertForQuestionAnswering":
-        """The model of a folder or hub id; eval mode, float32.
+        """The model of a folder or hub id (at that branch, tag or commit); eval mode, float32.
 
         `new_head=True` makes S and E anew (drawn from torch's global generator) when the checkpoint
         has none, as fine-tuning begins. Without it such a checkpoint raises `PretrainedError`: an
         untrained head gives random answers. So does any other weight that is missing, unexpected
         or of another shape.
         """
-        model, expected = pretrained.blank(cls, source, attention)
+        model, expected = pretrained.blank(cls, source, attention, revision)
         may_lack = "head." if new_head else None
-        tensors, report = pretrained.load_tensors(source, expected, may_lack)
+        tensors, report = pretrained.load_tensors(source, expected, may_lack, revision=revision)
         if report.missing:
             config = model.config
             made = SpanHead(config.hidden_size, config.initializer_range).state_dict()

@@ -121,8 +121,13 @@ class QuestionAnswerer:
         max_length: int | None = None,
         doc_stride: int | None = None,
         precision: Precision = "auto",
+        revision: str | None = None,
+        tokenizer: str | Path | Tokenizer | None = None,
     ) -> "QuestionAnswerer":
         """From a folder or hub id that holds a trained span head; by default the bundled one.
+
+        `revision` is the hub id's branch, tag or commit. `tokenizer` is one that is loaded, or
+        where there is another (its hub id's newest) than beside the model.
 
         In bfloat16 the weights are too, and on a CPU the layers' kernels are those of `fuse`.
         `attention` None is the faster one: "sdpa", but for bfloat16 on a CPU without matrix
@@ -134,11 +139,14 @@ class QuestionAnswerer:
         if attention is None:
             slow = not precise and chosen.type == "cpu" and not processor_has("amx_bf16")
             attention = "eager" if slow else "sdpa"
-        model = BertForQuestionAnswering.from_pretrained(source, attention)
+        model = BertForQuestionAnswering.from_pretrained(source, attention, revision=revision)
         model.to(chosen, torch.float32 if precise else torch.bfloat16)
         if not precise and chosen.type == "cpu":
             fuse(model)
-        tokenizer = Tokenizer.from_pretrained(source)
+        if tokenizer is None:
+            tokenizer = Tokenizer.from_pretrained(source, revision)
+        elif not isinstance(tokenizer, Tokenizer):
+            tokenizer = Tokenizer.from_pretrained(tokenizer)
         with prefix_errors(source):
             return cls(model, tokenizer, max_length, doc_stride, precision=precision)
 

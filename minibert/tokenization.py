@@ -22,7 +22,7 @@ from tokenizers.processors import BertProcessing
 
 from .errors import InputError, PretrainedError
 from .files import all_or_nothing
-from .pretrained import find_file, read_json
+from .pretrained import find_file, named, read_json
 
 MAX_TOKENS = 10**7  # multilingual BERT has 120,000
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -102,16 +102,20 @@ class Tokenizer:
         return tokenizer
 
     @classmethod
-    def from_pretrained(cls, source: str | Path) -> "Tokenizer":
-        """From a folder or hub id: `tokenizer.json`, else `vocab.txt`; `tokenizer_config.json`
-        beside either has the last word on case, accents and Chinese characters.
+    def from_pretrained(cls, source: str | Path, revision: str | None = None) -> "Tokenizer":
+        """From a folder or hub id (at that branch, tag or commit): `tokenizer.json`, else
+        `vocab.txt`; `tokenizer_config.json` beside either has the last word on case, accents and
+        Chinese characters.
 
         Raises `PretrainedError` when there is no such file, or it isn't a BERT tokenizer's.
         """
-        path = find_file(source, "tokenizer.json") or find_file(source, "vocab.txt")
+        path = find_file(source, "tokenizer.json", revision)
+        path = path or find_file(source, "vocab.txt", revision)
         if path is None:
-            raise PretrainedError(f"{source}: no tokenizer (tokenizer.json or vocab.txt)")
-        settings_path = find_file(source, "tokenizer_config.json")
+            raise PretrainedError(
+                f"{named(source, revision)}: no tokenizer (tokenizer.json or vocab.txt)"
+            )
+        settings_path = find_file(source, "tokenizer_config.json", revision)
         settings = read_json(settings_path) if settings_path else {}
         try:
             if path.suffix == ".json":

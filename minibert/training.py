@@ -39,6 +39,7 @@ class TrainingConfig:
     init: str  # folder or hub id of an encoder, with or without a span head
     train_file: str  # whatever `load_squad` reads: a file, a folder, a hub id
     output_dir: str  # the model of the last epoch, metrics.jsonl and the checkpoints
+    revision: str | None = None  # of `init`, where that is a hub id: branch, tag or commit
     dev_file: str | None = None  # evaluated after each epoch
     epochs: float = 3  # times over the data: 1.5 ends in the middle of the second
     batch_size: int = 16  # windows a step
@@ -187,11 +188,13 @@ def _train(
         require_new_folder(folder)
     torch.manual_seed(config.seed)
     precision = choose_precision(config.precision, device)
-    model = BertForQuestionAnswering.from_pretrained(config.init, config.attention, new_head=True)
+    model = BertForQuestionAnswering.from_pretrained(
+        config.init, config.attention, new_head=True, revision=config.revision
+    )
     model.to(device)
     if config.dropout is not None:
         set_dropout(model, config.dropout)
-    tokenizer = Tokenizer.from_pretrained(config.init)
+    tokenizer = Tokenizer.from_pretrained(config.init, config.revision)
     data = load_data(config, tokenizer)
     qa = QuestionAnswerer(
         model, tokenizer, config.max_length, config.doc_stride, precision=precision

@@ -224,7 +224,7 @@ def test_doc_stride_left_out(tiny):
     ("question", "context", "arguments", "named"),
     [
         ("lamp " * 400, "a tower", {}, "k: max_length=384 leaves room for 0 tokens"),
-        ("lamp " * 300, "a tower", {}, "doc_stride=128 needs 129"),
+        ("lamp " * 300, "a tower", {"doc_stride": 128}, "doc_stride=128 needs 129"),
         ("lamp", "a tower", {"doc_stride": 380}, "leaves room for 377 tokens"),
         ("lamp", "a tower", {"doc_stride": -1}, "doc_stride=-1"),
         ("", "a tower", {}, "k: no words in the question ''"),

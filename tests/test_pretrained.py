@@ -290,7 +290,7 @@ class Hub:
         self.folder, self.asked, self.unreachable = folder, [], ()
         patch.setattr(huggingface_hub, "hf_hub_download", self)
 
-    def __call__(self, repo_id: str, filename: str) -> str:
+    def __call__(self, repo_id: str, filename: str, revision: str | None = None) -> str:
         self.asked.append(filename)
         if filename in self.unreachable:
             raise LocalEntryNotFoundError(f"cannot reach the hub for {filename}")
