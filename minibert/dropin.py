@@ -106,6 +106,8 @@ def pipeline(
                 "model= is loaded already: tokenizer=, revision=, device= and dtype= have no effect"
             )
         return QuestionAnsweringPipeline(model, defaults)
+    if model is None and tokenizer is not None:
+        raise InputError("tokenizer= belongs to a model: give model=, too")
     for name, value, kind in (
         ("model", model, QuestionAnswerer),
         ("tokenizer", tokenizer, Tokenizer),
@@ -121,7 +123,7 @@ def pipeline(
     if precision not in PRECISIONS:
         raise InputError(f"dtype={precision}: expected {', '.join(PRECISIONS)}")
     qa = QuestionAnswerer.from_pretrained(
-        model or BUNDLED,
+        BUNDLED if model is None else model,
         device=str(device or "auto"),
         precision=PRECISIONS[precision],
         tokenizer=tokenizer,

@@ -1,6 +1,7 @@
 """Two processes on one machine (gloo), started as a user starts them, train as one does."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -102,3 +103,36 @@ def test_one_killed_ends_all_and_the_run_goes_on(tiny, tmp_path):
     assert [row["loss"] for row in steps(output)] == [row["loss"] for row in steps(whole)]
     ours, theirs = ((folder / "model.safetensors").read_bytes() for folder in (output, whole))
     assert ours == theirs
+
+
+POOL = """
+import multiprocessing, sys, torch, minibert
+
+def load():
+    global qa
+    qa = minibert.QuestionAnswerer.from_pretrained()
+
+def ask(pair):
+    return qa(*pair).answer
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    pairs = [("Who lit the lamp?", "At dusk the keeper, Ada, lit the lamp.")] * 4
+    load()
+    answers = [ask(pairs[0])]  # now torch has threads, which a forked child has not
+    start = {"spawn": (load, ()), "fork": (torch.set_num_threads, (1,))}[sys.argv[1]]
+    with multiprocessing.get_context(sys.argv[1]).Pool(2, *start) as pool:
+        answers += pool.map(ask, pairs)
+    assert answers == ["Ada"] * 5
+"""
+
+
+@pytest.mark.parametrize("way", ["spawn", "fork"])
+def test_a_pool_answers_after_its_parent_has(tmp_path, way):
+    """Children that are spawned load a model each; forked ones use the parent's, with one thread.
+    Forked without that, they wait for threads that they don't have, for ever."""
+    if way not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"this system has no {way}")
+    script = tmp_path / "pool.py"
+    script.write_text(POOL)
+    subprocess.run([sys.executable, script, way], check=True, timeout=600)
