@@ -98,17 +98,22 @@ def token_batches(
     return batches
 
 
-def chunks(examples: Iterable[Example], characters: int) -> Iterator[list[Example]]:
-    """Examples together as long as they have fewer characters; an error comes after those read."""
+def chunks(examples: Iterable[Example], characters: int, first: int) -> Iterator[list[Example]]:
+    """Examples together as long as they have fewer characters; an error comes after those read.
+
+    The first chunk has `first` characters, and each next one twice as many, up to `characters`.
+    """
     chunk: list[Example] = []
     size = 0
+    enough = min(first, characters)
     try:
         for example in examples:
             chunk.append(example)
             size += len(example.question) + len(example.context)
-            if size >= characters:
+            if size >= enough:
                 yield chunk
                 chunk, size = [], 0
+                enough = min(2 * enough, characters)
     except Exception:  # whatever a caller's iterator raises
         if chunk:
             yield chunk

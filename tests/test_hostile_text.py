@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -232,6 +233,68 @@ def test_a_bad_item_of_many(qa, bad, named, monkeypatch):
         assert [next(answers).answer for _ in range(3)] == ["1", "2", "3"]
         with pytest.raises(InputError, match=named):
             next(answers)
+
+
+@pytest.mark.filterwarnings("ignore:.*not read is")
+@pytest.mark.parametrize("settings", [{}, {"max_question_len": 9}, {"doc_stride": 40}])
+def test_a_list_is_refused_where_an_iterator_would_fail(qa, settings):
+    """The cheap check of a list, beside reading each item alone."""
+    arguments = {"max_length": 64, "doc_stride": 16} | settings
+    short = QuestionAnswerer(qa.model, qa.tokenizer, **arguments)
+    contexts = ["Ada", "\u200b", "\u0301 \ufeff", "艾达点亮了灯", "\u200b" * 300 + "é", "..."]
+    questions = ["Who?", "\u00ad", "누구?", "who " * 20, "who " * 45, "İ" * 30, "누" * 25]
+    refused = 0
+    for pair in itertools.product(questions, contexts):
+        try:
+            list(short.answer_many(iter([pair])))
+        except InputError as error:
+            refused += 1
+            with pytest.raises(InputError, match=re.escape(str(error))):
+                short.answer_many([pair])
+        else:
+            short.require_readable([minibert.Example("", *pair)])
+    assert 0 < refused < len(questions) * len(contexts)
+
+
+def test_a_letter_is_a_token(qa):
+    """What the check of a list counts on: a context with an ASCII letter or digit has a word."""
+    letters = [chr(k) for k in range(128) if minibert.reader.ASCII_WORD.search(chr(k))]
+    assert len(letters) == 62
+    for tokenizer in (qa.tokenizer, minibert.Tokenizer.from_pretrained(minibert.reader.BUNDLED)):
+        assert all(len(tokenizer.encode(letter)) == 1 for letter in letters)
+
+
+def test_a_list_is_not_held(qa, monkeypatch):
+    """Its windows are made chunk by chunk, as an iterator's are."""
+    monkeypatch.setattr(minibert.reader, "CHUNK_CHARACTERS", 70)  # ten of these pairs
+    held = []
+    windows = qa._windows
+
+    def spy(examples):
+        for chunk in windows(examples):
+            held.append(len(chunk))
+            yield chunk
+
+    monkeypatch.setattr(qa, "_windows", spy)
+    answers = qa.answer_many([("Who?", "Ada")] * 35)
+    assert held == []
+    next(answers)
+    assert held == [10]
+    assert len(list(answers)) == 34 and held == [10, 10, 10, 5]
+
+
+def test_the_first_chunks_are_small(qa, monkeypatch):
+    """The first answers come soon: each chunk is twice the one before, up to the bound."""
+    monkeypatch.setattr(minibert.reader, "CHUNK_CHARACTERS", 70)
+    monkeypatch.setattr(minibert.reader, "FIRST_CHUNK_CHARACTERS", 14)
+    read = itertools.count()
+    answers = qa.answer_many(("Who?", "Ada") for _ in iter(lambda: next(read), None))
+    reached = []
+    for _ in range(27):
+        next(answers)
+        reached.append(next(read))
+        read = itertools.count(reached[-1])
+    assert sorted(set(reached)) == [2, 6, 14, 24, 34]
 
 
 def test_an_iterator_that_fails(qa):
