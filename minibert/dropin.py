@@ -53,7 +53,7 @@ class PipelineSettings:
     batch_size: int = BATCH_SIZE  # windows of full length that are read at once
     allow_blank: bool = False  # a context without words is answered by "", instead of refused
 
-    def replace(self, arguments: Mapping[str, Any]) -> "PipelineSettings":
+    def updated(self, arguments: Mapping[str, Any]) -> "PipelineSettings":
         """These settings, with those that are given; None, as there, says that one is not.
 
         Raises `InputError` for an argument that doesn't exist, or asks for what minibert doesn't
@@ -69,12 +69,20 @@ class PipelineSettings:
             elif name not in defaults and name not in WITHOUT_EFFECT:
                 raise InputError(f"{name}=: no such argument; there are {', '.join(defaults)}")
             elif name in defaults and value is not None:
-                wanted = bool if isinstance(defaults[name], bool) else operator.index
-                try:
-                    given[name] = wanted(value)
-                except TypeError as error:
-                    raise InputError(f"{name}={value!r}: expected a whole number") from error
+                switch = isinstance(defaults[name], bool)
+                given[name] = bool(value) if switch else whole_number(name, value)
         return replace(self, **given)
+
+
+def whole_number(name: str, value: Any) -> int:
+    least = 0 if name == "doc_stride" else 1
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = -1
+    if number < least:
+        raise InputError(f"{name}={value!r}: expected a whole number, {least} or more")
+    return number
 
 
 def pipeline(
@@ -99,7 +107,7 @@ def pipeline(
     """
     if task not in (None, "question-answering"):
         raise InputError(f"task={task!r}: expected 'question-answering'")
-    defaults = PipelineSettings().replace(settings)
+    defaults = PipelineSettings().updated(settings)
     if isinstance(model, QuestionAnswerer):
         if any(x is not None for x in (tokenizer, revision, device, dtype, torch_dtype)):
             raise InputError(
@@ -154,7 +162,7 @@ class QuestionAnsweringPipeline:
         work starts. Raises `InputError` naming the index of the item; from a stream when it is
         reached, after the results for those before it.
         """
-        chosen = self.settings.replace(settings)
+        chosen = self.settings.updated(settings)
         pairs, kind = read_inputs(inputs if data is None else (*inputs, data), question, context)
         qa = QuestionAnswerer(
             self.qa.model,

@@ -329,7 +329,9 @@ def test_settings(tiny, ours):
         (LAMP | {"top_k": "3"}, "top_k='3': expected a whole number"),
         (LAMP | {"topk": 3}, "topk=: no such argument; there are top_k, doc_stride"),
         (BOTH | {"data": LAMP}, "found both ways"),
-        (LAMP | {"max_seq_len": 0}, "max_length=0"),
+        (LAMP | {"max_seq_len": 0}, "max_seq_len=0: expected a whole number, 1 or more"),
+        (LAMP | {"max_seq_len": 10_000}, "max_length=10000, but this model has"),
+        (LAMP | {"doc_stride": -1}, "doc_stride=-1: expected a whole number, 0 or more"),
         (LAMP | {"max_question_len": 0}, "max_question_len=0"),
     ],
 )
@@ -402,6 +404,13 @@ def test_arguments_that_would_change_something(tiny, argument, named):
     with pytest.raises(minibert.InputError, match=named) as error:
         minibert.pipeline(**{"model": tiny} | argument)
     assert "secret" not in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(tiny):
+    """On purpose: theirs answers on the CPU, and doesn't say so."""
+    with pytest.raises(minibert.InputError, match="device='cuda:0' cannot be used"):
+        minibert.pipeline(model=tiny, device=0)
 
 
 def test_loaded_objects(transformers, ours, tiny):
