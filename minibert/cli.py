@@ -20,11 +20,11 @@ from rich.progress import Progress
 from .bench.answering import bench_answer
 from .bench.training import bench_train
 from .bench.turns import table_of
-from .errors import DataError, InputError, MinibertError
+from .errors import DataError, InputError, MinibertError, report_lines
 from .evaluation import evaluate
 from .fast.memory import keep_freed_memory
 from .fast.processor import Precision
-from .features import data_report
+from .features import data_report, has_outer_white_space
 from .files import all_or_nothing, make_folder
 from .pretrained import blank, map_tensors, read_tensors
 from .qa import BertForQuestionAnswering
@@ -232,20 +232,39 @@ def check_data(
     split: Annotated[str, typer.Option(help="train or validation")] = "train",
     max_length: Annotated[int, typer.Option(help="Tokens a window.")] = 384,
     doc_stride: DocStride = 128,
+    all_: Annotated[
+        bool, typer.Option("--all", help="Print all that is wrong, not 20 of a kind.")
+    ] = False,
 ) -> None:
     """Check every question of a data set, and count what windows of it would hold."""
     skipped: list[DataError] = []
     vocabulary = Tokenizer.from_pretrained(tokenizer, revision)
+    limit = None if all_ else 20
     try:
         examples = load_squad(data, split, skipped)
         report = data_report(examples, vocabulary, max_length, doc_stride, skipped)
-    finally:
-        for problem in skipped:
-            typer.echo(str(problem))
+    except DataError:
+        if len({problem.kind for problem in skipped}) > 1:  # one kind alone is in the error itself
+            print_problems(skipped, limit)
+        raise
+    print_problems(skipped, limit)
     for name, value in report.items():
         typer.echo(f"{name:30} {value:,.6g}")
+    untidy = [example for example in examples if has_outer_white_space(example)]
+    if untidy:
+        first = next(a for a in untidy[0].answers if a.text != a.text.strip())
+        typer.echo(
+            f"warning: {len(untidy):,} questions have an answer that begins or ends in white space,"
+            f" the first {first.text!r} of {untidy[0].id}; labels leave it out",
+            err=True,
+        )
     if skipped:
-        raise DataError(f"{data}: {len(skipped)} questions are wrong")
+        raise DataError(f"{data}: {len(skipped):,} questions are wrong")
+
+
+def print_problems(problems: list[DataError], limit: int | None = 20, err: bool = False) -> None:
+    for line in report_lines(problems, limit):
+        typer.echo(line, err=err)
 
 
 @app.command("train")
@@ -319,11 +338,29 @@ def evaluate_command(
     ] = False,
     precision: PrecisionName = "fp32",
     device: Device = "auto",
+    skip_invalid: Annotated[
+        bool, typer.Option("--skip-invalid", help="Leave out what is wrong, and score the rest.")
+    ] = False,
 ) -> None:
-    """Answer a whole data set and score it with the official metric."""
+    """Answer a whole data set and score it with the official metric.
+
+    Only an answer's text is scored: one that is not at its answer_start is named, and counts.
+    """
     if (tune_threshold or null_threshold) and not version_2:
         raise InputError("a threshold is for --version-2")
-    examples = load_squad(data, "validation")
+    skipped: list[DataError] = []
+    misplaced: list[DataError] = []
+    examples = load_squad(data, "validation", skipped if skip_invalid else None, misplaced)
+    if skipped:
+        print_problems(skipped, err=True)
+        typer.echo(f"warning: {len(skipped):,} questions are left out", err=True)
+    if misplaced:
+        print_problems(misplaced, err=True)
+        typer.echo(
+            f"warning: {len(misplaced):,} answers are not where the data says; "
+            "they are scored by their text",
+            err=True,
+        )
     qa = QuestionAnswerer.from_pretrained(
         model,
         device=device,

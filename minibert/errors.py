@@ -1,5 +1,8 @@
 """The errors a user can meet. Each carries one line that names the thing at fault."""
 
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
 
 class MinibertError(Exception):
     """Base of all the errors below: `except MinibertError` catches what a user can put right."""
@@ -12,7 +15,27 @@ class PretrainedError(MinibertError):
 
 
 class DataError(MinibertError):
-    """A data file or data set that is missing, unreadable or contradicts itself."""
+    """A data file or data set that is missing, unreadable or contradicts itself.
+
+    `kind` is what is wrong, without the place and the values: problems of one kind are counted
+    together.
+    """
+
+    def __init__(self, message: str, kind: str = "") -> None:
+        super().__init__(message)
+        self.kind = kind or message
+
+
+def report_lines(problems: Iterable[DataError], limit: int | None = 20) -> Iterator[str]:
+    """A line for each problem, but at most `limit` of a kind; then how many more a kind has."""
+    counts: Counter[str] = Counter()
+    for problem in problems:
+        counts[problem.kind] += 1
+        if limit is None or counts[problem.kind] <= limit:
+            yield str(problem)
+    for kind, count in counts.items():
+        if limit is not None and count > limit:
+            yield f"and {count - limit:,} more: {kind}"
 
 
 class InputError(MinibertError, ValueError):

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from .errors import InputError
 from .files import all_or_nothing, make_folder
 from .metric import best_thresholds, squad_metrics
 from .reader import QuestionAnswerer
@@ -36,8 +37,11 @@ def evaluate(
     "". The figures then include those of `best_thresholds`. With `tune_threshold` the threshold is
     chosen on one half of the contexts, and all figures are of the other half: under "threshold_0"
     at 0, under "tuned" at the one chosen, under "best" at the one that suits this very half best,
-    which is more than anyone can know beforehand.
+    which is more than anyone can know beforehand. Raises `InputError` for either setting without
+    `version_2`.
     """
+    if (tune_threshold or null_threshold) and not version_2:
+        raise InputError("null_threshold and tune_threshold are for version_2")
     folder = None if output_dir is None else make_folder(output_dir)  # before the long work
     answered = qa.n_best(examples, n_best, max_answer_len, version_2, on_batch=on_batch)
     nbest = {example.id: answers for example, answers in zip(examples, answered, strict=True)}

@@ -151,7 +151,7 @@ def example_windows(
         except InputError as error:
             if skipped is None:
                 raise
-            skipped.append(DataError(str(error)))
+            skipped.append(DataError(str(error), "no window can hold a question"))
             prefix, bounds = (), []
         yield [
             Feature(example.id, index, prefix, context, first, end - 1)
@@ -206,7 +206,8 @@ def data_report(
 ) -> dict[str, float]:
     """What a data set holds, and what of it windows of this size can hold.
 
-    `answers_without_a_window` counts the questions whose first answer stands whole in no window.
+    `answers_without_a_window` counts the questions whose first answer stands whole in no window,
+    `answers_with_outer_white_space` those with an answer that begins or ends in white space.
     `skipped` as in `prepare_train_features`.
     """
     features = prepare_train_features(examples, tokenizer, max_length, doc_stride, skipped)
@@ -222,7 +223,13 @@ def data_report(
         "windows": len(features),
         "windows_per_question": len(features) / len(examples),
         "answers_without_a_window": sum(example.id not in held for example in answerable),
+        "answers_with_outer_white_space": sum(map(has_outer_white_space, answerable)),
     }
+
+
+def has_outer_white_space(example: Example) -> bool:
+    """Whether an answer begins or ends in white space, which labels leave out."""
+    return any(answer.text != answer.text.strip() for answer in example.answers)
 
 
 def answer_tokens(example: Example, context: Pieces) -> tuple[int, int] | None:
@@ -237,12 +244,14 @@ def answer_tokens(example: Example, context: Pieces) -> tuple[int, int] | None:
     answer = example.answers[0]
     name = f"{example.id}: " if example.id else ""
     if answer.char_start < 0:
-        raise DataError(f"{name}where the answer {answer.text!r} stands is not known")
+        kind = "no place is known for the answer"
+        raise DataError(f"{name}{kind} {answer.text!r}", kind)
     starts, ends = context.offsets.T
     first = int(ends.searchsorted(answer.char_start, side="right"))  # ends after the answer's start
     last = int(starts.searchsorted(answer.char_end, side="left")) - 1  # starts before its end
     if first > last:
-        raise DataError(f"{name}no token of the context covers the answer {answer.text!r}")
+        kind = "no token of the context covers the answer"
+        raise DataError(f"{name}{kind} {answer.text!r}", kind)
     return first, last
 
 

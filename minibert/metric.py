@@ -4,10 +4,12 @@ The figures are those of the two official evaluation scripts, of SQuAD v1.1 (arX
 v2.0 (arXiv:1806.03822).
 """
 
+import math
 import re
 import string
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 
 from .squad import Example
 
@@ -101,21 +103,24 @@ def best_thresholds(
     """The figures that the best threshold on the null odds would have given, and that threshold.
 
     `predictions` are the best spans, also where "no answer" is likelier; each counts up to the
-    threshold, and "" beyond. As in v2.0's script, whose names these are: `best_exact`,
-    `best_exact_thresh`, `best_f1`, `best_f1_thresh`; the threshold is 0 where never to answer is
-    best.
+    threshold, and "" beyond. The names are those of v2.0's script: `best_exact`,
+    `best_exact_thresh`, `best_f1`, `best_f1_thresh`. Each figure is what `squad_metrics` gives at
+    its threshold. The script's can be one that no threshold reaches: it divides questions of equal
+    odds, and gives 0 as the threshold where never to answer is best.
     """
-    scores = zip(examples, _scores(predictions, examples, version_2=True), strict=True)
-    by_odds = sorted(scores, key=lambda pair: null_odds[pair[0].id])
+    answered = list(_scores(predictions, examples, version_2=True))
+    silent = list(_scores(dict.fromkeys(predictions, ""), examples, version_2=True))
+    odds = [null_odds[example.id] for example in examples]
+    surest_first = sorted(range(len(odds)), key=odds.__getitem__)
+    least = min(odds, default=0.0)
     figures = {}
     for column, name in enumerate(("exact", "f1")):
-        now = best = float(sum(example.is_impossible for example in examples))
-        threshold = 0.0
-        for example, score in by_odds:  # answered one by one, the surest first
-            answered = bool(predictions[example.id])
-            now += -answered if example.is_impossible else score[column]
+        now = best = sum(score[column] for score in silent)
+        threshold = min(0.0, math.nextafter(least, -math.inf))  # below all: never to answer
+        for value, group in groupby(surest_first, key=odds.__getitem__):
+            now += sum(answered[k][column] - silent[k][column] for k in group)
             if now > best:
-                best, threshold = now, null_odds[example.id]
+                best, threshold = now, value
         figures[f"best_{name}"] = 100.0 * best / max(len(examples), 1)
         figures[f"best_{name}_thresh"] = threshold
     return figures

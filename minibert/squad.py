@@ -24,10 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class GoldAnswer:
-    """An annotator's answer: `context[char_start:char_start + len(text)] == text`."""
+    """An annotator's answer: `context[char_start:char_start + len(text)] == text`.
+
+    Or, where `load_squad` was asked for texts alone, one whose place is not known.
+    """
 
     text: str
-    char_start: int  # code points
+    char_start: int  # code points; -1: not known
 
     @property
     def char_end(self) -> int:  # exclusive
@@ -49,61 +52,94 @@ def load_squad(
     source: "str | Path | datasets.Dataset",
     split: str | None = None,
     skipped: list[DataError] | None = None,
+    misplaced: list[DataError] | None = None,
 ) -> list[Example]:
     """Examples from a file, a folder of files, a hub id or a `Dataset`.
 
-    A file is SQuAD's JSON (`.json` or `.json.gz`, v1.1 and v2.0 alike), or a table with a row a
-    question (`.csv` with a header, or `.jsonl`): `question`, `context`, `answer`, `answer_start`,
-    and `id` if you like. An empty `answer` says that the context has none; an empty `answer_start`
-    will do where the context has the answer once. `split` ("train", "validation") chooses within a
-    folder, whose files are then named `train-*` and `dev-*` as SQuAD's own, and within a hub data
-    set, which needs it.
+    A file is a table, `.csv` or `.tsv` with a header; JSON lines, `.jsonl`; or JSON: a list of rows
+    or SQuAD's articles, v1.1 and v2.0 alike. Each may be gzipped (`.csv.gz`). `split` ("train",
+    "validation") chooses within a folder, whose files are then named `train-*` and `dev-*` as
+    SQuAD's own, and within a hub data set, which needs it.
 
-    Every question is checked: fields that are missing or mistyped, an empty context, an answer that
-    does not stand at its `answer_start`, an `is_impossible` that contradicts the answers, an id for
-    the second time. Raises `DataError` naming the place of the first and counting the rest; or,
-    with a list `skipped`, leaves such questions out and adds each one's error to it. Raises too for
-    what cannot be read at all, and where no question is left.
+    One rule for all of them. A row has `question`, `context`, and either `answer` and
+    `answer_start`, or `answers`: a list of {"text", "answer_start"}, or one such object of lists.
+    Articles (`paragraphs`) and paragraphs (`context`, `qas`) are taken apart into rows. A cell is
+    empty when it is missing, null, NaN or "". An empty answer says that the context has none; an
+    empty start will do where the context has the answer once; a row without an `id` is named by its
+    place, as "row 3". Numbers may be written as text and the other way round; "20.0" is 20.
+
+    Every question is checked: fields that are missing or mistyped, an empty context, an answer
+    without a word or not at its `answer_start`, an `is_impossible` that contradicts the answers, an
+    id for the second time. Raises `DataError` naming the place of the first and counting the rest;
+    or, with a list `skipped`, leaves such questions out and adds each one's error to it. Raises too
+    for what cannot be read at all, and where no question is left.
+
+    Scoring needs no starts. With a list `misplaced`, an answer that is not at its start is kept,
+    with `char_start` -1, and its error added to that list.
     """
     examples: list[Example] = []
     problems: list[DataError] = []
     ids = set()
-    for found in _read(source, split):
-        if isinstance(found, DataError):
-            problems.append(found)
-            continue
-        where, example = found
-        if example.id in ids:
-            problems.append(DataError(f"{where}: the id {example.id!r} for the second time"))
+    name, rows = _read(source, split)
+    for place, row in rows:
+        where = f"{name}: {place}"
+        try:
+            example, wrong_starts = _validated(row, place, where)
+            if wrong_starts and misplaced is None:
+                raise wrong_starts[0]
+            if example.id in ids:
+                raise _problem(where, "an id for the second time", f": {example.id!r}")
+        except DataError as error:
+            problems.append(error)
         else:
             ids.add(example.id)
             examples.append(example)
-    if problems and skipped is None:
-        more = f" (and {len(problems) - 1} more such problems)" if len(problems) > 1 else ""
-        raise DataError(f"{problems[0]}{more}") from problems[0]
+            if misplaced is not None:
+                misplaced += wrong_starts
     if skipped is not None:
         skipped += problems
+    if problems and (skipped is None or not examples):
+        raise DataError(_first_of(problems), problems[0].kind) from problems[0]
     if not examples:
         raise DataError(f"{source}: holds no question")
     return examples
 
 
-# What a reader yields: a question and its place, or what is wrong with it (or with a whole
-# paragraph).
-Found = Iterator[tuple[str, Example] | DataError]
+def _first_of(problems: Sequence[DataError]) -> str:
+    """What the first says, and how many more there are."""
+    alike = sum(problem.kind == problems[0].kind for problem in problems) - 1
+    others = len(problems) - 1 - alike
+    counts = [f"{alike:,} more such"] * (alike > 0) + [f"{others:,} other problems"] * (others > 0)
+    return f"{problems[0]} (and {' and '.join(counts)})" if counts else str(problems[0])
 
 
-def _read(source: "str | Path | datasets.Dataset", split: str | None) -> Found:
+# --- Sources: what stands in a file, a hub data set or a `Dataset`, taken apart into rows
+
+# Each row with its place in the source. What is wrong with it is said when it is validated.
+Rows = Iterable[tuple[str, Any]]
+
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+JSON_LINES = (".jsonl", ".ndjson")
+
+
+def _read(source: "str | Path | datasets.Dataset", split: str | None) -> tuple[str, Rows]:
+    """The source's name, and its rows."""
     if not isinstance(source, str | Path):
-        return _from_rows(source, "the data set")
+        return "the data set", _rows(source)
     path = Path(source)
     if path.is_dir():
         path = _file_of_split(path, split)
     if path.is_file():
-        return _from_table(path) if path.suffix in (".csv", ".jsonl") else _from_json(path)
-    if path.suffix in (".json", ".gz", ".csv", ".jsonl") or not HUB_ID.fullmatch(str(source)):
+        return str(path), _rows(_from_file(path))
+    named_as_a_file = _suffix(path) in (*DELIMITERS, *JSON_LINES, ".json") or path.suffix == ".gz"
+    if named_as_a_file or not HUB_ID.fullmatch(str(source)):
         raise DataError(f"{source}: no such file")
-    return _from_hub(str(source), split)
+    return str(source), _rows(_from_hub(str(source), split))
+
+
+def _suffix(path: Path) -> str:
+    """What kind of file this is: `.csv` for "D.CSV" and for "d.csv.gz"."""
+    return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
 def _file_of_split(folder: Path, split: str | None) -> Path:
@@ -117,129 +153,225 @@ def _file_of_split(folder: Path, split: str | None) -> Path:
     return found[0]
 
 
-def _from_hub(name: str, split: str | None) -> Found:
+def _from_hub(name: str, split: str | None) -> "datasets.Dataset":
     import datasets  # here, because it takes a second to import
 
     if split is None:
         raise DataError(f"{name}: a hub data set; say which split, 'train' or 'validation'")
     try:
-        data = datasets.load_dataset(name, split=split)
+        return datasets.load_dataset(name, split=split)
     except Exception as error:  # network, cache, unknown name or split: the library's many types
         reason = str(error).strip().partition("\n")[0]
         raise DataError(
             f"{name}: no file of this name, and the hub gives no such data set: {reason}"
         ) from error
-    return _from_rows(data, name)
 
 
-def _from_rows(rows: Iterable[Any], name: str) -> Found:
-    """The rows of a hub data set, whose `answers` is {"text": [...], "answer_start": [...]}."""
-    for number, row in enumerate(rows):
-        where = f"{name}: row {number}"
-        try:
-            answers = _field(row, "answers", Mapping, where)
-            texts = _field(answers, "text", Sequence, where)
-            starts = _field(answers, "answer_start", Sequence, where)
-            if len(texts) != len(starts):
-                raise DataError(f"{where}: {len(texts)} answer texts, {len(starts)} starts")
-            pairs = zip(texts, starts, strict=True)
-            question = {**row, "answers": [{"text": t, "answer_start": s} for t, s in pairs]}
-            yield where, _example(question, _field(row, "context", str, where), where)
-        except DataError as error:
-            yield error
-
-
-def _from_json(path: Path) -> Found:
-    """The examples of a file: articles -> paragraphs -> questions."""
+def _from_file(path: Path) -> Iterable[Any]:
+    suffix = _suffix(path)
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        data = json.loads(raw.decode("utf-8"))
-        del raw  # as large as the file, and this generator lives long
-    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not readable as JSON: {error}") from error
-    for a, article in enumerate(_field(data, "data", list, str(path))):
-        in_article = f"{path}: article {a}"
-        try:
-            paragraphs = _field(article, "paragraphs", list, in_article)
-        except DataError as error:
-            yield error
-            continue
-        for p, paragraph in enumerate(paragraphs):
-            in_paragraph = f"{in_article}, paragraph {p}"
-            try:
-                context = _field(paragraph, "context", str, in_paragraph)
-                questions = _field(paragraph, "qas", list, in_paragraph)
-            except DataError as error:
-                yield error
-                continue
-            for q, question in enumerate(questions):
-                where = f"{in_paragraph}, question {q}"
-                try:
-                    yield where, _example(question, context, where)
-                except DataError as error:
-                    yield error
+        raw = path.read_bytes()
+        if path.name.lower().endswith(".gz"):
+            raw = gzip.decompress(raw)
+        text = raw.decode("utf-8-sig")  # spreadsheets write a mark in front
+        del raw  # as large as the file
+        if suffix in DELIMITERS:
+            return _table_rows(text, DELIMITERS[suffix])
+        return _json_lines(text) if suffix in JSON_LINES else _json_items(text)
+    except (OSError, EOFError, zlib.error, csv.Error, ValueError, RecursionError) as error:
+        kind = suffix[1:] if suffix in (*DELIMITERS, *JSON_LINES) else "JSON"
+        raise DataError(f"{path}: not readable as {kind}: {error}") from error
 
 
-def _from_table(path: Path) -> Found:
-    """The rows of a CSV or JSON-lines file, numbered from 1."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")  # spreadsheets write a mark in front
-        rows: Iterable[Any]
-        if path.suffix == ".csv":
-            rows = _csv_rows(text)
-        else:
-            rows = (line for line in text.split("\n") if line.strip())
-    except (OSError, csv.Error, ValueError) as error:
-        raise DataError(f"{path}: not readable as {path.suffix[1:]}: {error}") from error
-    for number, row in enumerate(rows, start=1):
-        where = f"{path}: row {number}"
-        try:
-            if isinstance(row, str):
-                row = json.loads(row)
-            context = _field(row, "context", str, where)
-            if None in row:  # where DictReader puts what has no column
-                raise DataError(f"{where}: more fields than the header has")
-            answer = _field(row, "answer", str, where)
-            start = row.get("answer_start")
-            if answer and start in (None, ""):
-                start = context.find(answer)
-                if start < 0 or start != context.rfind(answer):
-                    times = "not at all" if start < 0 else "more than once; answer_start says where"
-                    raise DataError(f"{where}: the context has {answer!r} {times}")
-            elif isinstance(start, str):  # CSV knows only text
-                start = _whole_number(start)
-            answers = [{"text": answer, "answer_start": start}] if answer else []
-            identity = row.get("id") or f"row {number}"
-            yield where, _example({**row, "id": identity, "answers": answers}, context, where)
-        except (ValueError, RecursionError) as error:
-            yield DataError(f"{where}: not readable as JSON: {error}")
-        except DataError as error:
-            yield error
-
-
-def _csv_rows(text: str) -> list[dict[Any, Any]]:
+def _table_rows(text: str, delimiter: str) -> list[dict[Any, Any]]:
     limit = csv.field_size_limit(len(text) + 1)  # of the whole process: 131,072 characters a field
     try:
-        return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+        file = io.StringIO(text, newline="")
+        return list(csv.DictReader(file, delimiter=delimiter, strict=True))
     finally:
         csv.field_size_limit(limit)
 
 
-def _whole_number(text: str) -> int | str:
-    """The number that a cell holds, also as "20.0", as tables with empty cells get written."""
-    found = re.fullmatch(r"\s*(-?[0-9]{1,18})(\.0*)?\s*", text)
-    return int(found[1]) if found else text
+def _json_lines(text: str) -> Iterator[Any]:
+    """The value of each line; for a line that is no JSON, the error."""
+    for line in text.split("\n"):
+        if line.strip():
+            try:
+                yield json.loads(line)
+            except (ValueError, RecursionError) as error:
+                yield error
 
 
-def _field(record: Any, name: str, kind: type, where: str) -> Any:
-    if not isinstance(record, Mapping):
-        raise DataError(f"{where}: expected an object, found {type(record).__name__}")
-    if name not in record:
-        raise DataError(f"{where}: no {name!r}")
-    value = record[name]
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise DataError(f"{where}: {name!r} is {type(value).__name__}, expected {kind.__name__}")
+def _json_items(text: str) -> Iterable[Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        if error.msg != "Extra data":
+            raise
+        return _json_lines(text)  # which `Dataset.to_json` writes whatever the file is called
+    if isinstance(value, Mapping) and isinstance(value.get("data"), list):
+        value = value["data"]
+    return value if isinstance(value, list) else [value]
+
+
+def _rows(items: Iterable[Any]) -> Rows:
+    """Articles give way to their paragraphs, and paragraphs to their questions; rows stay."""
+
+    def place(index: int, item: Any) -> str:
+        fields = item if isinstance(item, Mapping) else ()
+        kind = "article" if "paragraphs" in fields else "paragraph" if "qas" in fields else ""
+        return f"{kind} {index}" if kind else f"row {index + 1}"
+
+    rows: Rows = ((place(index, item), item) for index, item in enumerate(items))
+    return _opened(_opened(rows, "paragraphs", "paragraph"), "qas", "question")
+
+
+def _opened(rows: Rows, field: str, name: str) -> Rows:
+    """What has a list in `field` gives way to the list's items, which get its context."""
+    for place, row in rows:
+        if not isinstance(row, Mapping) or not isinstance(row.get(field), list):
+            yield place, row
+            continue
+        for index, item in enumerate(row[field]):
+            if isinstance(item, Mapping) and "context" in row:
+                item = {"context": row["context"], **item}
+            yield f"{place}, {name} {index}", item
+
+
+# --- Rows: one rule for all
+
+IMPOSSIBLE = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+
+
+def _validated(row: Any, place: str, where: str) -> tuple[Example, list[DataError]]:
+    """A row as an example; beside it, what is wrong with the starts of its answers."""
+    if isinstance(row, Exception):
+        raise _problem(where, "not readable as JSON", f": {row}")
+    _require_fields(row, where)
+    if None in row:  # where DictReader puts what has no column
+        raise _problem(where, "more fields than the header has")
+    identity = _text(row, "id", where) or place
+    require_unicode(identity, f"{where}: the id")
+    if identity != place:
+        where = f"{where} ({identity})"
+    _require_fields(row, where, "context", "question")
+    context, question = (_text(row, name, where) for name in ("context", "question"))
+    for name, text in (("context", context), ("question", question)):
+        if not text.strip():
+            raise _problem(where, f"the {name} is empty")
+    require_unicode(question + context, where)
+
+    said = row.get("is_impossible")
+    is_impossible = None if _is_empty(said) else IMPOSSIBLE.get(str(said).lower())
+    if is_impossible is None and not _is_empty(said):
+        raise _problem(where, "'is_impossible' is neither true nor false", f": {said!r:.40}")
+    answers, wrong_starts = [], []
+    for record in _answers(row, where):
+        _require_fields(record, where, "text")
+        text = _text(record, "text", where)
+        if is_impossible and not text:
+            continue  # some annotation tools write "" at -1 for no answer
+        answer, problem = _placed(text, _start(record, where), context, where)
+        answers.append(answer)
+        wrong_starts += [problem] if problem else []
+    if is_impossible is not None and is_impossible is not (not answers):
+        said = f"is_impossible={is_impossible} with {len(answers)} answers"
+        raise _problem(where, "is_impossible contradicts the answers", f": {said}")
+    return Example(identity, question, context, tuple(answers), not answers), wrong_starts
+
+
+def _answers(row: Mapping[str, Any], where: str) -> Sequence[Any]:
+    """A row's answers as SQuAD has them: {"text", "answer_start"} each."""
+    answers = row.get("answers")
+    if isinstance(answers, Mapping):  # as hub data sets have them
+        texts = _list(answers, "text", where)
+        starts = _list(answers, "answer_start", where) or [None] * len(texts)
+        if len(texts) != len(starts):
+            raise _problem(where, f"{len(texts)} answer texts, {len(starts)} starts")
+        pairs = zip(texts, starts, strict=True)
+        return [{"text": text, "answer_start": start} for text, start in pairs]
+    if _is_empty(answers) and ("answer" in row or "answers" not in row):
+        _require_fields(row, where, "answer")
+        text = _text(row, "answer", where)
+        return [{"text": text, "answer_start": row.get("answer_start")}] if text else []
+    return _list(row, "answers", where)
+
+
+def _placed(
+    text: str, start: int | None, context: str, where: str
+) -> tuple[GoldAnswer, DataError | None]:
+    """The answer where it stands; or, at no place, with what is wrong about its start."""
+    if not text.strip():
+        advice = "; a question without an answer has an empty list of answers, or is_impossible"
+        raise _problem(where, "an answer has no word", f": {text!r}{advice}")
+    first, last = context.find(text), context.rfind(text)
+    if start is None:
+        if first == last >= 0:
+            return GoldAnswer(text, first), None
+        times = "not at all" if first < 0 else "more than once; answer_start says where"
+        return GoldAnswer(text, -1), DataError(
+            f"{where}: the context has {text!r} {times}", f"the context has an answer {times}"
+        )
+    if start >= 0 and context.startswith(text, start):
+        return GoldAnswer(text, start), None
+    near = [s for s in (start - 1, start + 1) if s >= 0 and context.startswith(text, s)]
+    if near or first == last >= 0:
+        hint = f"it stands at {(near or [first])[0]}"
+    elif first < 0:
+        hint = "the context does not have it"
+    else:
+        hint = f"it stands at {context.count(text)} places"
+    found = context[max(start, 0) : max(start + len(text), 0)]
+    return GoldAnswer(text, -1), DataError(
+        f"{where}: answer {text!r} is not at answer_start={start}, where {found!r} stands; {hint}",
+        "an answer is not at its answer_start",
+    )
+
+
+# --- Cells
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or value == "" or value != value  # NaN, which pandas writes, is not itself
+
+
+def _list(record: Mapping[str, Any], name: str, where: str) -> list[Any]:
+    value = record.get(name)
+    if _is_empty(value):
+        return []
+    if not isinstance(value, list):
+        raise _problem(where, f"{name!r} is {type(value).__name__}, expected a list")
     return value
+
+
+def _text(record: Mapping[str, Any], name: str, where: str) -> str:
+    """A cell's text, also of a number; "" when it is empty."""
+    value = record.get(name)
+    if _is_empty(value):
+        return ""
+    if not isinstance(value, str | int | float) or isinstance(value, bool):
+        raise _problem(where, f"{name!r} is {type(value).__name__}, expected text")
+    return str(value)
+
+
+def _start(record: Mapping[str, Any], where: str) -> int | None:
+    """A whole number, also as 20.0, as columns with empty cells get written; None when empty."""
+    value = record.get("answer_start")
+    if _is_empty(value):
+        return None
+    match = re.fullmatch(r"\s*(-?[0-9]{1,40})(\.0*)?\s*", str(value))
+    if not match:
+        raise _problem(where, "'answer_start' is no whole number", f": {value!r:.40}")
+    return int(match[1])
+
+
+def _require_fields(record: Any, where: str, *names: str) -> None:
+    if not isinstance(record, Mapping):
+        raise _problem(where, f"expected an object, found {type(record).__name__}")
+    for name in names:
+        if name not in record:
+            others = ", ".join(map(repr, record)) or "none"
+            raise _problem(where, f"no {name!r}", f"; the fields are: {others:.100}")
 
 
 def require_unicode(text: str, name: str) -> None:
@@ -247,33 +379,10 @@ def require_unicode(text: str, name: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"{name}: not valid Unicode: it holds a lone surrogate") from error
+        what = "not valid Unicode: it holds a lone surrogate"
+        raise DataError(f"{name}: {what}", what) from error
 
 
-def _example(question: Any, context: str, where: str) -> Example:
-    """One question of the JSON format, checked."""
-    identity = _field(question, "id", str, where)
-    require_unicode(identity, f"{where}: the id")
-    where = f"{where} ({identity})"
-    if not context.strip():
-        raise DataError(f"{where}: the context is empty")
-    answers = []
-    for record in _field(question, "answers", list, where):
-        answer = GoldAnswer(
-            _field(record, "text", str, where), _field(record, "answer_start", int, where)
-        )
-        found = context[max(answer.char_start, 0) : max(answer.char_end, 0)]
-        if not 0 <= answer.char_start <= len(context) or found != answer.text:
-            raise DataError(
-                f"{where}: answer {answer.text!r} is not at answer_start={answer.char_start}, "
-                f"where {found!r} stands"
-            )
-        answers.append(answer)
-    is_impossible = question.get("is_impossible", not answers)
-    if is_impossible is not (not answers):
-        raise DataError(f"{where}: is_impossible={is_impossible!r} with {len(answers)} answers")
-    text = _field(question, "question", str, where)
-    if not text.strip():
-        raise DataError(f"{where}: the question is empty")
-    require_unicode(text + context, where)
-    return Example(identity, text, context, tuple(answers), is_impossible)
+def _problem(where: str, kind: str, detail: str = "") -> DataError:
+    """What is wrong at a place; problems of one `kind` are counted together."""
+    return DataError(f"{where}: {kind}{detail}", kind)

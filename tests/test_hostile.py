@@ -271,28 +271,32 @@ FILES: dict[str, tuple[str, bytes | str, str]] = {
     "not gzip": ("d.json.gz", squad(), "not readable as JSON"),
     "gzip cut": ("d.json.gz", gzip.compress(squad().encode())[:-9], "not readable as JSON"),
     "a number": ("d.json", "7", "expected an object"),
-    "a list": ("d.json", "[]", "expected an object"),
-    "no data": ("d.json", "{}", "no 'data'"),
-    "data of another type": ("d.json", '{"data": {}}', "'data' is dict"),
+    "a list": ("d.json", "[]", "holds no question"),
+    "no data": ("d.json", "{}", "no 'context'; the fields are: none"),
+    "data of another type": ("d.json", '{"data": {}}', "the fields are: 'data'"),
     "no question": ("d.json", '{"data": []}', "holds no question"),
-    "an article that is null": ("d.json", '{"data": [null]}', "article 0"),
-    "no paragraphs": ("d.json", '{"data": [{}]}', "no 'paragraphs'"),
+    "an article that is null": ("d.json", '{"data": [null]}', "row 1: expected an object"),
+    "no paragraphs": ("d.json", '{"data": [{}]}', "row 1: no 'context'"),
     "no context": ("d.json", '{"data": [{"paragraphs": [{}]}]}', "paragraph 0: no 'context'"),
-    "no id": ("d.json", squad(id=None), "'id' is NoneType"),
-    "an id that is a number": ("d.json", squad(id=7), "'id' is int"),
+    "an id that is a list": ("d.json", squad(id=[7]), "'id' is list"),
+    "an id that is true": ("d.json", squad(id=True), "'id' is bool"),
     "a question that is a list": ("d.json", squad(question=[]), "'question' is list"),
-    "answers that are null": ("d.json", squad(answers=None), "(q): 'answers' is NoneType"),
+    "answers that are text": ("d.json", squad(answers="lamp"), "(q): 'answers' is str"),
     "an answer that is text": ("d.json", squad(answers=["lamp"]), "expected an object"),
-    "an answer without a start": ("d.json", squad(answers=[{"text": "lamp"}]), "no 'answer_start'"),
+    "an answer without a start": (
+        "d.json",
+        squad(answers=[{"text": "a"}]),
+        "has 'a' more than once",
+    ),
     "a start that is text": (
         "d.json",
-        squad(answers=[{"text": "lamp", "answer_start": "2"}]),
-        "'answer_start' is str",
+        squad(answers=[{"text": "lamp", "answer_start": "two"}]),
+        "'answer_start' is no whole number: 'two'",
     ),
     "a start that is true": (
         "d.json",
         squad(answers=[{"text": "lamp", "answer_start": True}]),
-        "'answer_start' is bool",
+        "'answer_start' is no whole number: True",
     ),
     "a start before the text": (
         "d.json",
@@ -308,18 +312,22 @@ FILES: dict[str, tuple[str, bytes | str, str]] = {
     "possible, without": ("d.json", squad(is_impossible=False, answers=[]), "is_impossible=False"),
     "CSV of bytes": ("d.csv", b"\xff\xfe\x00", "not readable as csv"),
     "CSV without a header": ("d.csv", "Who?,a lamp,lamp,2\nWho?,a lamp,lamp,2\n", "no 'context'"),
-    "CSV with too few fields": ("d.csv", CSV + "Who?\n", "'context' is NoneType"),
+    "CSV with too few fields": ("d.csv", CSV + "Who?\n", "the context is empty"),
     "CSV with a quote left open": ("d.csv", CSV + 'Who?,"a lamp', "not readable as csv"),
     "CSV with NUL": ("d.csv", CSV + "Who?,a lamp\0,lamp,3\n", "row 1"),
     "CSV with too many fields": ("d.csv", CSV + "Who?,a lamp,lamp,2,3,4\n", "row 1: more fields"),
     "CSV with a start below 0": ("d.csv", CSV + "Who?,a lamp,lamp,-1\n", "answer_start=-1"),
-    "CSV with half a start": ("d.csv", CSV + "Who?,a lamp,lamp,2.5\n", "expected int"),
-    "CSV with a start of 5,000 digits": ("d.csv", CSV + f"a,b,b,{'9' * 5000}\n", "expected int"),
+    "CSV with half a start": ("d.csv", CSV + "Who?,a lamp,lamp,2.5\n", "no whole number"),
+    "CSV with a start of 5,000 digits": ("d.csv", CSV + f"a,b,b,{'9' * 5000}\n", "no whole number"),
     "JSON lines that are not": ("d.jsonl", "a\nb\n", "row 1: not readable as JSON"),
     "a JSON line too deep": ("d.jsonl", "[" * 100_000, "row 1: not readable as JSON"),
     "JSON lines with one bad": ("d.jsonl", LINE + "\n{\n" + LINE, "row 2: not readable as JSON"),
     "JSON lines of lists": ("d.jsonl", "[1]\n", "row 1: expected an object"),
-    "JSON lines of numbers for text": ("d.jsonl", '{"context": 1}\n', "'context' is int"),
+    "JSON lines of lists for text": (
+        "d.jsonl",
+        '{"context": [1], "question": 1}\n',
+        "'context' is list",
+    ),
 }
 
 
@@ -365,7 +373,10 @@ def test_no_json_breaks_the_reader(tmp_path, value, wrapped):
 
 
 @QUIET
-@given(st.binary(max_size=200), st.sampled_from(["d.json", "d.json.gz", "d.csv", "d.jsonl"]))
+@given(
+    st.binary(max_size=200),
+    st.sampled_from(["d.json", "d.json.gz", "d.csv", "d.tsv", "d.jsonl", "d.csv.gz"]),
+)
 def test_no_bytes_break_the_reader(tmp_path, content, name):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(minibert.DataError):
