@@ -3,7 +3,6 @@
 import json
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +70,7 @@ def evaluate(
         if version_2:
             metrics |= best_thresholds(texts, odds, examples)
     if folder is not None:
-        rows = {key: [asdict(a) for a in answers] for key, answers in nbest.items()}
+        rows = {key: [a.to_dict() for a in answers] for key, answers in nbest.items()}
         predictions = with_nulls(texts, odds, null_threshold)
         files = {"predictions": predictions, "nbest_predictions": rows, "metrics": metrics}
         if version_2:

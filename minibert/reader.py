@@ -7,7 +7,7 @@ text -> windows -> encoder -> S and E -> spans -> the context's own characters. 
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -26,7 +26,7 @@ from .features import Feature, example_windows
 from .files import all_or_nothing
 from .pretrained import prefix_errors
 from .qa import BertForQuestionAnswering
-from .spans import WindowLogits, best_spans
+from .spans import WindowLogits, best_spans, text_scores
 from .squad import Example
 from .tokenization import Pieces, Tokenizer
 
@@ -67,6 +67,12 @@ class Answer:
     end: int  # code points, exclusive
     start_logit: float  # S . T_i of the span's first token, in the window that speaks for it
     end_logit: float  # E . T_j of its last token
+    # Where asked for, the probability of the text, wherever it stands: see `spans.text_scores`.
+    text_score: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields that have a value, by name."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 class QuestionAnswerer:
@@ -168,6 +174,7 @@ class QuestionAnswerer:
         top_k: Literal[1] = 1,
         max_answer_len: int = 30,
         handle_impossible_answer: bool = False,
+        text_scores: bool = False,
     ) -> Answer: ...
 
     @overload
@@ -178,6 +185,7 @@ class QuestionAnswerer:
         top_k: int,
         max_answer_len: int = 30,
         handle_impossible_answer: bool = False,
+        text_scores: bool = False,
     ) -> Answer | list[Answer]: ...
 
     def __call__(
@@ -187,15 +195,19 @@ class QuestionAnswerer:
         top_k: int = 1,
         max_answer_len: int = 30,
         handle_impossible_answer: bool = False,
+        text_scores: bool = False,
     ) -> Answer | list[Answer]:
         """The best answer, or for `top_k` > 1 a list: the k best, or all when there are fewer.
 
         `max_answer_len` counts tokens. With `handle_impossible_answer`, that the context holds no
-        answer is one of the answers. Raises `InputError` for a question or a context without
-        words, and for a question too long for a window.
+        answer is one of the answers. With `text_scores` each has a `text_score`. Raises
+        `InputError` for a question or a context without words, and for a question too long for a
+        window.
         """
         example = validated_example("", question, context)
-        n_best = self.n_best([example], top_k, max_answer_len, handle_impossible_answer)
+        n_best = self.n_best(
+            [example], top_k, max_answer_len, handle_impossible_answer, text_scores=text_scores
+        )
         answers = next(n_best)[:top_k]
         return answers if top_k > 1 else answers[0]
 
@@ -205,6 +217,7 @@ class QuestionAnswerer:
         max_answer_len: int = 30,
         handle_impossible_answer: bool = False,
         on_batch: Callable[[int], None] = lambda windows: None,
+        text_scores: bool = False,
     ) -> Iterator[Answer]:
         """The best answer to each (question, context), in their order.
 
@@ -222,7 +235,14 @@ class QuestionAnswerer:
 
         if isinstance(pairs, Sequence):
             self.require_readable(examples())
-        n_best = self.n_best(examples(), 1, max_answer_len, handle_impossible_answer, on_batch)
+        n_best = self.n_best(
+            examples(),
+            1,
+            max_answer_len,
+            handle_impossible_answer,
+            on_batch,
+            text_scores=text_scores,
+        )
         return (answers[0] for answers in n_best)
 
     def n_best(
@@ -233,14 +253,16 @@ class QuestionAnswerer:
         handle_impossible_answer: bool = False,
         on_batch: Callable[[int], None] = lambda windows: None,
         align_to_words: bool = False,
+        text_scores: bool = False,
     ) -> Iterator[list[Answer]]:
         """For each example, in order, its `n_best` answers, best first.
 
         A list is checked before any work starts, an iterator as it is read: see `answer_many`.
         With `handle_impossible_answer` the answers always hold "no answer", as one more at the end
         where it isn't among the best. With `align_to_words` they are widened to whole words after
-        scoring, and of those that become equal the best stays. `on_batch` is told how many windows
-        have just been read. Raises as `__call__` does.
+        scoring, and of those that become equal the best stays. With `text_scores` each
+        has a `text_score`, which takes a little time. `on_batch` is told how many windows have just
+        been read. Raises as `__call__` does.
         """
         if n_best < 1 or max_answer_len < 1:
             raise InputError(
@@ -252,7 +274,13 @@ class QuestionAnswerer:
             answers
             for chunk in self._windows(examples)
             for answers in self._answers(
-                chunk, n_best, max_answer_len, handle_impossible_answer, on_batch, align_to_words
+                chunk,
+                n_best,
+                max_answer_len,
+                handle_impossible_answer,
+                on_batch,
+                align_to_words,
+                text_scores,
             )
         )
 
@@ -309,6 +337,7 @@ class QuestionAnswerer:
         null: bool,
         on_batch: Callable[[int], None],
         align_to_words: bool,
+        text_scored: bool,
     ) -> Iterator[list[Answer]]:
         logits = iter(self.logits([f for _, features in chunk for f in features], on_batch))
         for example, features in chunk:
@@ -319,8 +348,9 @@ class QuestionAnswerer:
                 words = whole_graphemes(example.context, self.tokenizer.word_offsets(pieces))
             windows = list(islice(logits, len(features)))
             places = offsets if words is None else words
+            spans = best_spans(windows, n_best, max_answer_len, offsets, words, null)
             answers = []
-            for span in best_spans(windows, n_best, max_answer_len, offsets, words, null):
+            for span in spans:
                 start = end = 0
                 if not span.is_null:
                     start, end = int(places[span.token_start, 0]), int(places[span.token_end, 1])
@@ -328,6 +358,14 @@ class QuestionAnswerer:
                 answers.append(
                     Answer(text, span.score, start, end, span.start_logit, span.end_logit)
                 )
+            if text_scored:
+                scores = text_scores(
+                    windows, spans, example.context, offsets, max_answer_len, places
+                )
+                answers = [
+                    replace(answer, text_score=score)
+                    for answer, score in zip(answers, scores, strict=True)
+                ]
             yield answers
 
     @torch.inference_mode()

@@ -5,14 +5,18 @@ j >= i is the prediction. Here every legal span of every window is compared, non
 """
 
 import math
+import random
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import InputError
+from .metric import normalize_answer
 
 Array = npt.NDArray[Any]
 
@@ -140,6 +144,85 @@ def best_spans(
         rank = int(np.count_nonzero(flat[chosen] >= null_logit))
         spans.insert(rank, Span(-1, -1, *null_logits, math.exp(null_logit - top) / total))
     return spans
+
+
+def text_scores(
+    windows: Sequence[WindowLogits],
+    spans: Sequence[Span],
+    context: str,
+    offsets: Array,
+    max_answer_len: int = 30,
+    places: Array | None = None,
+) -> list[float]:
+    """For each of these spans the probability that its *text* is the answer, wherever it stands.
+
+    It is the sum of `Span.score` over all candidates of `best_spans` whose texts read alike, which
+    they do when `normalize_answer` makes the same of both; over all different texts it sums to 1.
+    `spans` are what `best_spans` found, with at least one that is not null; `windows`, `offsets`
+    and `max_answer_len` as there. A candidate's text is that between the `places` (T, 2) of its
+    tokens, by default their `offsets`; that of "no answer" is "".
+    """
+    places = offsets if places is None else places
+    grid, _ = merge_windows(windows, max_answer_len)
+    merge_characters(grid, offsets)
+    legal = grid > -np.inf
+    # Texts that read alike have the same sum of letters. Few spans have that of a given text, and
+    # only those are compared with it.
+    before = letter_sums(context)
+    padded = np.zeros(len(grid) + grid.shape[1] - 1, dtype=np.uint64)
+    padded[: len(grid)] = before[places[:, 1]]
+    sums = np.lib.stride_tricks.sliding_window_view(padded, grid.shape[1])  # (tokens, K)
+    sums = sums - before[places[:, 0], None]
+    best = next(span for span in spans if not span.is_null)
+    best_logit = best.start_logit + best.end_logit
+    null_score = sum(span.score for span in spans if span.is_null)
+
+    @cache
+    def normalized(text: str) -> str:
+        return normalize_answer(text)
+
+    @cache
+    def score(wanted: str) -> float:
+        chosen = [
+            (i, k)
+            for i, k in np.argwhere(legal & (sums == letter_sums(wanted)[-1])).tolist()
+            if normalized(context[places[i, 0] : places[i + k, 1]]) == wanted
+        ]
+        logits = grid[tuple(np.array(chosen, dtype=np.intp).reshape(-1, 2).T)]
+        return best.score * float(np.exp(logits - best_logit).sum()) + null_score * (not wanted)
+
+    texts = (
+        "" if span.is_null else context[places[span.token_start, 0] : places[span.token_end, 1]]
+        for span in spans
+    )
+    return [score(normalized(text)) for text in texts]
+
+
+def letter_sums(text: str) -> Array:
+    """For each place in a text a sum over the letters before it: (len(text) + 1,), modulo 2^64.
+
+    What `normalize_answer` takes away counts 0, and so do all letters of which articles consist:
+    texts that it makes the same of have the same sum.
+
+    >>> sums = letter_sums("The U.S., us")
+    >>> bool(sums[8] - sums[0] == sums[12] - sums[9])
+    True
+    """
+    codes = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+    letters, which = np.unique(codes, return_inverse=True)
+    numbers = np.array([letter_number(chr(code)) for code in letters.tolist()], dtype=np.uint64)
+    sums = np.zeros(len(text) + 1, dtype=np.uint64)
+    np.cumsum(numbers[which], out=sums[1:])
+    return sums
+
+
+@cache
+def letter_number(character: str) -> int:
+    """64 bits that stand for a character in `letter_sums`."""
+    # "\u03c2" is how Python writes a small sigma at the end of a word
+    lower = character.lower().replace("\u03c2", "\u03c3")
+    counted = (c for c in lower if not c.isspace() and c not in string.punctuation + "anthe")
+    return sum(random.Random(ord(c)).getrandbits(64) for c in counted) % 2**64
 
 
 def merge_windows(windows: Sequence[WindowLogits], max_answer_len: int) -> tuple[Array, Array]:

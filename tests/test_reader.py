@@ -1,7 +1,7 @@
 """The whole arrow: its promise, its windows, and the best answers of the reference pipeline."""
 
 import json
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import minibert
 from minibert import QuestionAnswerer
+from minibert.metric import normalize_answer
 
 HERE = Path(__file__).parent
 PIPELINE = json.loads((HERE / "reference" / "pipeline.json").read_text(encoding="utf-8"))
@@ -83,6 +84,37 @@ def test_a_span_of_several_windows_counts_once(tiny):
         assert [astuple(a) for a in answers[:7]] == [
             astuple(a) for a in qa(question, context, top_k=7, max_answer_len=5)
         ]
+
+
+@pytest.mark.parametrize("align_to_words", [False, True])
+def test_text_scores_sum_to_one(qa, align_to_words):
+    """Over windows too; and asking for them changes nothing else."""
+    context = "The keeper, Ada, lit the lamp. Ada slept; the lamp burned. " * 4
+    short = QuestionAnswerer(qa.model, qa.tokenizer, max_length=40, doc_stride=12)
+    example = minibert.Example("", "Who lit the lamp?", context)
+    (plain,), (asked,) = (
+        list(short.n_best([example], 10_000, 4, null, int, align_to_words, text_scores=scored))
+        for null, scored in ((True, False), (True, True))
+    )
+    assert [replace(answer, text_score=None) for answer in asked] == plain
+    assert "text_score" not in plain[0].to_dict() and "text_score" in asked[0].to_dict()
+    once = {normalize_answer(answer.answer): answer.text_score for answer in asked}
+    assert sum(once.values()) == pytest.approx(1.0) and "" in once
+    if not align_to_words:
+        for text, score in once.items():
+            alike = [a.score for a in asked if normalize_answer(a.answer) == text]
+            assert score == pytest.approx(sum(alike)) and len(alike) >= 1
+
+
+def test_a_text_that_stands_twice(qa):
+    question, context = "Who lit it?", "Ada lit it. So says Ada."
+    answers = qa(question, context, 99, 3, text_scores=True)
+    first, second = (a for a in answers if a.answer == "Ada")
+    assert first.text_score == pytest.approx(first.score + second.score)
+    assert first.text_score == second.text_score
+    (one,) = qa.answer_many([(question, context)], 3, text_scores=True)
+    assert one.text_score == pytest.approx(answers[0].text_score, rel=1e-4)
+    assert qa(question, context).text_score is None
 
 
 def test_the_best_answer_alone_and_as_a_list(qa):

@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minibert
-from minibert.spans import Span, WindowLogits, argmax_span, beam_spans, best_spans
+from minibert.metric import normalize_answer
+from minibert.spans import (
+    Span,
+    WindowLogits,
+    argmax_span,
+    beam_spans,
+    best_spans,
+    letter_sums,
+    text_scores,
+)
 
 
 def brute_force(
@@ -126,6 +135,85 @@ def test_scores_are_one_probability(windows, null):
     assert sums == sorted(sums, reverse=True)
     assert len({(s.token_start, s.token_end) for s in spans}) == len(spans)
     assert sum(span.is_null for span in spans) == null
+
+
+# Words that read alike in several ways, and some that only seem to.
+WORDS = [
+    "the", "The", "a", "an", "Ada", "ADA", "Ada.", "(ada)", "U.S.", "us", ".", "--", "tea", "eat",
+    "b-a", "ba", "\u0130z", "i\u0307z", "\u03a3\u039f\u03a3", "\u03c3\u03bf\u03c2",
+    "\u03c3\u03bf\u03c3", "cafe\u0301", "caf\u00e9", "\U0001f56f",
+]  # fmt: skip
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    data=st.data(),
+    n_best=st.integers(1, 40),
+    max_answer_len=st.integers(1, 6),
+    null=st.booleans(),
+    widened=st.booleans(),
+)
+def test_a_text_s_score_equals_a_loop_over_every_span(data, n_best, max_answer_len, null, widened):
+    windows = data.draw(documents())
+    tokens = max(w.token_start + len(w.start_logits) for w in windows)
+    context, offsets = "", []
+    for _ in range(tokens):  # some tokens share their place with the one before
+        if not offsets or data.draw(st.integers(0, 9)):
+            context += data.draw(st.sampled_from(["", " ", "  ", "-"]))
+            word = data.draw(st.sampled_from(WORDS))
+            offsets.append((len(context), len(context) + len(word)))
+            context += word
+        else:
+            offsets.append(offsets[-1])
+    offsets = np.array(offsets)
+    places = offsets
+    if widened:  # each pair of tokens is a word
+        first = np.arange(tokens) // 2 * 2
+        places = np.stack((offsets[first, 0], offsets[np.minimum(first + 1, tokens - 1), 1]), 1)
+
+    def text(span: Span) -> str:
+        if span.is_null:
+            return ""
+        return context[places[span.token_start, 0] : places[span.token_end, 1]]
+
+    expected: dict[str, float] = {}
+    for span in brute_force(windows, 10**6, max_answer_len, offsets, None, null):
+        key = normalize_answer(text(span))
+        expected[key] = expected.get(key, 0.0) + span.score
+    words = places if widened else None
+    spans = best_spans(windows, n_best, max_answer_len, offsets, words, null)
+    scores = text_scores(windows, spans, context, offsets, max_answer_len, places)
+    for span, score in zip(spans, scores, strict=True):
+        assert score == pytest.approx(expected[normalize_answer(text(span))], rel=1e-9)
+        assert score >= span.score * (1 - 1e-9)
+    every = best_spans(windows, 10**6, max_answer_len, offsets, words, null)
+    scores = text_scores(windows, every, context, offsets, max_answer_len, places)
+    once = {normalize_answer(text(s)): score for s, score in zip(every, scores, strict=True)}
+    assert math.fsum(once.values()) == pytest.approx(1.0, rel=1e-9)
+    assert once.keys() == expected.keys()
+
+
+@given(st.lists(st.sampled_from(WORDS)), st.sampled_from(["", " ", "\u3000", " - "]))
+def test_texts_that_read_alike_have_the_same_sum(words, between):
+    text = between.join(words)
+    assert letter_sums(text)[-1] == letter_sums(normalize_answer(text))[-1]
+    assert letter_sums("Ada")[-1] != letter_sums("Ida")[-1]
+
+
+@given(st.text())
+def test_any_two_texts_that_read_alike_have_the_same_sum(text):
+    assert letter_sums(text)[-1] == letter_sums(normalize_answer(text))[-1]
+
+
+def test_a_text_s_score_where_others_are_far_below():
+    """Logits apart by more than a float's exponent: no NaN, and what stands twice counts twice."""
+    logits = np.array([0.0, -2000.0, 0.0], "float32")
+    windows = [WindowLogits(0, logits, logits, (9000.0, 0.0))]
+    context, offsets = "Ada Bo Ada", np.array([[0, 3], [4, 6], [7, 10]])
+    spans = best_spans(windows, 9, 1, offsets)
+    assert text_scores(windows, spans, context, offsets, 1) == [1.0, 1.0, 0.0]
+    spans = best_spans(windows, 9, 1, offsets, null=True)
+    assert text_scores(windows, spans, context, offsets, 1) == [1.0, 0.0, 0.0, 0.0]
 
 
 def old_score(window: WindowLogits, token: int) -> float:
