@@ -1,7 +1,7 @@
 """The errors a user can meet. Each carries one line that names the thing at fault."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 
 class MinibertError(Exception):
@@ -24,6 +24,15 @@ class DataError(MinibertError):
     def __init__(self, message: str, kind: str = "") -> None:
         super().__init__(message)
         self.kind = kind or message
+
+
+def summary(problems: Sequence[DataError]) -> DataError:
+    """What the first of them says, and how many more there are."""
+    first = problems[0]
+    alike = sum(problem.kind == first.kind for problem in problems) - 1
+    others = len(problems) - 1 - alike
+    counts = [f"{alike:,} more such"] * (alike > 0) + [f"{others:,} other problems"] * (others > 0)
+    return DataError(f"{first} (and {' and '.join(counts)})" if counts else str(first), first.kind)
 
 
 def report_lines(problems: Iterable[DataError], limit: int | None = 20) -> Iterator[str]:

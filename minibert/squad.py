@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import DataError
+from .errors import DataError, summary
 from .pretrained import HUB_ID
 
 if TYPE_CHECKING:
@@ -99,18 +99,10 @@ def load_squad(
     if skipped is not None:
         skipped += problems
     if problems and (skipped is None or not examples):
-        raise DataError(_first_of(problems), problems[0].kind) from problems[0]
+        raise summary(problems) from problems[0]
     if not examples:
         raise DataError(f"{source}: holds no question")
     return examples
-
-
-def _first_of(problems: Sequence[DataError]) -> str:
-    """What the first says, and how many more there are."""
-    alike = sum(problem.kind == problems[0].kind for problem in problems) - 1
-    others = len(problems) - 1 - alike
-    counts = [f"{alike:,} more such"] * (alike > 0) + [f"{others:,} other problems"] * (others > 0)
-    return f"{problems[0]} (and {' and '.join(counts)})" if counts else str(problems[0])
 
 
 # --- Sources: what stands in a file, a hub data set or a `Dataset`, taken apart into rows
@@ -240,6 +232,7 @@ def _opened(rows: Rows, field: str, name: str) -> Rows:
 
 # --- Rows: one rule for all
 
+WHOLE_NUMBER = re.compile(r"\s*(-?[0-9]{1,40})(\.0*)?\s*")  # columns with gaps get written as 20.0
 IMPOSSIBLE = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
@@ -268,10 +261,9 @@ def _validated(row: Any, place: str, where: str) -> tuple[Example, list[DataErro
     answers, wrong_starts = [], []
     for record in _answers(row, where):
         _require_fields(record, where, "text")
-        text = _text(record, "text", where)
-        if is_impossible and not text:
+        if is_impossible and _is_empty(record["text"]):
             continue  # some annotation tools write "" at -1 for no answer
-        answer, problem = _placed(text, _start(record, where), context, where)
+        answer, problem = _placed(record, context, where)
         answers.append(answer)
         wrong_starts += [problem] if problem else []
     if is_impossible is not None and is_impossible is not (not answers):
@@ -287,7 +279,8 @@ def _answers(row: Mapping[str, Any], where: str) -> Sequence[Any]:
         texts = _list(answers, "text", where)
         starts = _list(answers, "answer_start", where) or [None] * len(texts)
         if len(texts) != len(starts):
-            raise _problem(where, f"{len(texts)} answer texts, {len(starts)} starts")
+            counts = f": {len(texts)} and {len(starts)}"
+            raise _problem(where, "not as many answer starts as texts", counts)
         pairs = zip(texts, starts, strict=True)
         return [{"text": text, "answer_start": start} for text, start in pairs]
     if _is_empty(answers) and ("answer" in row or "answers" not in row):
@@ -297,32 +290,34 @@ def _answers(row: Mapping[str, Any], where: str) -> Sequence[Any]:
     return _list(row, "answers", where)
 
 
-def _placed(
-    text: str, start: int | None, context: str, where: str
-) -> tuple[GoldAnswer, DataError | None]:
-    """The answer where it stands; or, at no place, with what is wrong about its start."""
+def _placed(record: Any, context: str, where: str) -> tuple[GoldAnswer, DataError | None]:
+    """An answer where it stands; or, at no place, with what is wrong about its start."""
+    text, start = _text(record, "text", where), record.get("answer_start")
     if not text.strip():
         advice = "; a question without an answer has an empty list of answers, or is_impossible"
         raise _problem(where, "an answer has no word", f": {text!r}{advice}")
+    lost = GoldAnswer(text, -1)
     first, last = context.find(text), context.rfind(text)
-    if start is None:
+    if _is_empty(start):
         if first == last >= 0:
             return GoldAnswer(text, first), None
         times = "not at all" if first < 0 else "more than once; answer_start says where"
-        return GoldAnswer(text, -1), DataError(
-            f"{where}: the context has {text!r} {times}", f"the context has an answer {times}"
-        )
-    if start >= 0 and context.startswith(text, start):
+        kind = f"the context has the answer {times}"
+        return lost, DataError(f"{where}: the context has {text!r} {times}", kind)
+    number = WHOLE_NUMBER.fullmatch(str(start))
+    if not number:
+        return lost, _problem(where, "'answer_start' is no whole number", f": {start!r:.40}")
+    start = int(number[1])
+    near = [s for s in (start, start - 1, start + 1) if s >= 0 and context.startswith(text, s)]
+    if near[:1] == [start]:
         return GoldAnswer(text, start), None
-    near = [s for s in (start - 1, start + 1) if s >= 0 and context.startswith(text, s)]
     if near or first == last >= 0:
         hint = f"it stands at {(near or [first])[0]}"
-    elif first < 0:
-        hint = "the context does not have it"
     else:
-        hint = f"it stands at {context.count(text)} places"
+        count = context.count(text)
+        hint = f"it stands at {count} places" if count else "the context does not have it"
     found = context[max(start, 0) : max(start + len(text), 0)]
-    return GoldAnswer(text, -1), DataError(
+    return lost, DataError(
         f"{where}: answer {text!r} is not at answer_start={start}, where {found!r} stands; {hint}",
         "an answer is not at its answer_start",
     )
@@ -352,17 +347,6 @@ def _text(record: Mapping[str, Any], name: str, where: str) -> str:
     if not isinstance(value, str | int | float) or isinstance(value, bool):
         raise _problem(where, f"{name!r} is {type(value).__name__}, expected text")
     return str(value)
-
-
-def _start(record: Mapping[str, Any], where: str) -> int | None:
-    """A whole number, also as 20.0, as columns with empty cells get written; None when empty."""
-    value = record.get("answer_start")
-    if _is_empty(value):
-        return None
-    match = re.fullmatch(r"\s*(-?[0-9]{1,40})(\.0*)?\s*", str(value))
-    if not match:
-        raise _problem(where, "'answer_start' is no whole number", f": {value!r:.40}")
-    return int(match[1])
 
 
 def _require_fields(record: Any, where: str, *names: str) -> None:

@@ -6,6 +6,7 @@ and linear decay of the learning rate, dropout 0.1.
 
 import math
 import random
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import nn
 
 from .batches import collate, length_batches, split_batch
 from .config import Attention
-from .errors import DataError, InputError, NonFiniteError
+from .errors import DataError, InputError, NonFiniteError, summary
 from .fast.dropout import Dropout
 from .fast.processor import Precision, choose_device, choose_precision
 from .features import Feature, prepare_features, prepare_train_features
@@ -271,9 +272,11 @@ def load_data(config: TrainingConfig, tokenizer: Tokenizer) -> TrainingData:
     features = prepare_train_features(
         examples, tokenizer, config.max_length, config.doc_stride, collected
     )
-    dev_examples = []
-    if config.dev_file:  # scored by its texts alone: a start that is wrong does no harm
-        dev_examples = load_squad(config.dev_file, "validation", misplaced=[])
+    dev_examples, misplaced = [], list[DataError]()
+    if config.dev_file:
+        dev_examples = load_squad(config.dev_file, "validation", misplaced=misplaced)
+    if misplaced:
+        warnings.warn(f"answers are scored by their text: {summary(misplaced)}", stacklevel=2)
     return TrainingData(features, dev_examples, skipped)
 
 
