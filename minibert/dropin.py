@@ -168,7 +168,7 @@ class QuestionAnsweringPipeline:
             self.qa.model,
             self.qa.tokenizer,
             self.qa.max_length if chosen.max_seq_len is None else chosen.max_seq_len,
-            chosen.doc_stride,
+            self.qa.doc_stride if chosen.doc_stride is None else chosen.doc_stride,
             chosen.max_question_len,
             chosen.batch_size,
             self.qa.precision,

@@ -310,6 +310,8 @@ def test_settings(tiny, ours):
     assert short(LAMP, top_k=None) == short(LAMP)
     assert minibert.pipeline(model=ours.qa)(LAMP) == ours(LAMP)
     cut = {"max_seq_len": 20, "doc_stride": 4}
+    short = minibert.QuestionAnswerer(ours.qa.model, ours.qa.tokenizer, 20, doc_stride=4)
+    assert minibert.pipeline(model=short)(**BELL) == ours(**BELL, **cut)
     score = ours(**BELL, **cut)["score"]
     assert score == pytest.approx(ours(**BELL, **cut, batch_size=1)["score"], rel=1e-5)
     assert score != pytest.approx(ours(**BELL)["score"], rel=1e-5)
