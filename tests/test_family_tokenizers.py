@@ -1,0 +1,464 @@
+"""Tokenizers of every kind: ids and offsets beside the reference's, whole words, text that stays
+text, files under every name; and each way in which one is read as something it is not."""
+
+import json
+import re
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import siblings
+from hypothesis import given
+from hypothesis import strategies as st
+from test_features import differences, reference_windows
+from test_hostile_text import ANSWERED, unicode_texts
+from test_tokenization import STRANGE, VOCABULARY
+
+import minibert
+from minibert import QuestionAnswerer, Tokenizer
+from minibert.tokenization import Pieces
+
+ALL = siblings.FAMILIES
+KINDS = {
+    "WordPiece": siblings.word_pieces(600),
+    "byte-level BPE": siblings.byte_level(600),
+    "with a space first": siblings.byte_level(600, add_prefix_space=True),
+    "offsets not trimmed": siblings.byte_level(600, trim_offsets=False),
+    "XLM-R's Unigram": siblings.unigram(600, words_first=True),
+    "CamemBERT's Unigram": siblings.unigram(600, words_first=False),
+}
+CONTROL = re.compile(r"\[(PAD|UNK|CLS|SEP|MASK)\]|</?s>|<(pad|unk|mask)>")
+
+
+def hostile_texts() -> list[str]:
+    return [*STRANGE, *chain.from_iterable(ANSWERED.values())]
+
+
+def generated_texts(count: int) -> list[str]:
+    return list(chain.from_iterable(unicode_texts(count // 2, seed=14)))
+
+
+def of_kind(kind: str) -> Tokenizer:
+    return Tokenizer(KINDS[kind].from_str(KINDS[kind].to_str()))
+
+
+def stripped(text: str, start: int, end: int) -> list[int]:
+    """The place without the white space at its edges."""
+    inner = text[start:end]
+    first = start + len(inner) - len(inner.lstrip())
+    return [first, max(first, start + len(inner.rstrip()))]
+
+
+def assert_theirs(transformers: Any, kind: str, texts: list[str]) -> None:
+    """Ids are the reference's, and so are offsets; but white space at the edge of one, which
+    byte-level BPE and Unigram count in, belongs to no piece here."""
+    theirs = transformers.PreTrainedTokenizerFast(tokenizer_object=KINDS[kind])
+    texts = [text for text in texts if not CONTROL.search(text)]
+    encoded = theirs(texts, add_special_tokens=False, return_offsets_mapping=True)
+    for k, (text, pieces) in enumerate(zip(texts, of_kind(kind).encode_batch(texts), strict=True)):
+        assert pieces.ids.tolist() == encoded["input_ids"][k], text
+        places = [stripped(text, *place) for place in encoded["offset_mapping"][k]]
+        for ours, wanted in zip(pieces.offsets.tolist(), places, strict=True):
+            assert ours == wanted or (ours[0] == ours[1] and wanted[0] == wanted[1]), text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids_and_offsets_equal_the_reference(transformers, kind):
+    assert_theirs(transformers, kind, hostile_texts())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids_and_offsets_of_5000_generated_texts(transformers, kind):
+    assert_theirs(transformers, kind, generated_texts(5_000))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whole_words_are_the_library_s(kind):
+    tokenizer = of_kind(kind)
+    for text in hostile_texts():
+        encoding = tokenizer.backend.encode(text, add_special_tokens=False)
+        words = tokenizer.word_offsets(tokenizer.encode(text)).tolist()
+        for k, word in enumerate(words):
+            place = stripped(text, *encoding.word_to_chars(encoding.token_to_word(k)))
+            assert word == place or place[0] == place[1], text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_piece_begins_and_ends_in_text(kind):
+    """And where a piece has none, as the one for the second of two blanks, its place is empty."""
+    tokenizer = of_kind(kind)
+    for text in [*hostile_texts(), "Ada  lit\n\n\nthe lamp ", "   ", "\n"]:
+        pieces = tokenizer.encode(text)
+        starts = pieces.offsets[:, 0].tolist()
+        assert starts == sorted(starts), text
+        for start, end in pieces.offsets.tolist():
+            assert 0 <= start <= end <= len(text)
+            assert text[start:end].strip() == text[start:end]
+
+
+@given(text=st.text())
+def test_offsets_are_slices_of_any_text(text):
+    for kind in ("byte-level BPE", "offsets not trimmed", "CamemBERT's Unigram"):
+        pieces = of_kind(kind).encode(text)
+        for start, end in pieces.offsets.tolist():
+            assert 0 <= start <= end <= len(text) and text[start:end].strip() == text[start:end]
+
+
+SPELLED = [
+    "see [SEP] and [CLS], [MASK] [PAD]",
+    "a </s> b</s>c <s><s> <mask> <pad> x<unk>y",
+    "＜／ｓ＞ is </s> in full width",
+    "</s>",
+    "<mask>",
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_text_is_never_a_control_token(kind):
+    """Unigram's vocabulary has "</s>" as a piece like any other: it must not be found."""
+    tokenizer = of_kind(kind)
+    ids = {tokenizer.backend.token_to_id(t) for t in (*siblings.BRACKETS, *siblings.ANGLES)}
+    ids -= {None, *map(tokenizer.backend.token_to_id, ("[UNK]", "<unk>"))}
+    assert len(ids) == 4
+    for text in SPELLED:
+        pieces = tokenizer.encode(text)
+        assert not ids & set(pieces.ids.tolist()), text
+        covered = {k for start, end in pieces.offsets.tolist() for k in range(start, end)}
+        assert covered == {k for k, letter in enumerate(text) if not letter.isspace()}
+
+
+def test_a_control_word_without_brackets_stays_text(tmp_path):
+    """Special tokens under names that are words: the text may hold that word."""
+    tokens = ["pad", "unk", "cls", "sep", *"abcdefghijklmnopqrstuvwxyz", "##s", "##l", "##e", "##p"]
+    (tmp_path / "vocab.txt").write_text("\n".join(tokens) + "\n")
+    names = {f"{name}_token": name for name in ("pad", "unk", "cls", "sep")}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(names))
+    tokenizer = Tokenizer.from_pretrained(tmp_path)
+    assert (tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id) == (0, 2, 3)
+    assert not {0, 2, 3} & set(tokenizer.encode("a sep is a cls").ids.tolist())
+
+
+# --- the whole arrow -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def readers(transformers, tmp_path_factory) -> dict[str, QuestionAnswerer]:
+    found = {}
+    for model_type in ALL:
+        folder = tmp_path_factory.mktemp(model_type)
+        siblings.checkpoint(transformers, model_type, folder)
+        found[model_type] = QuestionAnswerer.from_pretrained(
+            folder, precision="fp32", max_length=64, doc_stride=16
+        )
+    return found
+
+
+@pytest.mark.parametrize("model_type", ALL)
+def test_an_answer_is_the_text(readers, model_type):
+    qa = readers[model_type]
+    for question, context in ANSWERED.values():
+        for align in (False, True):
+            (answers,) = qa.n_best(
+                [minibert.Example("", question, context)], 30, 8, align_to_words=align
+            )
+            for a in answers:
+                assert context[a.start : a.end] == a.answer and a.answer
+                assert a.answer.strip() == a.answer
+            assert len({(a.start, a.end) for a in answers}) == len(answers)
+            assert sum(a.score for a in answers) <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("model_type", ALL)
+def test_the_pieces_of_one_character_are_one_place(readers, model_type):
+    """An emoji of four bytes, each a token: one answer, once."""
+    answers = readers[model_type]("Who?", "Ada 😀 lit", top_k=1000)
+    places = [(a.start, a.end) for a in answers]
+    assert len(set(places)) == len(places) and (4, 5) in places
+
+
+@pytest.mark.parametrize("model_type", ALL)
+@pytest.mark.parametrize("context", ["", "   ", " \t\n\u3000"])
+def test_a_context_of_blanks_has_no_words(readers, model_type, context):
+    for pair in (("Who?", context), (context, "Ada")):
+        with pytest.raises(minibert.InputError, match="no words"):
+            readers[model_type](*pair)
+
+
+def text_windows(
+    transformers: Any, model_type: str, folder: Path, examples: list[minibert.Example]
+) -> tuple[list[int], list[minibert.Feature], Any]:
+    ours = Tokenizer.from_pretrained(folder)
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    features = minibert.prepare_train_features(examples, ours, 128, 40)
+    reference = reference_windows(theirs, examples, 128, 40)
+    if "token_type_ids" not in reference:  # a family without segments
+        reference["token_type_ids"] = [[0] * len(ids) for ids in reference["input_ids"]]
+    return differences(features, examples, reference), features, reference
+
+
+def assert_labels_are_theirs(
+    transformers: Any, model_type: str, folder: Path, examples: list[minibert.Example]
+) -> None:
+    """All windows and labels, but for the reference's slip where an answer begins in a window's
+    last token."""
+    siblings.write_tokenizer(model_type, folder)
+    wrong, features, _ = text_windows(transformers, model_type, folder, examples)
+    for k in wrong:
+        assert features[k].start_position == len(features[k]) - 2
+    assert len(wrong) < len(features) / 50
+    assert sum(f.start_position != 0 for f in features) > len(features) / 4
+
+
+@pytest.mark.parametrize("model_type", ALL)
+def test_windows_and_labels_equal_the_reference(transformers, tmp_path, field_notes, model_type):
+    assert_labels_are_theirs(transformers, model_type, tmp_path, field_notes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", ["roberta", "xlm-roberta", "camembert", "electra"])
+def test_windows_and_labels_of_2000_squad_questions(transformers, tmp_path, squad, model_type):
+    examples = minibert.load_squad(squad, "train")[::40][:2000]
+    assert_labels_are_theirs(transformers, model_type, tmp_path, examples)
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def write(folder: Path, **files: Any) -> Path:
+    """Files by their names ("__" for "."): text, or what becomes JSON."""
+    for name, content in files.items():
+        text = content if isinstance(content, str) else json.dumps(content)
+        (folder / name.replace("__", ".")).write_text(text, encoding="utf-8")
+    return folder
+
+
+def merges(model: dict[str, Any]) -> str:
+    return "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in model["merges"])
+
+
+@pytest.mark.parametrize("prefix", [False, True])
+def test_vocab_and_merges_are_the_same_tokenizer(transformers, tmp_path, prefix):
+    backend = siblings.byte_level(600, add_prefix_space=prefix)
+    model = json.loads(backend.to_str())["model"]
+    settings = {"tokenizer_class": "RobertaTokenizer", "add_prefix_space": prefix}
+    write(tmp_path, vocab__json=model["vocab"], merges__txt=merges(model),
+          tokenizer_config__json=settings)  # fmt: skip
+    old, whole = Tokenizer.from_pretrained(tmp_path), Tokenizer(backend)
+    theirs = transformers.RobertaTokenizer.from_pretrained(tmp_path)
+    for text in hostile_texts():
+        a, b = old.encode(text), whole.encode(text)
+        assert a.ids.tolist() == b.ids.tolist() and (a.offsets == b.offsets).all()
+        if not CONTROL.search(text):
+            assert a.ids.tolist() == theirs(text, add_special_tokens=False)["input_ids"]
+    assert (old.separators, old.context_segment) == (2, 0)
+    old.save_pretrained(tmp_path / "saved")
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "saved")
+    assert again("Who?", "Ada  lit it.")["input_ids"] == theirs("Who?", "Ada  lit it.")["input_ids"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_saved_and_loaded_it_is_the_same(tmp_path, kind):
+    tokenizer = of_kind(kind)
+    tokenizer.save_pretrained(tmp_path)
+    again = Tokenizer.from_pretrained(tmp_path)
+    for text in [*hostile_texts(), *SPELLED]:
+        a, b = tokenizer.encode(text), again.encode(text)
+        assert a.ids.tolist() == b.ids.tolist() and (a.offsets == b.offsets).all()
+    packed = ("cls_id", "sep_id", "pad_id", "separators", "context_segment", "vocab_size")
+    assert all(getattr(tokenizer, name) == getattr(again, name) for name in packed)
+    again.save_pretrained(tmp_path / "again")
+    texts = [(f / "tokenizer.json").read_text() for f in (tmp_path, tmp_path / "again")]
+    assert texts[0] == texts[1]
+
+
+NEW = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+
+
+@pytest.mark.parametrize("special", [True, False])
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "xlm-roberta"])
+def test_a_token_that_someone_added_is_one_piece(transformers, tmp_path, model_type, special):
+    """In tokenizer.json, special or not; as in transformers, and after saving too."""
+    siblings.write_tokenizer(model_type, tmp_path)
+    state = json.loads((tmp_path / "tokenizer.json").read_text())
+    size = Tokenizer.from_pretrained(tmp_path).vocab_size
+    state["added_tokens"].append(NEW | {"id": size, "content": "<lamp>", "special": special})
+    write(tmp_path, tokenizer__json=state)
+    text = "a <lamp> and</s>[SEP]"
+    for folder in (tmp_path, tmp_path / "saved"):
+        tokenizer = Tokenizer.from_pretrained(folder)
+        pieces = tokenizer.encode(text)
+        assert pieces.ids.tolist().count(size) == 1 and tokenizer.vocab_size == size + 1
+        assert pieces.offsets[pieces.ids == size].tolist() == [[2, 8]]
+        assert not {tokenizer.cls_id, tokenizer.sep_id} & set(pieces.ids.tolist())
+        theirs = transformers.AutoTokenizer.from_pretrained(folder)
+        assert theirs("a <lamp> b")["input_ids"].count(size) == 1
+        assert (size in theirs.all_special_ids) == special
+        tokenizer.save_pretrained(tmp_path / "saved")
+
+
+def test_added_tokens_json_beside_a_vocabulary(tmp_path):
+    """As slow tokenizers wrote them; and in tokenizer_config.json, as later ones did."""
+    vocabulary = "\n".join(VOCABULARY)
+    size = len(VOCABULARY)
+    write(tmp_path, vocab__txt=vocabulary, added_tokens__json={"<bulb>": size + 1, "<lamp>": size})
+    pieces = Tokenizer.from_pretrained(tmp_path).encode("a <lamp>b <bulb>[SEP]")
+    assert {size, size + 1} < set(pieces.ids.tolist())
+    decoder = {str(size): {"content": "<lamp>", "special": True}}
+    (tmp_path / "added_tokens.json").unlink()
+    write(tmp_path, tokenizer_config__json={"added_tokens_decoder": decoder})
+    assert size in Tokenizer.from_pretrained(tmp_path).encode("a <lamp>b").ids
+    write(tmp_path, tokenizer_config__json={}, added_tokens__json={"<lamp>": size + 7})
+    with pytest.raises(minibert.PretrainedError, match=rf"<lamp>.*{size + 7}"):
+        Tokenizer.from_pretrained(tmp_path)
+
+
+def test_control_tokens_that_are_not_marked_special(tmp_path):
+    """A tokenizer.json that lists [SEP] as an ordinary added token: text is still text."""
+    siblings.write_tokenizer("bert", tmp_path)
+    state = json.loads((tmp_path / "tokenizer.json").read_text())
+    for token in state["added_tokens"]:
+        token["special"] = False
+    write(tmp_path, tokenizer__json=state)
+    tokenizer = Tokenizer.from_pretrained(tmp_path)
+    assert tokenizer.sep_id not in tokenizer.encode("a [SEP] b").ids
+
+
+ANGLED = [*siblings.ANGLES, *"abcde", *(f"##{c}" for c in "abcde"), "<", ">", "/"]
+
+
+@pytest.mark.parametrize("where", ["special_tokens_map.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("form", ["text", "dict"])
+def test_special_tokens_under_other_names(tmp_path, where, form):
+    """A WordPiece vocabulary with <s> and </s>, where the files say which they are."""
+    roles = {"cls": "<s>", "sep": "</s>", "pad": "<pad>", "unk": "<unk>", "mask": "<mask>"}
+    named: dict[str, Any] = {f"{role}_token": token for role, token in roles.items()}
+    if form == "dict":
+        named = {role: NEW | {"content": token} for role, token in named.items()}
+    write(tmp_path, vocab__txt="\n".join(ANGLED))
+    (tmp_path / where).write_text(json.dumps(named))
+    for folder in (tmp_path, tmp_path / "saved"):
+        tokenizer = Tokenizer.from_pretrained(folder)
+        assert (tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id) == (0, 2, 1)
+        assert tokenizer.tokens(tokenizer.encode("ab z").ids) == ["a", "##b", "<unk>"]
+        assert not {0, 1, 2, 4} & set(tokenizer.encode("a </s> <mask>").ids.tolist())
+        tokenizer.save_pretrained(tmp_path / "saved")
+
+
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        ({"special_tokens_map__json": {"cls_token": "<bos>"}}, "cls_token.*<bos>"),
+        ({"special_tokens_map__json": {"cls_token": 5}}, "cls_token=5"),
+        ({"special_tokens_map__json": "["}, "not readable as JSON"),
+        ({"added_tokens__json": {"<lamp>": "x"}}, "<lamp>"),
+        ({"tokenizer_config__json": {"tokenizer_class": "BertJapaneseTokenizer"}},
+         "BertJapaneseTokenizer"),
+        ({"config__json": {"model_type": "bert", "tokenizer_class": "BertJapaneseTokenizer"}},
+         "BertJapaneseTokenizer"),
+        ({"tokenizer_config__json": {"tokenizer_class": "RobertaTokenizer"}}, "RobertaTokenizer"),
+        ({"tokenizer_config__json": {"model_max_length": "x"}}, "model_max_length='x'"),
+    ],
+)  # fmt: skip
+def test_bad_files_beside_a_vocabulary(tmp_path, files, named):
+    write(tmp_path, vocab__txt="\n".join(VOCABULARY), **files)
+    with pytest.raises(minibert.PretrainedError, match=named) as raised:
+        Tokenizer.from_pretrained(tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "found"),
+    [
+        ([*siblings.BRACKETS, "Ada", "ada", "##a"], "Ada"),
+        ([*siblings.BRACKETS, "ada", "##a", "東"], "ada"),
+        ([*siblings.BRACKETS, "[unused1]", "[Unused2]", "ada"], "ada"),
+    ],
+)
+@pytest.mark.parametrize("settings", [None, {}, {"tokenizer_class": "BertTokenizer"}])
+def test_the_vocabulary_says_whether_it_is_cased(tmp_path, tokens, found, settings):
+    """Where no file does."""
+    write(tmp_path, vocab__txt="\n".join(tokens))
+    if settings is not None:
+        write(tmp_path, tokenizer_config__json=settings)
+    tokenizer = Tokenizer.from_pretrained(tmp_path)
+    assert tokenizer.tokens(tokenizer.encode("Ada").ids) == [found]
+
+
+@pytest.mark.parametrize(
+    ("parts", "lower", "found"),
+    [
+        ([{"type": "NFC"}, "bert"], False, "Ada"),
+        ([{"type": "NFC"}, "bert"], True, "ada"),
+        ([{"type": "NFD"}, {"type": "Lowercase"}], False, "Ada"),
+        ([{"type": "NFD"}, {"type": "Lowercase"}], True, "ada"),
+        ([{"type": "NFD"}], True, "ada"),
+    ],
+)
+def test_case_in_a_sequence_of_normalizers(tmp_path, parts, lower, found):
+    """`do_lower_case` has the last word there too."""
+    backend = siblings.tokenizer_of_words([*siblings.BRACKETS, "Ada", "ada"])
+    state = json.loads(backend.to_str())
+    bert = state["normalizer"] | {"lowercase": not lower}
+    parts = [bert if part == "bert" else part for part in parts]
+    state["normalizer"] = {"type": "Sequence", "normalizers": parts}
+    write(tmp_path, tokenizer__json=state, tokenizer_config__json={"do_lower_case": lower})
+    for folder in (tmp_path, tmp_path / "saved"):
+        tokenizer = Tokenizer.from_pretrained(folder)
+        assert tokenizer.tokens(tokenizer.encode("Ada").ids) == [found]
+        tokenizer.save_pretrained(tmp_path / "saved")
+
+
+def test_a_byte_order_mark_in_a_vocabulary(tmp_path):
+    (tmp_path / "vocab.txt").write_bytes("\n".join(VOCABULARY).encode("utf-8-sig"))
+    tokenizer = Tokenizer.from_pretrained(tmp_path)
+    assert tokenizer.pad_id == 0 and tokenizer.tokens([0]) == ["[PAD]"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "length"), [(128, 128), (512, 384), (10**30, 384), (1e30, 384), (None, 384)]
+)
+def test_model_max_length_is_respected(transformers, tmp_path, limit, length):
+    siblings.checkpoint(transformers, "bert", tmp_path)
+    settings = siblings.settings("bert") | {"model_max_length": limit}
+    write(tmp_path, tokenizer_config__json=settings)
+    qa = QuestionAnswerer.from_pretrained(tmp_path, precision="fp32")
+    assert qa.max_length == length
+    qa = QuestionAnswerer.from_pretrained(tmp_path, precision="fp32", max_length=300)
+    assert qa.max_length == 300  # asked for by name
+    qa.tokenizer.save_pretrained(tmp_path)
+    assert QuestionAnswerer.from_pretrained(tmp_path, precision="fp32").max_length == length
+
+
+def test_packing_is_what_the_files_say(tmp_path):
+    """The template of tokenizer.json; the family's, where it has none."""
+    siblings.write_tokenizer("xlm-roberta", tmp_path)
+    state = json.loads((tmp_path / "tokenizer.json").read_text())
+    assert Tokenizer.from_pretrained(tmp_path).separators == 2
+    pair = state["post_processor"]["pair"]
+    assert pair.pop(2) == pair[2]  # one "</s>" between the two
+    write(tmp_path, tokenizer__json=state)
+    assert Tokenizer.from_pretrained(tmp_path).separators == 1
+    state["post_processor"] = None
+    write(tmp_path, tokenizer__json=state)
+    assert Tokenizer.from_pretrained(tmp_path).separators == 2
+    write(tmp_path, config__json={"model_type": "bert"})
+    assert Tokenizer.from_pretrained(tmp_path).separators == 1
+
+
+def test_a_template_that_packs_otherwise_is_refused(tmp_path):
+    siblings.write_tokenizer("xlm-roberta", tmp_path)
+    state = json.loads((tmp_path / "tokenizer.json").read_text())
+    state["post_processor"]["pair"].pop(0)
+    write(tmp_path, tokenizer__json=state)
+    with pytest.raises(minibert.PretrainedError, match="packs a pair"):
+        Tokenizer.from_pretrained(tmp_path)
+
+
+def test_pieces_without_words_have_words_of_their_own():
+    """`Pieces` of an empty text."""
+    pieces = of_kind("byte-level BPE").encode("")
+    assert isinstance(pieces, Pieces) and len(pieces) == 0
+    assert of_kind("byte-level BPE").word_offsets(pieces).shape == (0, 2)
+    assert np.array_equal(pieces.words, [])
