@@ -4,9 +4,9 @@ The modules, in the order in which text flows; each imports only those before it
 
     errors, files                       one line for what goes wrong; files that appear whole
     fast.memory, fast.dropout           what is about speed and not about BERT
-    config, families, pretrained        a folder of weights -> tensors under our names
+    families, config, pretrained        a folder of weights -> tensors under our names
     fast.processor                      which device, precision and attention to compute with
-    tokenization                        text -> pieces that know their characters
+    tokenizer_files, tokenization       text -> pieces that know their characters
     squad, metric                       data sets -> examples; the official figures
     features, batches                   question + context -> windows -> padded batches
     model, qa                           token ids -> hidden states -> two logits a token

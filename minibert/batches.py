@@ -18,7 +18,7 @@ class Batch(NamedTuple):
 
     input_ids: Tensor  # (B, T)
     attention_mask: Tensor  # (B, T): 1 token, 0 padding
-    token_type_ids: Tensor  # (B, T): 0 question, 1 context
+    token_type_ids: Tensor  # (B, T): 0 question, 1 context (0 in a family without segments)
     start_positions: Tensor  # (B,), -1 for an unlabelled window: the loss ignores it
     end_positions: Tensor  # (B,)
 
@@ -38,7 +38,7 @@ def collate(features: Sequence[Feature], pad_id: int, multiple: int = 1) -> Batc
     for row, feature in enumerate(features):
         input_ids[row, : len(feature)] = feature.input_ids
         attention_mask[row, : len(feature)] = 1
-        token_type_ids[row, len(feature.prefix) : len(feature)] = 1
+        token_type_ids[row, len(feature.prefix) : len(feature)] = feature.context_segment
     labels = [
         (-1, -1) if f.start_position is None else (f.start_position, f.end_position)
         for f in features

@@ -1,38 +1,214 @@
-"""Which tensor of a checkpoint is which of ours: data, no code that decides."""
+"""How BERT's siblings differ: one entry a `model_type`. Data; nothing here decides.
 
-# Keys of a checkpoint -> names in minibert. `{}` stands for the layer's number; a trailing `[row]`
-# takes one row of a matrix.
-KEY_TABLE: dict[str, str] = {
-    "bert.embeddings.word_embeddings.weight": "bert.embeddings.word.weight",
-    "bert.embeddings.position_embeddings.weight": "bert.embeddings.position.weight",
-    "bert.embeddings.token_type_embeddings.weight": "bert.embeddings.token_type.weight",
-    "bert.embeddings.LayerNorm.weight": "bert.embeddings.norm.weight",
-    "bert.embeddings.LayerNorm.bias": "bert.embeddings.norm.bias",
-    "bert.encoder.layer.{}.attention.self.query.weight": "bert.layers.{}.attention.query.weight",
-    "bert.encoder.layer.{}.attention.self.query.bias": "bert.layers.{}.attention.query.bias",
-    "bert.encoder.layer.{}.attention.self.key.weight": "bert.layers.{}.attention.key.weight",
-    "bert.encoder.layer.{}.attention.self.key.bias": "bert.layers.{}.attention.key.bias",
-    "bert.encoder.layer.{}.attention.self.value.weight": "bert.layers.{}.attention.value.weight",
-    "bert.encoder.layer.{}.attention.self.value.bias": "bert.layers.{}.attention.value.bias",
-    "bert.encoder.layer.{}.attention.output.dense.weight": "bert.layers.{}.attention.output.weight",
-    "bert.encoder.layer.{}.attention.output.dense.bias": "bert.layers.{}.attention.output.bias",
-    "bert.encoder.layer.{}.attention.output.LayerNorm.weight": "bert.layers.{}.attention_norm.weight",  # noqa: E501
-    "bert.encoder.layer.{}.attention.output.LayerNorm.bias": "bert.layers.{}.attention_norm.bias",
-    "bert.encoder.layer.{}.intermediate.dense.weight": "bert.layers.{}.feed_forward.expand.weight",
-    "bert.encoder.layer.{}.intermediate.dense.bias": "bert.layers.{}.feed_forward.expand.bias",
-    "bert.encoder.layer.{}.output.dense.weight": "bert.layers.{}.feed_forward.contract.weight",
-    "bert.encoder.layer.{}.output.dense.bias": "bert.layers.{}.feed_forward.contract.bias",
-    "bert.encoder.layer.{}.output.LayerNorm.weight": "bert.layers.{}.feed_forward_norm.weight",
-    "bert.encoder.layer.{}.output.LayerNorm.bias": "bert.layers.{}.feed_forward_norm.bias",
+All are the skeleton of BERT (arXiv:1810.04805v2): post-LayerNorm layers and learned positions.
+DistilBERT (arXiv:1910.01108v4) has half the layers and no segments. RoBERTa (arXiv:1907.11692v1)
+was trained longer, without segments; XLM-R (arXiv:1911.02116v2) is that on 100 languages, CamemBERT
+(arXiv:1911.03894v3) on French. ELECTRA (arXiv:2003.10555v1) learned from replaced words, its small
+size with embeddings narrower than its layers.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a family calls things, and what it changed."""
+
+    architecture: str  # the class of `transformers` that has a span head
+    # Checkpoint keys -> our names. `{}` is the layer's number; a trailing `[row]` takes one row.
+    keys: Mapping[str, str]
+    # Prefixes of checkpoint keys that minibert ignores -> the reason
+    ignored: Mapping[str, str]
+    # Fields of `BertConfig` -> their names in config.json, where these are not the same; None for a
+    # constant of their code
+    names: Mapping[str, str | None] = field(default_factory=dict)
+    # Fields of `BertConfig`, where config.json is silent and BERT's value is not theirs
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    positions_after_padding: bool = False  # the first token's position is pad_token_id + 1, not 0
+    context_segment: int = 1  # the question's is 0
+    separators: int = 1  # between question and context
+    # Where no file of the tokenizer says which they are
+    special_tokens: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def prefix(self) -> str:
+        """What the keys of the encoder's tensors begin with."""
+        return next(iter(self.keys)).partition(".")[0]
+
+
+def both(modules: Mapping[str, str]) -> dict[str, str]:
+    """A table of modules as one of their tensors.
+
+    >>> both({"lin1": "expand"})
+    {'lin1.weight': 'expand.weight', 'lin1.bias': 'expand.bias'}
+    """
+    return {
+        f"{theirs}.{name}": f"{ours}.{name}"
+        for theirs, ours in modules.items()
+        for name in ("weight", "bias")
+    }
+
+
+HEAD = {
     "qa_outputs.weight[0]": "head.S",
     "qa_outputs.weight[1]": "head.E",
     "qa_outputs.bias": "head.bias",
 }
 
-# Prefixes of checkpoint keys that minibert ignores, each with the reason.
-IGNORED: dict[str, str] = {
-    "bert.pooler.": "reads [CLS] only; a span head reads every token",
-    "cls.": "a head of pretraining (masked words, next sentence)",
-    "classifier.": "a head of another task",
-    "bert.embeddings.position_ids": "a constant: 0, 1, 2, ...",
+
+def bert_keys(prefix: str) -> dict[str, str]:
+    """BERT's own table, under the name that a sibling gives its encoder."""
+    embeddings, layer = f"{prefix}.embeddings", f"{prefix}.encoder.layer.{{}}"
+    return {
+        f"{embeddings}.word_embeddings.weight": "bert.embeddings.word.weight",
+        f"{embeddings}.position_embeddings.weight": "bert.embeddings.position.weight",
+        f"{embeddings}.token_type_embeddings.weight": "bert.embeddings.token_type.weight",
+        **both(
+            {
+                f"{embeddings}.LayerNorm": "bert.embeddings.norm",
+                f"{layer}.attention.self.query": "bert.layers.{}.attention.query",
+                f"{layer}.attention.self.key": "bert.layers.{}.attention.key",
+                f"{layer}.attention.self.value": "bert.layers.{}.attention.value",
+                f"{layer}.attention.output.dense": "bert.layers.{}.attention.output",
+                f"{layer}.attention.output.LayerNorm": "bert.layers.{}.attention_norm",
+                f"{layer}.intermediate.dense": "bert.layers.{}.feed_forward.expand",
+                f"{layer}.output.dense": "bert.layers.{}.feed_forward.contract",
+                f"{layer}.output.LayerNorm": "bert.layers.{}.feed_forward_norm",
+            }
+        ),
+        **HEAD,
+    }
+
+
+DISTILBERT_KEYS = {
+    "distilbert.embeddings.word_embeddings.weight": "bert.embeddings.word.weight",
+    "distilbert.embeddings.position_embeddings.weight": "bert.embeddings.position.weight",
+    **both(
+        {
+            "distilbert.embeddings.LayerNorm": "bert.embeddings.norm",
+            "distilbert.transformer.layer.{}.attention.q_lin": "bert.layers.{}.attention.query",
+            "distilbert.transformer.layer.{}.attention.k_lin": "bert.layers.{}.attention.key",
+            "distilbert.transformer.layer.{}.attention.v_lin": "bert.layers.{}.attention.value",
+            "distilbert.transformer.layer.{}.attention.out_lin": "bert.layers.{}.attention.output",
+            "distilbert.transformer.layer.{}.sa_layer_norm": "bert.layers.{}.attention_norm",
+            "distilbert.transformer.layer.{}.ffn.lin1": "bert.layers.{}.feed_forward.expand",
+            "distilbert.transformer.layer.{}.ffn.lin2": "bert.layers.{}.feed_forward.contract",
+            "distilbert.transformer.layer.{}.output_layer_norm": "bert.layers.{}.feed_forward_norm",
+        }
+    ),
+    **HEAD,
+}
+
+POOLER = "reads [CLS] only; a span head reads every token"
+PRETRAINING = "a head of pretraining"
+OTHER_TASK = "a head of another task"
+POSITIONS = "a constant: 0, 1, 2, ..."
+
+NO_EMBEDDING_SIZE: dict[str, str | None] = {"embedding_size": None}  # it is hidden_size
+
+BRACKETS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+ANGLES = {"pad": "<pad>", "unk": "<unk>", "cls": "<s>", "sep": "</s>", "mask": "<mask>"}
+
+
+def roberta(architecture: str, **defaults: Any) -> Family:
+    """RoBERTa, and those that differ from it by their vocabulary and by what they read."""
+    return Family(
+        architecture,
+        keys=bert_keys("roberta"),
+        ignored={
+            "roberta.pooler.": POOLER,
+            "lm_head.": PRETRAINING,
+            "classifier.": OTHER_TASK,
+            "roberta.embeddings.position_ids": POSITIONS,
+        },
+        names=NO_EMBEDDING_SIZE,
+        defaults={"pad_token_id": 1, **defaults},
+        positions_after_padding=True,
+        context_segment=0,
+        separators=2,
+        special_tokens=ANGLES,
+    )
+
+
+FAMILIES: dict[str, Family] = {
+    "bert": Family(
+        "BertForQuestionAnswering",
+        keys=bert_keys("bert"),
+        ignored={
+            "bert.pooler.": POOLER,
+            "cls.": PRETRAINING,
+            "classifier.": OTHER_TASK,
+            "bert.embeddings.position_ids": POSITIONS,
+        },
+        names=NO_EMBEDDING_SIZE,
+        special_tokens=BRACKETS,
+    ),
+    "distilbert": Family(
+        "DistilBertForQuestionAnswering",
+        keys=DISTILBERT_KEYS,
+        ignored={
+            "vocab_transform.": PRETRAINING,
+            "vocab_layer_norm.": PRETRAINING,
+            "vocab_projector.": PRETRAINING,
+            "pre_classifier.": OTHER_TASK,
+            "classifier.": OTHER_TASK,
+            "distilbert.embeddings.position_ids": POSITIONS,
+        },
+        names={
+            **NO_EMBEDDING_SIZE,
+            "hidden_size": "dim",
+            "num_hidden_layers": "n_layers",
+            "num_attention_heads": "n_heads",
+            "intermediate_size": "hidden_dim",
+            "hidden_act": "activation",
+            "hidden_dropout_prob": "dropout",
+            "attention_probs_dropout_prob": "attention_dropout",
+            "layer_norm_eps": None,
+            "type_vocab_size": None,
+        },
+        defaults={"num_hidden_layers": 6, "type_vocab_size": 0},
+        context_segment=0,
+        special_tokens=BRACKETS,
+    ),
+    "roberta": roberta("RobertaForQuestionAnswering", vocab_size=50265),
+    "xlm-roberta": roberta("XLMRobertaForQuestionAnswering"),
+    "camembert": roberta("CamembertForQuestionAnswering"),
+    "electra": Family(
+        "ElectraForQuestionAnswering",
+        keys=bert_keys("electra") | both({"electra.embeddings_project": "bert.embeddings.project"}),
+        ignored={
+            "discriminator_predictions.": PRETRAINING,
+            "generator_predictions.": PRETRAINING,
+            "generator_lm_head.": PRETRAINING,
+            "classifier.": OTHER_TASK,
+            "electra.embeddings.position_ids": POSITIONS,
+        },
+        defaults={
+            "embedding_size": 128,
+            "hidden_size": 256,
+            "num_attention_heads": 4,
+            "intermediate_size": 1024,
+        },
+        special_tokens=BRACKETS,
+    ),
+}
+
+# Other model types -> what makes them another skeleton
+REFUSED: dict[str, str] = {
+    "albert": "its layers share their weights",
+    "bart": "it is an encoder with a decoder",
+    "big_bird": "its attention is sparse",
+    "convbert": "its attention has convolutions",
+    "deberta": "it has relative positions",
+    "deberta-v2": "it has relative positions",
+    "funnel": "its layers pool their tokens",
+    "gpt2": "it is a decoder",
+    "longformer": "its attention is a sliding window",
+    "mobilebert": "its layers have bottlenecks",
+    "modernbert": "it has rotary positions",
+    "mpnet": "it has relative positions",
+    "t5": "it is an encoder with a decoder",
+    "xlnet": "it has relative positions",
 }

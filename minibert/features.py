@@ -1,8 +1,8 @@
 """Windows: question + context -> overlapping windows -> labels -> padded batches of like length.
 
 A window is `[CLS] question [SEP] part of the context [SEP]`, as BERT (arXiv:1810.04805v2) section
-4.2 packs a pair. A context too long for one is cut into several that overlap, so that an answer at
-the edge of one stands inside another.
+4.2 packs a pair; RoBERTa has two separators in the middle. A context too long for one is cut into
+several that overlap, so that an answer at the edge of one stands inside another.
 """
 
 import warnings
@@ -23,12 +23,13 @@ class Feature:
 
     example_id: str
     window_index: int  # among the example's windows, from 0
-    prefix: tuple[int, ...]  # ids of [CLS] question [SEP]
+    prefix: tuple[int, ...]  # ids of [CLS] question [SEP], or of two [SEP]
     context: Pieces  # of the whole context
     token_start: int  # first piece of the context in this window
     token_end: int  # last piece of the context in this window (inclusive)
     start_position: int | None = None  # label, in tokens of this window; None: unlabelled
     end_position: int | None = None  # inclusive
+    context_segment: int = 1  # the question's is 0
 
     def __len__(self) -> int:
         return len(self.prefix) + self.token_end - self.token_start + 2
@@ -45,7 +46,8 @@ class Feature:
 
     @property
     def token_type_ids(self) -> list[int]:
-        return [0] * len(self.prefix) + [1] * (len(self) - len(self.prefix))
+        context = len(self) - len(self.prefix)
+        return [0] * len(self.prefix) + [self.context_segment] * context
 
 
 def window_bounds(pieces: int, room: int, doc_stride: int) -> list[tuple[int, int]]:
@@ -153,8 +155,11 @@ def example_windows(
                 raise
             skipped.append(DataError(str(error), "no window can hold a question"))
             prefix, bounds = (), []
+        window = Feature(
+            example.id, 0, prefix, context, 0, 0, context_segment=tokenizer.context_segment
+        )
         yield [
-            Feature(example.id, index, prefix, context, first, end - 1)
+            replace(window, window_index=index, token_start=first, token_end=end - 1)
             for index, (first, end) in enumerate(bounds)
         ]
 
@@ -170,12 +175,12 @@ def cut_context(
 ) -> tuple[tuple[int, ...], list[tuple[int, int]]]:
     """What all windows of an example begin with, and the bounds of their pieces of the context."""
     name = f"{example.id}: " if example.id else ""
-    if not len(question):
+    if question.blank.all():
         raise InputError(f"{name}no words in the question {example.question[:40]!r}")
-    if not len(context):
+    if context.blank.all():
         raise InputError(f"{name}no words in the context {example.context[:40]!r}")
     read = question.ids[:max_question_len].tolist()
-    room = max_length - len(read) - 3  # [CLS] question [SEP] ... [SEP]
+    room = max_length - len(read) - tokenizer.separators - 2  # [CLS] question [SEP] ... [SEP]
     if doc_stride is None:
         doc_stride = min(128, max_length // 2)
         if doc_stride >= room:  # a long question: windows that advance by half of what is left
@@ -193,7 +198,7 @@ def cut_context(
             f"not read is {unread[:60]!r}",
             stacklevel=2,
         )
-    prefix = (tokenizer.cls_id, *read, tokenizer.sep_id)
+    prefix = (tokenizer.cls_id, *read, *[tokenizer.sep_id] * tokenizer.separators)
     return prefix, window_bounds(len(context), room, doc_stride)
 
 
@@ -213,13 +218,14 @@ def data_report(
     features = prepare_train_features(examples, tokenizer, max_length, doc_stride, skipped)
     held = {feature.example_id for feature in features if feature.start_position}
     contexts = {feature.context.ids.tobytes(): len(feature.context) for feature in features}
+    around = 1 + tokenizer.separators  # [CLS] and [SEP]
     answerable = [example for example in examples if example.answers]
     return {
         "questions": len(examples),
         "unanswerable": len(examples) - len(answerable),
         "contexts": len({example.context for example in examples}),
         "longest_context_tokens": max(contexts.values()),
-        "longest_question_tokens": max(len(feature.prefix) - 2 for feature in features),
+        "longest_question_tokens": max(len(f.prefix) for f in features) - around,
         "windows": len(features),
         "windows_per_question": len(features) / len(examples),
         "answers_without_a_window": sum(example.id not in held for example in answerable),

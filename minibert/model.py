@@ -19,23 +19,32 @@ from .fast.dropout import Dropout
 
 
 class Embeddings(nn.Module):
-    """Word + position + segment, then LayerNorm. BERT section 3, "Input/Output Representations"."""
+    """Word + position + segment, then LayerNorm. BERT section 3, "Input/Output Representations".
+
+    DistilBERT has no segments; RoBERTa's first position is not 0; ELECTRA may project the result.
+    """
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
-        self.word = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.token_type = nn.Embedding(config.type_vocab_size, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        width, segments = config.embedding_size or config.hidden_size, config.type_vocab_size
+        self.first_position = config.first_position
+        self.word = nn.Embedding(config.vocab_size, width)
+        self.position = nn.Embedding(config.max_position_embeddings, width)
+        self.token_type = nn.Embedding(segments, width) if segments else None
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
+        narrow = width != config.hidden_size
+        self.project = nn.Linear(width, config.hidden_size) if narrow else None
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)  # (T,)
         # in the reference's order, since float addition is not associative
-        x = self.word(input_ids) + self.token_type(token_type_ids)  # (B, T) -> (B, T, H)
-        x = x + self.position(positions)  # (B, T, H) + (T, H)
-        embedded: Tensor = self.dropout(self.norm(x))
-        return embedded
+        x: Tensor = self.word(input_ids)  # (B, T) -> (B, T, H)
+        if self.token_type is not None:
+            x = x + self.token_type(token_type_ids)
+        x = x + self.position(positions + self.first_position)  # (B, T, H) + (T, H)
+        x = self.dropout(self.norm(x))
+        return self.project(x) if self.project else x
 
 
 class SelfAttention(nn.Module):
@@ -152,7 +161,11 @@ class Bert(nn.Module):
         model, shapes = pretrained.blank(cls, source, attention, revision)
         expected = {f"bert.{name}": shape for name, shape in shapes.items()}
         tensors, _ = pretrained.load_tensors(
-            source, expected, may_hold="qa_outputs.", revision=revision
+            source,
+            expected,
+            model.config.model_type,
+            may_hold="qa_outputs.",
+            revision=revision,
         )
         tensors = {name.removeprefix("bert."): t for name, t in tensors.items()}
         model.load_state_dict(tensors, assign=True)
@@ -174,11 +187,9 @@ class Bert(nn.Module):
         """
         if output_attentions and self.attention == "sdpa":
             raise InputError("attention='sdpa' does not compute the probabilities: use 'eager'")
-        if input_ids.shape[1] > self.config.max_position_embeddings:
-            raise InputError(
-                f"{input_ids.shape[1]} tokens, but this model has "
-                f"{self.config.max_position_embeddings} positions"
-            )
+        if input_ids.shape[1] > self.config.max_length:
+            room = self.config.max_length
+            raise InputError(f"{input_ids.shape[1]} tokens, but this model has {room} positions")
         if token_type_ids is None:
             token_type_ids = torch.zeros_like(input_ids)
         x = self.embeddings(input_ids, token_type_ids)  # (B, T) -> (B, T, H)

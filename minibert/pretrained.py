@@ -1,9 +1,9 @@
 """Pretrained weights: folder or hub id -> configuration, tensors under our names, report; and back.
 
-The format is Hugging Face's: `config.json` beside `model.safetensors` (or its shards with their
-index) or `pytorch_model.bin`. `families.py` holds, as data, which tensor is which and which are not
-read. This module knows no model class: it is told which names and shapes are expected, and accounts
-for every key of both sides.
+The format is Hugging Face's: `config.json` beside `model.safetensors` or `pytorch_model.bin`, or
+the shards of one with their index. `families.py` holds, as data, which tensor is which and which
+are not read. This module knows no model class: it is told which names and shapes are expected, and
+accounts for every key of both sides.
 """
 
 import json
@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from .config import Attention, BertConfig
 from .errors import PretrainedError
-from .families import IGNORED, KEY_TABLE
+from .families import FAMILIES, Family
 from .files import all_or_nothing
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -32,6 +32,10 @@ Model = TypeVar("Model", bound=nn.Module)
 # The first torch whose `torch.load(..., weights_only=True)` has no known way around it: see
 # CVE-2025-32434 (before 2.6) and CVE-2026-24747 (before 2.10).
 PICKLES_ARE_SAFE = "2.10"
+
+# What a program that wraps a model puts before every name: torch's data parallelism, its compiler,
+# and classes of one's own
+WRAPPERS = ("module.", "_orig_mod.", "model.")
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -44,12 +48,14 @@ class LoadingReport:
     ignored: dict[str, str]  # checkpoint key -> the reason
     missing: tuple[str, ...]  # our names that the model has and the checkpoint lacks
     unexpected: tuple[str, ...]  # checkpoint keys that the model has no place for
+    wrapper: str = ""  # what every checkpoint key began with, of `WRAPPERS`
 
     def __str__(self) -> str:
         lines = [
             f"{len(self.mapped)} mapped, {len(self.ignored)} ignored, "
             f"{len(self.missing)} missing, {len(self.unexpected)} unexpected"
         ]
+        lines += [f"  every key began with {self.wrapper!r}"] if self.wrapper else []
         lines += [f"  mapped      {theirs} -> {ours}" for theirs, ours in self.mapped.items()]
         lines += [f"  ignored     {theirs}: {why}" for theirs, why in self.ignored.items()]
         lines += [f"  missing     {ours}" for ours in self.missing]
@@ -129,14 +135,15 @@ def read_config(source: str | Path, revision: str | None = None) -> dict[str, An
     return read_json(require_file(source, "config.json", revision))
 
 
-def standard_key(key: str) -> str:
+def standard_key(key: str, family: Family) -> str:
     """Undo the two spellings that old checkpoints have.
 
-    >>> standard_key("encoder.layer.0.output.LayerNorm.gamma")
+    >>> standard_key("encoder.layer.0.output.LayerNorm.gamma", FAMILIES["bert"])
     'bert.encoder.layer.0.output.LayerNorm.weight'
     """
-    if key.startswith(("embeddings.", "encoder.", "pooler.")):  # saved from a bare encoder
-        key = f"bert.{key}"
+    part = f"{family.prefix}.{key.partition('.')[0]}."
+    if any(name.startswith(part) for name in (*family.keys, *family.ignored)):
+        key = f"{family.prefix}.{key}"  # saved from a bare encoder
     # TensorFlow's names for the scale and shift of a LayerNorm
     return key.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
         "LayerNorm.beta", "LayerNorm.bias"
@@ -144,7 +151,7 @@ def standard_key(key: str) -> str:
 
 
 def split_layer(name: str) -> tuple[str, str]:
-    """A checkpoint key, or a name of ours, as a template of `KEY_TABLE` and the layer's number.
+    """A checkpoint key, or a name of ours, as a template of a table and the layer's number.
 
     >>> split_layer("bert.layers.7.attention.key.bias")
     ('bert.layers.{}.attention.key.bias', '7')
@@ -157,21 +164,40 @@ def split_layer(name: str) -> tuple[str, str]:
     return f"{name[: match.start()]}{{}}{name[match.end() :]}", match[0]
 
 
-def targets_of(key: str) -> Iterator[tuple[str, str, int | None]]:
+def targets_of(key: str, table: Mapping[str, str]) -> Iterator[tuple[str, str, int | None]]:
     """Where a checkpoint's tensor goes: each (its key, our name, row of the tensor or None).
 
-    >>> list(targets_of("qa_outputs.weight"))
+    >>> table = FAMILIES["roberta"].keys
+    >>> list(targets_of("qa_outputs.weight", table))
     [('qa_outputs.weight[0]', 'head.S', 0), ('qa_outputs.weight[1]', 'head.E', 1)]
-    >>> [ours for _, ours, _ in targets_of("bert.encoder.layer.7.attention.self.key.bias")]
-    ['bert.layers.7.attention.key.bias']
+    >>> [ours for _, ours, _ in targets_of("roberta.encoder.layer.7.output.dense.bias", table)]
+    ['bert.layers.7.feed_forward.contract.bias']
     """
     template, layer = split_layer(key)
-    if template in KEY_TABLE:
-        yield key, KEY_TABLE[template].format(layer), None
+    if template in table:
+        yield key, table[template].format(layer), None
         return
     for row in (0, 1):
-        if f"{template}[{row}]" in KEY_TABLE:
-            yield f"{key}[{row}]", KEY_TABLE[f"{template}[{row}]"], row
+        if f"{template}[{row}]" in table:
+            yield f"{key}[{row}]", table[f"{template}[{row}]"], row
+
+
+def unwrapped(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], str]:
+    """The tensors without what a wrapper put before every name, and what that was.
+
+    Raises `PretrainedError` where some names have it and others don't.
+
+    >>> unwrapped({"module.model.a": torch.ones(1), "module.model.b": torch.ones(1)})[1]
+    'module.model.'
+    """
+    wrapper = ""
+    while added := next(
+        (w for w in WRAPPERS if any(key.startswith(wrapper + w) for key in tensors)), None
+    ):
+        wrapper += added
+        if other := {key for key in tensors if not key.startswith(wrapper)}:
+            raise PretrainedError(f"some weights begin with {wrapper!r}, but not {_some(other)}")
+    return {key.removeprefix(wrapper): tensor for key, tensor in tensors.items()}, wrapper
 
 
 @contextmanager
@@ -189,43 +215,54 @@ def read_tensors(source: str | Path, revision: str | None = None) -> dict[str, t
     """All tensors of a checkpoint under the names that its file gives them.
 
     Reads `model.safetensors`, else its shards (`model.safetensors.index.json`), else
-    `pytorch_model.bin` with `weights_only=True`: nothing in a checkpoint is ever executed. That
-    promise is torch's to keep: before 2.10 it did not, and such a file is refused.
+    `pytorch_model.bin` with `weights_only=True`, else its shards: nothing in a checkpoint is ever
+    executed. That promise is torch's to keep: before 2.10 it did not, and such a file is refused.
     """
-    if path := find_file(source, "model.safetensors", revision):
-        return _read_safetensors(path)
-    if index := find_file(source, "model.safetensors.index.json", revision):
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise PretrainedError(f"{index}: no weight_map in this index")
-        tensors: dict[str, torch.Tensor] = {}
-        for name in sorted({str(shard) for shard in weight_map.values()}):
-            if Path(name).name != name:  # an index may point at the files beside it, nowhere else
-                raise PretrainedError(f"{index}: shard {name!r} is not a plain file name")
-            tensors |= _read_safetensors(require_file(source, name, revision))
-        if lost := set(weight_map) - set(tensors):
-            raise PretrainedError(f"{index}: no shard holds {_some(lost)}")
-        return tensors
-    if path := find_file(source, "pytorch_model.bin", revision):
-        if torch.__version__ < PICKLES_ARE_SAFE:
-            raise PretrainedError(
-                f"{path}: a pickle, which can execute code under torch {torch.__version__}: update "
-                f"torch to {PICKLES_ARE_SAFE}, or save the weights as model.safetensors"
-            )
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of pickle's protocol: the error says enough
-                tensors = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever a broken or hostile pickle provokes
-            reason = str(error).strip().partition("\n")[0]
-            raise PretrainedError(f"{path}: not readable as PyTorch weights: {reason}") from error
-        if not isinstance(tensors, dict) or not all(_is_plain(*item) for item in tensors.items()):
-            raise PretrainedError(f"{path}: expected a dict of tensors")
-        return tensors
+    for name, read in (("model.safetensors", _read_safetensors), ("pytorch_model.bin", _read_bin)):
+        if path := find_file(source, name, revision):
+            return read(path)
+        if index := find_file(source, f"{name}.index.json", revision):
+            weight_map = read_json(index).get("weight_map")
+            if not isinstance(weight_map, dict) or not weight_map:
+                raise PretrainedError(f"{index}: no weight_map in this index")
+            tensors: dict[str, torch.Tensor] = {}
+            for shard in sorted({str(shard) for shard in weight_map.values()}):
+                if Path(shard).name != shard:  # it may point at the files beside it, nowhere else
+                    raise PretrainedError(f"{index}: shard {shard!r} is not a plain file name")
+                tensors |= read(require_file(source, shard, revision))
+            if lost := set(weight_map) - set(tensors):
+                raise PretrainedError(f"{index}: no shard holds {_some(lost)}")
+            return tensors
     raise PretrainedError(
-        f"{named(source, revision)}: no weights (model.safetensors, its index, or "
-        "pytorch_model.bin)"
+        f"{named(source, revision)}: no weights (model.safetensors, pytorch_model.bin, or the "
+        "index of either)"
     )
+
+
+def refuse_pointer(path: Path) -> None:
+    """Raise `PretrainedError` for what Git leaves in place of a large file that it didn't fetch."""
+    with path.open("rb") as file:
+        if file.read(40).startswith(b"version https://git-lfs.github.com/spec"):
+            raise PretrainedError(f"{path}: a Git LFS pointer, not the file: git lfs pull gets it")
+
+
+def _read_bin(path: Path) -> dict[str, torch.Tensor]:
+    refuse_pointer(path)
+    if torch.__version__ < PICKLES_ARE_SAFE:
+        raise PretrainedError(
+            f"{path}: a pickle, which can execute code under torch {torch.__version__}: update "
+            f"torch to {PICKLES_ARE_SAFE}, or save the weights as model.safetensors"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle's protocol: the error says enough
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a broken or hostile pickle provokes
+        reason = str(error).strip().partition("\n")[0]
+        raise PretrainedError(f"{path}: not readable as PyTorch weights: {reason}") from error
+    if not isinstance(tensors, dict) or not all(_is_plain(*item) for item in tensors.items()):
+        raise PretrainedError(f"{path}: expected a dict of tensors")
+    return tensors
 
 
 def _is_plain(name: object, tensor: object) -> bool:
@@ -240,6 +277,7 @@ def _is_plain(name: object, tensor: object) -> bool:
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    refuse_pointer(path)
     try:
         return safetensors.torch.load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
@@ -252,7 +290,9 @@ def _some(names: set[str]) -> str:
 
 
 def map_tensors(
-    theirs: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Size]
+    theirs: Mapping[str, torch.Tensor],
+    expected: Mapping[str, torch.Size],
+    model_type: str = "bert",
 ) -> tuple[dict[str, torch.Tensor], LoadingReport]:
     """Tensors under a checkpoint's keys -> float32 tensors under our names, and the report.
 
@@ -260,17 +300,21 @@ def map_tensors(
     tensor of another shape, of a type that is not floating point, not finite, or given twice.
     Missing and unexpected names don't raise here: they stand in the report.
     """
+    family = FAMILIES[model_type]
+    theirs, wrapper = unwrapped(theirs)
     ours: dict[str, torch.Tensor] = {}
     mapped: dict[str, str] = {}
     ignored: dict[str, str] = {}
     unexpected: list[str] = []
     for original, tensor in theirs.items():
-        key = standard_key(original)
-        because = next((why for start, why in IGNORED.items() if key.startswith(start)), None)
+        key = standard_key(original, family)
+        because = next(
+            (why for start, why in family.ignored.items() if key.startswith(start)), None
+        )
         if because is not None:
             ignored[original] = because
             continue
-        targets = [target for target in targets_of(key) if target[1] in expected]
+        targets = [target for target in targets_of(key, family.keys) if target[1] in expected]
         if not targets:
             unexpected.append(original)
         for name, our_name, row in targets:
@@ -290,12 +334,13 @@ def map_tensors(
             ours[our_name] = part
             mapped[name] = our_name
     missing = tuple(name for name in expected if name not in ours)
-    return ours, LoadingReport(mapped, ignored, missing, tuple(unexpected))
+    return ours, LoadingReport(mapped, ignored, missing, tuple(unexpected), wrapper)
 
 
 def load_tensors(
     source: str | Path,
     expected: Mapping[str, torch.Size],
+    model_type: str,
     may_lack: str | None = None,
     may_hold: str | None = None,
     revision: str | None = None,
@@ -304,17 +349,33 @@ def load_tensors(
 
     Names of ours that begin with `may_lack` may be missing (a head that is about to be trained).
     Checkpoint keys that begin with `may_hold` may stay unread (the head of a checkpoint whose
-    encoder alone is wanted). Raises `PretrainedError` for any other missing or unexpected name.
+    encoder alone is wanted). Raises `PretrainedError` for any other missing name, and for a part of
+    the encoder or of the span head that has no place here. What is part of neither, such as a head
+    of another task, stays unread with a warning.
     """
     with prefix_errors(source):
-        tensors, report = map_tensors(read_tensors(source, revision), expected)
+        tensors, report = map_tensors(read_tensors(source, revision), expected, model_type)
     missing = {n for n in report.missing if may_lack is None or not n.startswith(may_lack)}
     if missing:
+        stems = {key.partition(".")[0] for key in report.unexpected}
+        others = [repr(name) for name, family in FAMILIES.items() if family.prefix in stems]
+        if others and not any(name.startswith("bert.") for name in tensors):
+            raise PretrainedError(
+                f"{source}: config.json says model_type {model_type!r}, but the weights are named "
+                f"as those of {' and '.join(others)}"
+            )
         raise PretrainedError(f"{source}: these weights lack {_some(missing)}")
     unexpected = {n for n in report.unexpected if may_hold is None or not n.startswith(may_hold)}
-    if unexpected:
+    family = FAMILIES[model_type]
+    parts = (f"{family.prefix}.", "qa_outputs.")
+    if inside := {n for n in unexpected if standard_key(n, family).startswith(parts)}:
         raise PretrainedError(
-            f"{source}: the configuration has no place for the weights {_some(unexpected)}"
+            f"{source}: the configuration has no place for the weights {_some(inside)}"
+        )
+    if unexpected:
+        warnings.warn(
+            f"{source}: not read, since no encoder and no span head has them: {_some(unexpected)}",
+            stacklevel=3,
         )
     return tensors, report
 
@@ -329,7 +390,8 @@ def save_folder(
     """
     theirs: dict[str, torch.Tensor] = {}
     rows: dict[str, dict[str, torch.Tensor]] = {}
-    templates = {ours: template for template, ours in KEY_TABLE.items()}
+    family = FAMILIES[config["model_type"]]
+    templates = {ours: template for template, ours in family.keys.items()}
     for name, tensor in tensors.items():
         template, layer = split_layer(name)
         key = templates[template].format(layer)

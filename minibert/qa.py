@@ -70,7 +70,9 @@ class BertForQuestionAnswering(nn.Module):
         """
         model, expected = pretrained.blank(cls, source, attention, revision)
         may_lack = "head." if new_head else None
-        tensors, report = pretrained.load_tensors(source, expected, may_lack, revision=revision)
+        tensors, report = pretrained.load_tensors(
+            source, expected, model.config.model_type, may_lack, revision=revision
+        )
         if report.missing:
             config = model.config
             made = SpanHead(config.hidden_size, config.initializer_range).state_dict()
@@ -81,11 +83,11 @@ class BertForQuestionAnswering(nn.Module):
         return model.eval()
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        """Write a folder that this class and `transformers.BertForQuestionAnswering` load.
+        """Write a folder that this class and `transformers.AutoModelForQuestionAnswering` load.
 
         Weights stored as `torch.float16` take half the room, and are read as float32 again.
         """
-        config = self.config.to_dict("BertForQuestionAnswering")
+        config = self.config.to_dict()
         tensors = {name: t.detach().to("cpu", dtype) for name, t in self.state_dict().items()}
         pretrained.save_folder(folder, config, tensors)
 

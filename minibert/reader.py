@@ -98,22 +98,15 @@ class QuestionAnswerer:
         """
         config = model.config
         if max_length is None:
-            max_length = min(384, config.max_position_embeddings)
-        if max_length > config.max_position_embeddings:
+            max_length = min(384, config.max_length, tokenizer.max_length or 384)
+        if max_length > config.max_length:
             raise InputError(
-                f"max_length={max_length}, but this model has "
-                f"{config.max_position_embeddings} positions"
+                f"max_length={max_length}, but this model has {config.max_length} positions"
             )
         if batch_size < 1:
             raise InputError(f"batch_size={batch_size}: expected 1 or more")
         choose_precision(precision, torch.device("cpu"))  # is it a name of one?
-        if tokenizer.vocab_size > config.vocab_size:
-            raise PretrainedError(
-                f"the tokenizer has {tokenizer.vocab_size} tokens, but the model has embeddings "
-                f"for {config.vocab_size}"
-            )
-        if config.type_vocab_size < 2:
-            raise PretrainedError("type_vocab_size=1: question and context need a segment each")
+        require_fit(model, tokenizer)
         self.model = model
         self.tokenizer = tokenizer
         self.max_length = max_length
@@ -423,7 +416,28 @@ def whole_graphemes(text: str, places: npt.NDArray[Any]) -> npt.NDArray[Any]:
             if b - a > 1:
                 begin[a:b], end[a + 1 : b + 1] = a, b
     starts, ends = places.T
-    return np.stack((begin[starts], end[ends]), axis=1)
+    widened = np.stack((begin[starts], end[ends]), axis=1)
+    return np.where(starts[:, None] == ends[:, None], places, widened)  # empty places stay so
+
+
+def require_fit(model: BertForQuestionAnswering, tokenizer: Tokenizer) -> None:
+    """Raise `PretrainedError` when the model cannot read what the tokenizer writes."""
+    config = model.config
+    if tokenizer.vocab_size > config.vocab_size:
+        raise PretrainedError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, but the model has embeddings "
+            f"for {config.vocab_size}"
+        )
+    if config.first_position and tokenizer.pad_id != config.pad_token_id:  # it counts from there
+        raise PretrainedError(
+            f"the tokenizer's padding is token {tokenizer.pad_id} "
+            f"({tokenizer.special_tokens['pad']}), the model's {config.pad_token_id}: they are "
+            "not of one family"
+        )
+    if 0 < config.type_vocab_size <= tokenizer.context_segment:
+        raise PretrainedError(
+            f"type_vocab_size={config.type_vocab_size}: question and context need a segment each"
+        )
 
 
 def validated_example(name: str, question: object, context: object) -> Example:

@@ -113,6 +113,7 @@ def best_spans(
 
     grid, source_window = merge_windows(windows, max_answer_len)
     if offsets is not None:
+        drop_blanks(grid, offsets)
         merge_characters(grid, offsets)
     null_logits = min((window.null_logits for window in windows), key=sum)
     null_logit = sum(null_logits) if null else -math.inf
@@ -248,6 +249,16 @@ def merge_windows(windows: Sequence[WindowLogits], max_answer_len: int) -> tuple
         shown[rows, columns][better] = around[better]
         source_window[rows, columns][better] = index
     return grid, source_window.ravel()
+
+
+def drop_blanks(grid: Array, offsets: Array) -> None:
+    """Make the spans -inf that begin or end with a token of white space, whose place is empty."""
+    blank = np.flatnonzero(offsets[:, 0] == offsets[:, 1])
+    if not len(blank):
+        return
+    grid[blank] = -np.inf
+    for k in range(grid.shape[1]):
+        grid[blank[blank >= k] - k, k] = -np.inf
 
 
 def merge_characters(grid: Array, offsets: Array) -> None:

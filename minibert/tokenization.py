@@ -1,12 +1,15 @@
-"""Tokenizer: text -> WordPieces, each with the place in the text that it came from.
+"""Tokenizer: text -> pieces, each with the place in the text that it came from, and with its word.
 
-BERT (arXiv:1810.04805v2) section 3, "Input/Output Representations"; WordPiece itself is in
-arXiv:1609.08144 section 4.1. The `tokenizers` library does the splitting; this module sees to it
-that a folder's files configure it, that text stays text, and that offsets stay character offsets.
+BERT (arXiv:1810.04805v2) section 3, "Input/Output Representations". The pieces are WordPieces
+(arXiv:1609.08144 section 4.1), as BERT, DistilBERT and ELECTRA have them, byte pairs (RoBERTa,
+arXiv:1907.11692v1 section 4.4), or those of a unigram model (XLM-R and CamemBERT,
+arXiv:1804.10959v1). The `tokenizers` library does the splitting; this module sees to it that text
+stays text, and that offsets stay character offsets.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,33 +17,35 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tokenizers
-from tokenizers import decoders
-from tokenizers.models import WordPiece
+from tokenizers import Regex, decoders
+from tokenizers.models import Unigram, WordPiece
 from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer
-from tokenizers.processors import BertProcessing
+from tokenizers.pre_tokenizers import Sequence as PreTokenizers
+from tokenizers.pre_tokenizers import Split
 
 from .errors import InputError, PretrainedError
+from .families import BRACKETS, FAMILIES, Family
 from .files import all_or_nothing
-from .pretrained import find_file, named, read_json
+from .tokenizer_files import NORMALIZER_SETTINGS, read_tokenizer, special_tokens, word_pieces
 
-MAX_TOKENS = 10**7  # multilingual BERT has 120,000
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+MAX_TOKENS = 10**7  # XLM-R has 250,000
+SPECIAL_TOKENS = tuple(BRACKETS.values())
 
-# names in a tokenizer_config.json -> names in the `tokenizers` library
-NORMALIZER_SETTINGS = {
-    "do_lower_case": "lowercase",
-    "strip_accents": "strip_accents",
-    "tokenize_chinese_chars": "handle_chinese_chars",
-}
+WHITE_SPACE = np.array([k for k in range(0x3001) if chr(k).isspace()], dtype=np.uint32)
+
+Places = npt.NDArray[np.int32]  # (T, 2): char_start, char_end (code points, end exclusive)
 
 
 @dataclass(frozen=True, eq=False)
 class Pieces:
-    """A text's WordPieces: `ids[k]` is the k-th, and it covers text[a:b] with a, b = offsets[k]."""
+    """A text's pieces: `ids[k]` is the k-th, and it covers text[a:b] with a, b = offsets[k].
+
+    A piece of white space alone, which byte pairs and unigrams have, covers nothing: a == b.
+    """
 
     ids: npt.NDArray[np.int32]  # (T,)
-    offsets: npt.NDArray[np.int32]  # (T, 2): char_start, char_end (code points, end exclusive)
+    offsets: Places
+    words: npt.NDArray[np.int32]  # (T,): the number of the word that each is of
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -54,96 +59,116 @@ class Pieces:
 
     __hash__ = None  # type: ignore[assignment]  # the arrays can change
 
+    @property
+    def blank(self) -> npt.NDArray[np.bool_]:
+        """(T,) Which of them cover nothing."""
+        none: npt.NDArray[np.bool_] = self.offsets[:, 0] == self.offsets[:, 1]
+        return none
+
 
 class Tokenizer:
-    """A BERT tokenizer around one of the `tokenizers` library.
+    """A tokenizer of BERT or of a sibling, around one of the `tokenizers` library.
 
-    Raises `PretrainedError` when that one is no WordPiece, or lacks BERT's special tokens.
+    `settings` are those of a `tokenizer_config.json`; `family` says what neither they nor the
+    tokenizer itself do. Raises `PretrainedError` for a tokenizer that lacks the special tokens or
+    packs a pair of texts in another way.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer) -> None:
-        if not isinstance(backend.model, WordPiece):
-            kind = type(backend.model).__name__
-            raise PretrainedError(f"a {kind} tokenizer; BERT's is a WordPiece")
-        for token in SPECIAL_TOKENS[:4]:
-            if backend.token_to_id(token) is None:
-                raise PretrainedError(f"the vocabulary has no {token}")
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        settings: Mapping[str, Any] | None = None,
+        family: Family | None = None,
+    ) -> None:
         # what a tokenizer.json may carry along; windows are cut and padded by minibert
         backend.no_truncation()
         backend.no_padding()
-        backend.encode_special_tokens = True  # "[SEP]" in a text is three plain tokens
-        self.backend = backend
-        self.pad_id: int = backend.token_to_id("[PAD]")
-        self.cls_id: int = backend.token_to_id("[CLS]")
-        self.sep_id: int = backend.token_to_id("[SEP]")
-        # for each id, whether it goes on with the word of the piece before it, as "##ing" does
-        vocabulary = backend.get_vocab()
+        self.settings = dict(settings or {})
+        packed = pair_template(backend)
+        ends = (packed[0], packed[-1]) if packed else ()
+        self.special_tokens = special_tokens(backend, self.settings, family, ends)
+        self.pad_id: int = backend.token_to_id(self.special_tokens["pad"])
+        self.cls_id: int = backend.token_to_id(self.special_tokens["cls"])
+        self.sep_id: int = backend.token_to_id(self.special_tokens["sep"])
+        if family is None:
+            family = FAMILIES["bert" if isinstance(backend.model, WordPiece) else "roberta"]
+        self.context_segment = family.context_segment
+        self.separators = family.separators  # between question and context
+        if packed:
+            cls, sep = self.special_tokens["cls"], self.special_tokens["sep"]
+            known = [[cls, "question", *[sep] * n, "context", sep] for n in (1, 2)]
+            if packed not in known:
+                raise PretrainedError(
+                    f"it packs a pair as {' '.join(packed)}; expected {' '.join(known[0])}"
+                )
+            self.separators = 1 + known.index(packed)
+        self.max_length = read_limit(self.settings)  # tokens that the model is for; None: unsaid
         # one more than the highest id: a file may leave ids out, or name a token twice
-        self.vocab_size: int = max(vocabulary.values()) + 1
+        self.vocab_size: int = max(backend.get_vocab().values()) + 1
         if self.vocab_size > MAX_TOKENS:
             raise PretrainedError(f"the vocabulary has an id of {self.vocab_size - 1}")
-        self._continues = np.zeros(self.vocab_size, dtype=bool)
-        self._continues[[i for token, i in vocabulary.items() if token.startswith("##")]] = True
+        added = backend.get_added_tokens_decoder().values()
+        self._as_read: str | None = None  # its tokenizer.json, where `protected` is not the same
+        self.backend = self.protected(backend)
+        # pieces that may begin or end with white space
+        self._trims = not isinstance(backend.model, WordPiece)
+        self._trims |= any(token.lstrip or token.rstrip for token in added)
+
+    def protected(self, backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+        """The tokenizer, changed where it would find the model's own tokens in a text, or not find
+        one that a user added.
+
+        The library looks in a text for all added tokens but those marked special: the model's own
+        are made to be just those. And where the vocabulary too would find one (a unigram model has
+        "</s>" as a piece like any other), its first letter is split off.
+        """
+        own = set(self.special_tokens.values())
+        added = backend.get_added_tokens_decoder().values()
+        if any(token.special != (token.content in own) for token in added):
+            self._as_read = str(backend.to_str(pretty=True))
+            state = json.loads(self._as_read)
+            for token in state["added_tokens"]:
+                token["special"] = token["content"] in own
+            backend = tokenizers.Tokenizer.from_str(json.dumps(state))
+        backend.encode_special_tokens = True
+        ids = {self.pad_id, self.cls_id, self.sep_id}
+        found = {id for t in own for id in backend.encode(t, add_special_tokens=False).ids}
+        if isinstance(backend.model, Unigram) or found & ids:
+            self._as_read = self._as_read or str(backend.to_str(pretty=True))
+            spelled = (f"{re.escape(t[0])}(?={re.escape(t[1:])})" for t in sorted(own))
+            apart = Split(Regex("|".join(spelled)), "isolated")
+            before = [backend.pre_tokenizer] if backend.pre_tokenizer is not None else []
+            backend.pre_tokenizer = PreTokenizers([*before, apart])
+        return backend
 
     @classmethod
     def from_vocabulary(cls, vocabulary: Sequence[str], lowercase: bool = True) -> "Tokenizer":
-        """From the tokens in the order of their ids; accents go with the case, as BERT's do."""
-        ids = {token: i for i, token in enumerate(vocabulary)}
-        backend = tokenizers.Tokenizer(WordPiece(ids, unk_token="[UNK]"))
-        backend.normalizer = BertNormalizer(lowercase=lowercase)
-        backend.pre_tokenizer = BertPreTokenizer()
-        backend.decoder = decoders.WordPiece(prefix="##")
-        tokenizer = cls(backend)
-        # for other programs that read our tokenizer.json: text here is never a special token
-        backend.add_special_tokens([token for token in SPECIAL_TOKENS if token in ids])
-        backend.post_processor = BertProcessing(
-            ("[SEP]", tokenizer.sep_id), ("[CLS]", tokenizer.cls_id)
-        )
-        return tokenizer
+        """From WordPieces in the order of their ids; accents go with the case, as BERT's do."""
+        return cls(word_pieces(vocabulary, lowercase, {}))
 
     @classmethod
     def from_pretrained(cls, source: str | Path, revision: str | None = None) -> "Tokenizer":
-        """From a folder or hub id (at that branch, tag or commit): `tokenizer.json`, else
-        `vocab.txt`; `tokenizer_config.json` beside either has the last word on case, accents and
-        Chinese characters.
+        """From a folder or hub id (at that branch, tag or commit): `tokenizer.json`, `vocab.txt`,
+        or `vocab.json` and `merges.txt`.
 
-        Raises `PretrainedError` when there is no such file, or it isn't a BERT tokenizer's.
+        Raises `PretrainedError` when there is no such file, or it isn't such a tokenizer's.
         """
-        path = find_file(source, "tokenizer.json", revision)
-        path = path or find_file(source, "vocab.txt", revision)
-        if path is None:
-            raise PretrainedError(
-                f"{named(source, revision)}: no tokenizer (tokenizer.json or vocab.txt)"
-            )
-        settings_path = find_file(source, "tokenizer_config.json", revision)
-        settings = read_json(settings_path) if settings_path else {}
+        files = read_tokenizer(source, revision)
         try:
-            if path.suffix == ".json":
-                tokenizer = cls(tokenizers.Tokenizer.from_file(str(path)))
-            else:
-                # split at "\n" alone: a vocabulary may hold U+2028 and its like as tokens
-                text = path.read_text(encoding="utf-8")
-                tokenizer = cls.from_vocabulary(text.removesuffix("\n").split("\n"))
-        except Exception as error:  # the library raises bare `Exception` for a broken file
-            raise PretrainedError(f"{path}: not usable as a tokenizer: {error}") from error
-
-        normalizer = tokenizer.backend.normalizer
-        if isinstance(normalizer, BertNormalizer):
-            for theirs, ours in NORMALIZER_SETTINGS.items():
-                value = settings.get(theirs)  # null says nothing
-                if not isinstance(value, bool | None):
-                    raise PretrainedError(f"{settings_path}: {theirs}={value!r}; expected a bool")
-                if value is not None:
-                    setattr(normalizer, ours, value)
-        return tokenizer
+            return cls(*files)
+        except Exception as error:  # the library raises bare `Exception` for one that is broken
+            reason = str(error).strip().partition("\n")[0]
+            raise PretrainedError(f"{source}: not usable as a tokenizer: {reason}") from error
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `tokenizer.json`, and the `vocab.txt` and `tokenizer_config.json` beside it.
+        """Write `tokenizer.json` and `tokenizer_config.json`; beside WordPieces, `vocab.txt`.
 
         Either all of them appear or nothing changes; raises `InputError`.
         """
-        settings: dict[str, Any] = {"tokenizer_class": "BertTokenizer"}
-        settings |= {f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS}
+        pieces = isinstance(self.backend.model, WordPiece)
+        kind = "BertTokenizer" if pieces else "PreTrainedTokenizerFast"
+        settings: dict[str, Any] = {"tokenizer_class": kind} | self.settings
+        settings |= {f"{role}_token": token for role, token in self.special_tokens.items()}
         if isinstance(self.backend.normalizer, BertNormalizer):
             for theirs, ours in NORMALIZER_SETTINGS.items():
                 settings[theirs] = getattr(self.backend.normalizer, ours)
@@ -154,35 +179,38 @@ class Tokenizer:
         with all_or_nothing(folder) as draft:
             text = json.dumps(settings, indent=2)
             (draft / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
-            (draft / "vocab.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-            self.backend.save(str(draft / "tokenizer.json"))
+            if pieces:
+                (draft / "vocab.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            text = self._as_read or str(self.backend.to_str(pretty=True))
+            (draft / "tokenizer.json").write_text(text, encoding="utf-8")
 
     def encode(self, text: str) -> Pieces:
-        """A text's pieces, without [CLS] and [SEP]; whatever stands in the text is text."""
+        """A text's pieces, without special tokens; whatever stands in the text is text."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Iterable[str]) -> list[Pieces]:
         """`encode` for many texts, on all cores. Raises `InputError` for a lone surrogate."""
+        texts = list(texts)
         try:
-            encodings = self.backend.encode_batch(list(texts), add_special_tokens=False)
+            encodings = self.backend.encode_batch(texts, add_special_tokens=False)
         except TypeError as error:  # a lone surrogate, as JSON's "\\ud800" gives
             raise InputError("a text is not valid Unicode: it holds a lone surrogate") from error
-        return [
-            Pieces(
-                np.array(e.ids, dtype=np.int32),
-                np.array(e.offsets, dtype=np.int32).reshape(-1, 2),  # (0, 2) for an empty text
-            )
-            for e in encodings
-        ]
+        found = []
+        for text, e in zip(texts, encodings, strict=True):
+            offsets = np.array(e.offsets, dtype=np.int32).reshape(-1, 2)  # (0, 2) without a piece
+            if self._trims:
+                offsets = trimmed(text, offsets)
+            ids, words = (np.array(numbers, dtype=np.int32) for numbers in (e.ids, e.word_ids))
+            found.append(Pieces(ids, offsets, words))
+        return found
 
-    def word_offsets(self, pieces: Pieces) -> npt.NDArray[np.int32]:
+    def word_offsets(self, pieces: Pieces) -> Places:
         """For each piece, (T, 2), the place in the text of the whole word that it belongs to."""
-        begins = ~self._continues[pieces.ids]
-        begins[:1] = True
+        begins = np.diff(pieces.words, prepend=-1) != 0
         word = np.cumsum(begins) - 1  # of each piece
-        ends = np.append(begins[1:], True)
+        ends = np.append(begins[1:], True)[: len(begins)]
         starts = pieces.offsets[begins, 0]
-        return np.stack((starts[word], pieces.offsets[ends[: len(begins)], 1][word]), axis=1)
+        return np.stack((starts[word], pieces.offsets[ends, 1][word]), axis=1)
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The strings of the vocabulary for these ids."""
@@ -191,9 +219,54 @@ class Tokenizer:
     def tokens_to_string(self, tokens: Sequence[str]) -> str:
         """Words glued from pieces and spaced as WordPiece's decoder does: not the original text.
 
-        The blog post's way to print an answer; `Answer.answer` is cut from the context instead.
+        The seed's way to print an answer; `Answer.answer` is cut from the context instead.
 
         >>> Tokenizer.from_vocabulary(SPECIAL_TOKENS).tokens_to_string(["over", "3", "##2", "+"])
         'over 32 +'
         """
         return str(decoders.WordPiece(prefix="##", cleanup=True).decode(list(tokens)))
+
+
+def pair_template(backend: tokenizers.Tokenizer) -> list[str]:
+    """How a tokenizer itself packs a pair, such as [CLS] question [SEP] context [SEP]; or nothing.
+
+    >>> pair_template(Tokenizer.from_vocabulary([*SPECIAL_TOKENS, "a"]).backend)
+    ['[CLS]', 'question', '[SEP]', 'context', '[SEP]']
+    """
+    if backend.post_processor is None:
+        return []
+    encoding = backend.encode("a", "a")
+    template: list[str] = []
+    for token, text in zip(encoding.tokens, encoding.sequence_ids, strict=True):
+        name = token if text is None else ("question", "context")[text]
+        if text is None or template[-1:] != [name]:
+            template.append(name)
+    return template if len(template) > 2 else []  # two: it packs nothing around them
+
+
+def read_limit(settings: Mapping[str, Any]) -> int | None:
+    """`model_max_length`; a huge one, as is written where there is none, says nothing."""
+    limit = settings.get("model_max_length")
+    if limit is None:
+        return None
+    if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit >= 1:
+        raise PretrainedError(f"model_max_length={limit!r}; expected a number from 1")
+    return int(limit) if limit < 10**6 else None
+
+
+def trimmed(text: str, offsets: Places) -> Places:
+    """Places without the white space at their edges; of white space alone, empty ones.
+
+    >>> trimmed("Ada  lit", np.array([[0, 3], [3, 4], [4, 8]])).tolist()
+    [[0, 3], [4, 4], [5, 8]]
+    """
+    letters = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+    blank = np.isin(letters, WHITE_SPACE)
+    places = np.arange(len(text) + 1)
+    # of each place: the next letter at or after it, and the end of the last one before it
+    following = np.where(np.append(blank, False), len(text), places)
+    following = np.minimum.accumulate(following[::-1])[::-1]
+    preceding = np.maximum.accumulate(np.where(np.insert(blank, 0, True), 0, places))
+    starts = np.minimum(following[offsets[:, 0]], offsets[:, 1])
+    ends = np.maximum(preceding[offsets[:, 1]], starts)
+    return np.stack((starts, ends), axis=1).astype(np.int32)

@@ -56,7 +56,10 @@ def tokenizer_of_words(tokens: list[str]) -> Tokenizer:
     """A lower-casing WordPiece tokenizer with this vocabulary, which begins with `BRACKETS`."""
     ids = {token: k for k, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre.BertPreTokenizer()
+    tokenizer.normalizer, tokenizer.pre_tokenizer = (
+        normalizers.BertNormalizer(),
+        pre.BertPreTokenizer(),
+    )
     tokenizer.decoder = decoders.WordPiece(prefix="##")
     tokenizer.add_special_tokens(BRACKETS)
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -67,9 +70,7 @@ def tokenizer_of_words(tokens: list[str]) -> Tokenizer:
     return tokenizer
 
 
-def byte_level(
-    size: int, add_prefix_space: bool = False, trim_offsets: bool = True
-) -> Tokenizer:
+def byte_level(size: int, add_prefix_space: bool = False, trim_offsets: bool = True) -> Tokenizer:
     """RoBERTa's: pairs of bytes, with the space before a word."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre.ByteLevel(add_prefix_space=add_prefix_space)
@@ -191,9 +192,7 @@ def reference_model(
     return model.eval()
 
 
-def checkpoint(
-    transformers: ModuleType, model_type: str, folder: Path, **sizes: Any
-) -> nn.Module:
+def checkpoint(transformers: ModuleType, model_type: str, folder: Path, **sizes: Any) -> nn.Module:
     """`reference_model` with the family's tokenizer beside it."""
     write_tokenizer(model_type, folder)
     return reference_model(transformers, model_type, folder, **sizes)

@@ -1,5 +1,5 @@
-"""BERT's siblings through the same encoder, beside the reference: numbers bit for bit at every token
-that is not padding, files that go both ways, and the slips that would show."""
+"""BERT's siblings through the same encoder, beside the reference: numbers bit for bit at every
+token that is not padding, files that go both ways, and the slips that would show."""
 
 import json
 import shutil
@@ -163,14 +163,14 @@ def test_one_separator_or_a_segment_too_many_shows(transformers, tmp_path):
         example.question, example.context, return_tensors="pt"
     )
     with torch.no_grad():
-        wanted = theirs(**packed).start_logits[0, -len(feature.context_ids) - 1 :]
+        context = len(feature) - feature.context_slice.start
+        wanted = theirs(**packed).start_logits[0, -context:]
 
         def logits(ids: list[int], segments: list[int]) -> Tensor:
             out = ours(torch.tensor([ids]), None, torch.tensor([segments]))
-            return out.start_logits[0, -len(feature.context_ids) - 1 :]
+            return out.start_logits[0, -context:]
 
         assert torch.equal(logits(feature.input_ids, feature.token_type_ids), wanted)
-        context = len(feature.context_ids) + 1
         segments = [0] * (len(feature) - context) + [1] * context
         assert (logits(feature.input_ids, segments) - wanted).abs().max() > 1e-2
         once = [*feature.input_ids]
@@ -214,9 +214,15 @@ def test_saved_under_the_family_s_own_names(transformers, folders, tmp_path, mod
     before, after = (load_file(f / "model.safetensors") for f in (folders[model_type], tmp_path))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
-    old, new = (json.loads((f / "config.json").read_text()) for f in (folders[model_type], tmp_path))
-    assert {key: old[key] for key in new if key in old} == {k: v for k, v in new.items() if k in old}
-    tokenizers = [transformers.AutoTokenizer.from_pretrained(f) for f in (folders[model_type], tmp_path)]
+    old, new = (
+        json.loads((f / "config.json").read_text()) for f in (folders[model_type], tmp_path)
+    )
+    assert {key: old[key] for key in new if key in old} == {
+        k: v for k, v in new.items() if k in old
+    }
+    tokenizers = [
+        transformers.AutoTokenizer.from_pretrained(f) for f in (folders[model_type], tmp_path)
+    ]
     pair = ("Who lit the lamp?", "Ada, the keeper,  lit it.\nThen she slept.")
     assert tokenizers[0](*pair)["input_ids"] == tokenizers[1](*pair)["input_ids"]
     assert tokenizers[0].model_input_names == tokenizers[1].model_input_names
@@ -356,7 +362,7 @@ BROKEN = {
     ),
     "RoBERTa's keys in a bert": (
         "bert", lambda folder: rename_keys(folder, "bert.", "roberta."),
-        "'bert', but .* named as those of 'camembert', 'roberta' and 'xlm-roberta'",
+        "'bert', but .* named as those of 'roberta' and 'xlm-roberta' and 'camembert'",
     ),
     "a bert that says distilbert": (
         "bert", lambda folder: change_config(folder, model_type="distilbert", dim=16,
@@ -374,7 +380,8 @@ BROKEN = {
         "camembert", lambda folder: change_vocabulary(folder), "tokens, but the model has"
     ),
     "only a sentencepiece model": (
-        "xlm-roberta", sentence_piece_alone, r"sentencepiece\.bpe\.model.*tokenizer\.json"
+        "xlm-roberta", sentence_piece_alone,
+        r"no tokenizer\.json, only sentencepiece\.bpe\.model; to make one",
     ),
     "no projection in an electra": (
         "electra", lambda folder: change_config(folder, embedding_size=16), "shape"
@@ -399,7 +406,9 @@ def change_vocabulary(folder: Path) -> None:
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     extra = {"id": 600, "content": "<new>", "single_word": False, "lstrip": False,
              "rstrip": False, "normalized": True, "special": False}  # fmt: skip
-    known = {t["id"] for t in tokenizer["added_tokens"]} | set(range(len(tokenizer["model"]["vocab"])))
+    known = {t["id"] for t in tokenizer["added_tokens"]} | set(
+        range(len(tokenizer["model"]["vocab"]))
+    )
     for id in range(len(known), 601):
         tokenizer["added_tokens"].append(extra | {"id": id, "content": f"<new{id}>"})
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))

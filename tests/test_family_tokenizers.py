@@ -3,6 +3,7 @@ text, files under every name; and each way in which one is read as something it 
 
 import json
 import re
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import siblings
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_features import differences, reference_windows
+from test_features import differences, reference_label, reference_windows
 from test_hostile_text import ANSWERED, unicode_texts
 from test_tokenization import STRANGE, VOCABULARY
 
@@ -40,6 +41,7 @@ def generated_texts(count: int) -> list[str]:
     return list(chain.from_iterable(unicode_texts(count // 2, seed=14)))
 
 
+@cache
 def of_kind(kind: str) -> Tokenizer:
     return Tokenizer(KINDS[kind].from_str(KINDS[kind].to_str()))
 
@@ -98,6 +100,7 @@ def test_a_piece_begins_and_ends_in_text(kind):
             assert text[start:end].strip() == text[start:end]
 
 
+@settings(deadline=None)
 @given(text=st.text())
 def test_offsets_are_slices_of_any_text(text):
     for kind in ("byte-level BPE", "offsets not trimmed", "CamemBERT's Unigram"):
@@ -165,7 +168,7 @@ def test_an_answer_is_the_text(readers, model_type):
             )
             for a in answers:
                 assert context[a.start : a.end] == a.answer and a.answer
-                assert a.answer.strip() == a.answer
+                assert stripped(context, a.start, a.end) == [a.start, a.end] or "\u0308" in a.answer
             assert len({(a.start, a.end) for a in answers}) == len(answers)
             assert sum(a.score for a in answers) <= 1 + 1e-9
 
@@ -201,14 +204,19 @@ def text_windows(
 def assert_labels_are_theirs(
     transformers: Any, model_type: str, folder: Path, examples: list[minibert.Example]
 ) -> None:
-    """All windows and labels, but for the reference's slip where an answer begins in a window's
-    last token."""
+    """All windows and labels, but for the reference's two slips: where an answer begins in a
+    window's last token, or with a character of several pieces. Its label is then no span, or
+    begins at another piece of that character."""
     siblings.write_tokenizer(model_type, folder)
-    wrong, features, _ = text_windows(transformers, model_type, folder, examples)
+    wrong, features, reference = text_windows(transformers, model_type, folder, examples)
     for k in wrong:
-        assert features[k].start_position == len(features[k]) - 2
+        feature, encoding = features[k], reference.encodings[k]
+        example = examples[reference["overflow_to_sample_mapping"][k]]
+        start, end = reference_label(encoding, example)
+        place = encoding.offsets[feature.start_position]
+        assert start > end or encoding.offsets[start] == place
     assert len(wrong) < len(features) / 50
-    assert sum(f.start_position != 0 for f in features) > len(features) / 4
+    assert sum(f.start_position != 0 for f in features) > len(features) / 10
 
 
 @pytest.mark.parametrize("model_type", ALL)
@@ -294,7 +302,7 @@ def test_a_token_that_someone_added_is_one_piece(transformers, tmp_path, model_t
         assert not {tokenizer.cls_id, tokenizer.sep_id} & set(pieces.ids.tolist())
         theirs = transformers.AutoTokenizer.from_pretrained(folder)
         assert theirs("a <lamp> b")["input_ids"].count(size) == 1
-        assert (size in theirs.all_special_ids) == special
+        assert theirs.added_tokens_decoder[size].special == special
         tokenizer.save_pretrained(tmp_path / "saved")
 
 
@@ -349,7 +357,7 @@ def test_special_tokens_under_other_names(tmp_path, where, form):
 @pytest.mark.parametrize(
     ("files", "named"),
     [
-        ({"special_tokens_map__json": {"cls_token": "<bos>"}}, "cls_token.*<bos>"),
+        ({"special_tokens_map__json": {"cls_token": "<bos>"}}, "no <bos>, its cls_token"),
         ({"special_tokens_map__json": {"cls_token": 5}}, "cls_token=5"),
         ({"special_tokens_map__json": "["}, "not readable as JSON"),
         ({"added_tokens__json": {"<lamp>": "x"}}, "<lamp>"),

@@ -238,7 +238,7 @@ def test_a_new_model_begins_as_bert_does():
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"model_type": "roberta"}, "roberta"),
+        ({"model_type": "albert"}, "albert"),
         ({"hidden_act": "gelu_new"}, "gelu_new"),
         ({"position_embedding_type": "relative_key"}, "relative_key"),
         ({"is_decoder": True}, "is_decoder"),

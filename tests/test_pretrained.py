@@ -16,7 +16,7 @@ from huggingface_hub.errors import (
 from safetensors.torch import load_file, save_file
 
 import minibert
-from minibert.families import KEY_TABLE
+from minibert.families import FAMILIES
 from minibert.pretrained import map_tensors, read_tensors
 from minibert.qa import BertForQuestionAnswering
 
@@ -128,9 +128,9 @@ def test_report_accounts_for_every_key_of_both_sides(folder, weights):
 def test_table_names_every_parameter_once(tiny):
     """No tensor of the model is without a row in the table, and no row without a tensor."""
     shapes = expected_shapes(tiny)
-    rows = {ours.format(k) for ours in KEY_TABLE.values() for k in range(3)}
+    rows = {ours.format(k) for ours in FAMILIES["bert"].keys.values() for k in range(3)}
     assert rows == set(shapes)
-    assert len(set(KEY_TABLE.values())) == len(KEY_TABLE)
+    assert len(set(FAMILIES["bert"].keys.values())) == len(FAMILIES["bert"].keys)
 
 
 def test_encoder_leaves_the_head_of_a_qa_checkpoint(tiny):

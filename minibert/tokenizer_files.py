@@ -1,0 +1,239 @@
+"""A tokenizer's files: folder or hub id -> a tokenizer of the `tokenizers` library, its settings.
+
+`tokenizer.json` describes one whole. The older files are vocabularies (`vocab.txt` of WordPieces,
+`vocab.json` with `merges.txt` of byte pairs), and a class that `tokenizer_config.json` names says
+how text is split; one that splits otherwise is refused by name.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tokenizers
+from tokenizers import AddedToken, decoders
+from tokenizers.models import BPE, WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel
+from tokenizers.processors import BertProcessing, RobertaProcessing
+
+from .errors import PretrainedError
+from .families import ANGLES, BRACKETS, FAMILIES, Family
+from .pretrained import find_file, read_json, refuse_pointer
+
+# names in a tokenizer_config.json -> names in the `tokenizers` library
+NORMALIZER_SETTINGS = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
+
+# file of a vocabulary -> the classes that split text as is done here
+CLASSES = {
+    "vocab.txt": ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer"),
+    "vocab.json": ("RobertaTokenizer",),
+}
+
+# vocabularies that another library reads
+SENTENCE_PIECE = ("sentencepiece.bpe.model", "spiece.model", "spm.model")
+
+Settings = Mapping[str, Any]
+
+
+class TokenizerFiles(NamedTuple):
+    """What a folder's files say."""
+
+    backend: tokenizers.Tokenizer
+    settings: dict[
+        str, Any
+    ]  # tokenizer_config.json, and special_tokens_map.json where it is silent
+    family: Family | None  # that of config.json, where there is one
+
+
+def read_tokenizer(source: str | Path) -> TokenizerFiles:
+    """From `tokenizer.json`, else `vocab.txt`, else `vocab.json` and `merges.txt`.
+
+    `tokenizer_config.json` beside it has the last word on case, accents, Chinese characters and
+    the space before the first word. Raises `PretrainedError`.
+    """
+    paths = (find_file(source, name) for name in ("tokenizer.json", *CLASSES))
+    path = next((path for path in paths if path is not None), None)
+    if path is None:
+        raise PretrainedError(f"{source}: {why_no_tokenizer(source)}")
+    settings = {
+        name: value
+        for file in ("special_tokens_map.json", "tokenizer_config.json")
+        if (found := find_file(source, file)) is not None
+        for name, value in read_json(found).items()
+    }
+    config_path = find_file(source, "config.json")
+    config = read_json(config_path) if config_path else {}
+    model_type = config.get("model_type")
+    family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
+    try:
+        refuse_pointer(path)
+        if path.name != "tokenizer.json":
+            refuse_other_kinds(path.name, config | settings)
+        if path.name == "vocab.txt":
+            # split at "\n" alone: a vocabulary may hold U+2028 and its like as tokens
+            tokens = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
+            backend = word_pieces(tokens, is_uncased(tokens), settings, family)
+        elif path.name == "vocab.json":
+            merges = find_file(source, "merges.txt")
+            if merges is None:
+                raise PretrainedError("no merges.txt beside it")
+            backend = byte_pairs(path, merges, settings, family)
+        else:
+            backend = tokenizers.Tokenizer.from_file(str(path))
+        backend = configured(backend, settings)
+        add_tokens(backend, find_file(source, "added_tokens.json"), settings)
+    except Exception as error:  # the library raises bare `Exception` for a broken file
+        reason = str(error).strip().partition("\n")[0]
+        raise PretrainedError(f"{path}: not usable as a tokenizer: {reason}") from error
+    return TokenizerFiles(backend, settings, family)
+
+
+def why_no_tokenizer(source: str | Path) -> str:
+    if find_file(source, "merges.txt") is not None:
+        return "no vocab.json beside merges.txt"
+    for name in SENTENCE_PIECE:
+        if find_file(source, name) is not None:
+            return (
+                f"no tokenizer.json, only {name}; to make one: transformers.AutoTokenizer."
+                f"from_pretrained({str(source)!r}).save_pretrained(FOLDER)"
+            )
+    return "no tokenizer (tokenizer.json, vocab.txt, or vocab.json with merges.txt)"
+
+
+def refuse_other_kinds(name: str, settings: Settings) -> None:
+    """A vocabulary alone doesn't say how text is split; the class for it may split otherwise."""
+    kind = settings.get("tokenizer_class") or CLASSES[name][0]
+    words = settings.get("word_tokenizer_type") or "basic"
+    if str(kind).removesuffix("Fast") not in CLASSES[name] or words != "basic":
+        raise PretrainedError(
+            f"tokenizer_class={kind!r}; of a {name} alone minibert reads {', '.join(CLASSES[name])}"
+        )
+
+
+def is_uncased(tokens: Sequence[str]) -> bool:
+    """Whether a vocabulary has no capital letter, but in names such as "[unused1]" and "<S>"."""
+    plain = (token for token in tokens if token[:1] + token[-1:] not in ("[]", "<>"))
+    return not any("A" <= letter <= "Z" for token in plain for letter in token)
+
+
+def read_flag(settings: Settings, name: str, default: bool | None = None) -> bool | None:
+    """A setting that is true or false; null says nothing."""
+    value = settings.get(name)
+    if not isinstance(value, bool | None):
+        raise PretrainedError(f"{name}={value!r}; expected a bool")
+    return default if value is None else value
+
+
+def special_tokens(
+    backend: tokenizers.Tokenizer, settings: Settings, family: Family | None, ends: Sequence[str]
+) -> dict[str, str]:
+    """The model's own tokens by their roles: "pad", "cls", "sep", and what else there is.
+
+    As the files say, else as the tokenizer itself begins and ends a text (`ends`, where it does),
+    else as the family or another names them. Raises `PretrainedError` for one that is not there.
+    """
+    usual = [family.special_tokens] if family else []
+    tables = [t for t in (*usual, BRACKETS, ANGLES) if backend.token_to_id(t["cls"]) is not None]
+    named = dict(tables[0] if tables else (*usual, BRACKETS)[0])
+    named |= dict(zip(("cls", "sep"), ends, strict=False))
+    for role in (*named, "bos", "eos"):
+        value = settings.get(f"{role}_token")
+        if isinstance(value, Mapping):
+            value = value.get("content")
+        if not isinstance(value, str | None):
+            raise PretrainedError(f"{role}_token={value!r}; expected a string")
+        if value is not None:
+            named[role] = value
+    needed = ["pad", "cls", "sep"]
+    if isinstance(backend.model, WordPiece):  # the others can do without
+        named["unk"] = backend.model.unk_token
+        needed = ["pad", "unk", "cls", "sep"]
+    for role in needed:
+        if backend.token_to_id(named[role]) is None:
+            raise PretrainedError(f"the vocabulary has no {named[role]}, its {role}_token")
+    return {role: t for role, t in named.items() if backend.token_to_id(t) is not None}
+
+
+def word_pieces(
+    tokens: Sequence[str], lowercase: bool, settings: Settings, family: Family | None = None
+) -> tokenizers.Tokenizer:
+    """BERT's: from the tokens in the order of their ids; accents go with the case."""
+    ids = {token: i for i, token in enumerate(tokens)}
+    backend = tokenizers.Tokenizer(WordPiece(ids))
+    unknown = settings.get("unk_token") or ("[UNK]" if "[UNK]" in ids else "<unk>")
+    backend.model.unk_token = unknown["content"] if isinstance(unknown, Mapping) else str(unknown)
+    backend.normalizer = BertNormalizer(lowercase=lowercase)
+    backend.pre_tokenizer = BertPreTokenizer()
+    backend.decoder = decoders.WordPiece(prefix="##")
+    own = special_tokens(backend, settings, family, ())
+    backend.post_processor = BertProcessing(*((own[r], ids[own[r]]) for r in ("sep", "cls")))
+    # for other programs that read our tokenizer.json: text here is never a special token
+    backend.add_special_tokens(sorted(set(own.values()), key=ids.__getitem__))
+    return backend
+
+
+def byte_pairs(
+    vocabulary: Path, merges: Path, settings: Settings, family: Family | None
+) -> tokenizers.Tokenizer:
+    """RoBERTa's: bytes, and which pairs of them are joined, in this order."""
+    backend = tokenizers.Tokenizer(BPE.from_file(str(vocabulary), str(merges)))
+    first = read_flag(settings, "add_prefix_space", False)
+    trim = read_flag(settings, "trim_offsets", True)
+    backend.pre_tokenizer = ByteLevel(add_prefix_space=first)
+    backend.decoder = decoders.ByteLevel()
+    own = special_tokens(backend, settings, family, ())
+    sep, cls = ((own[role], backend.token_to_id(own[role])) for role in ("sep", "cls"))
+    backend.post_processor = RobertaProcessing(sep, cls, trim_offsets=trim, add_prefix_space=first)
+    backend.add_special_tokens(sorted(set(own.values()), key=backend.token_to_id))
+    return backend
+
+
+def configured(backend: tokenizers.Tokenizer, settings: Settings) -> tokenizers.Tokenizer:
+    """The tokenizer as a `tokenizer_config.json` wants it: case and accents of WordPieces, and the
+    space before the first word of byte pairs."""
+    first = read_flag(settings, "add_prefix_space")
+    if isinstance(backend.pre_tokenizer, ByteLevel) and first is not None:
+        backend.pre_tokenizer.add_prefix_space = first
+    if not isinstance(backend.model, WordPiece):
+        return backend
+    wanted = {ours: read_flag(settings, theirs) for theirs, ours in NORMALIZER_SETTINGS.items()}
+    wanted = {ours: value for ours, value in wanted.items() if value is not None}
+    normalizer = backend.normalizer
+    if isinstance(normalizer, BertNormalizer):
+        for name, value in wanted.items():
+            setattr(normalizer, name, value)
+    elif normalizer is not None and wanted:  # several, one after the other
+        state = json.loads(backend.to_str())
+        parts = state["normalizer"].get("normalizers", [state["normalizer"]])
+        lower = wanted.get("lowercase")
+        if lower is False:
+            parts = [part for part in parts if part["type"] != "Lowercase"]
+        elif lower and not any(p["type"] in ("Lowercase", "BertNormalizer") for p in parts):
+            parts = [*parts, {"type": "Lowercase"}]
+        parts = [p | wanted if p["type"] == "BertNormalizer" else p for p in parts]
+        state["normalizer"] = {"type": "Sequence", "normalizers": parts}
+        return tokenizers.Tokenizer.from_str(json.dumps(state))
+    return backend
+
+
+def add_tokens(backend: tokenizers.Tokenizer, path: Path | None, settings: Settings) -> None:
+    """The tokens that someone added to a vocabulary: those of `added_tokens.json`, and those that
+    a `tokenizer_config.json` lists. Raises `PretrainedError` for one whose id is not the next."""
+    listed = settings.get("added_tokens_decoder") or {}
+    tokens: dict[str, Any] = {t["content"]: int(id) for id, t in listed.items()}
+    tokens |= read_json(path) if path else {}
+    special = {token["content"]: bool(token.get("special")) for token in listed.values()}
+    for token, id in sorted(tokens.items(), key=lambda item: str(item[1]).zfill(12)):
+        if backend.token_to_id(token) is None:
+            backend.add_tokens(
+                [AddedToken(token, normalized=False, special=special.get(token, False))]
+            )
+        if backend.token_to_id(token) != id:
+            raise PretrainedError(
+                f"the added token {token} has id {backend.token_to_id(token)}, not {id}"
+            )
