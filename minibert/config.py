@@ -127,9 +127,12 @@ class BertConfig:
         values: dict[str, Any] = {"model_type": model_type, **family.defaults}
         for name in cls.__dataclass_fields__:
             theirs = family.names.get(name, name)
-            if theirs is not None:  # the reference reads a value under BERT's name too
-                value = config.get(theirs, config.get(name))
-                values |= {} if value is None else {name: value}
+            if theirs is None or (name == "pad_token_id" and config.get(name) is None):
+                continue
+            for key in (theirs, name):  # the reference reads a value under BERT's name too
+                if key in config:
+                    values[name] = config[key]
+                    break
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:

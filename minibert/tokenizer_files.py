@@ -165,7 +165,7 @@ def word_pieces(
     """BERT's: from the tokens in the order of their ids; accents go with the case."""
     ids = {token: i for i, token in enumerate(tokens)}
     backend = tokenizers.Tokenizer(WordPiece(ids))
-    unknown = settings.get("unk_token") or ("[UNK]" if "[UNK]" in ids else "<unk>")
+    unknown = settings.get("unk_token") or ("<unk>" if "<unk>" in ids else "[UNK]")
     backend.model.unk_token = unknown["content"] if isinstance(unknown, Mapping) else str(unknown)
     backend.normalizer = BertNormalizer(lowercase=lowercase)
     backend.pre_tokenizer = BertPreTokenizer()

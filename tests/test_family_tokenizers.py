@@ -224,6 +224,23 @@ def test_windows_and_labels_equal_the_reference(transformers, tmp_path, field_no
     assert_labels_are_theirs(transformers, model_type, tmp_path, field_notes)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_white_space_around_an_answer_changes_no_label(kind):
+    """Also where pieces of it stand, which cover nothing."""
+    context = "At dusk  \n Ada lit  the lamp.  "
+    tokenizer = of_kind(kind)
+    labels = set()
+    for text in ("Ada lit", " Ada lit", "  \n Ada lit  ", "Ada lit  ", " \n Ada lit "):
+        gold = minibert.GoldAnswer(text, context.index(text))
+        example = minibert.Example("k", "Who?", context, (gold,))
+        (feature,) = minibert.prepare_train_features([example], tokenizer, 96)
+        labels.add((feature.start_position, feature.end_position))
+        start, end = (p - len(feature.prefix) for p in labels.copy().pop())
+        offsets = feature.context.offsets
+        assert context[offsets[start, 0] : offsets[end, 1]] == "Ada lit"
+    assert len(labels) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("model_type", ["roberta", "xlm-roberta", "camembert", "electra"])
 def test_windows_and_labels_of_2000_squad_questions(transformers, tmp_path, squad, model_type):

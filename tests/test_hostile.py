@@ -185,7 +185,10 @@ FOLDERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "NaN in the configuration": (configured(layer_norm_eps=float("nan")), "layer_norm_eps=nan"),
     "heads that don't divide": (configured(num_attention_heads=3), "num_attention_heads=3"),
     "dropout of 1": (configured(hidden_dropout_prob=1), "hidden_dropout_prob=1"),
-    "another model": (configured(model_type="roberta"), "model_type='roberta'"),
+    "another model": (
+        configured(model_type="roberta"),
+        "model_type 'roberta', but the weights are named as those of 'bert'",
+    ),
     "another activation": (configured(hidden_act="gelu_new"), "hidden_act='gelu_new'"),
     "one segment": (configured(type_vocab_size=1), "bert.embeddings.token_type"),
     "configuration of bytes": (write(CONFIG, b"\xff\xfe\x00"), CONFIG),

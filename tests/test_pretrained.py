@@ -66,22 +66,24 @@ def test_loaded_models_are_ready(tiny):
     assert not any(p.is_meta for p in model.parameters())
 
 
-@pytest.mark.parametrize("form", ["bin", "sharded", "gamma/beta", "no prefix", "extra keys"])
+@pytest.mark.parametrize(
+    "form", ["bin", "sharded", "sharded bin", "gamma/beta", "no prefix", "extra keys"]
+)
 def test_every_spelling_gives_the_same_model(tiny, folder, weights, form):
     original = BertForQuestionAnswering.from_pretrained(tiny)
     if form == "bin":
         (folder / "model.safetensors").unlink()
         torch.save(weights, folder / "pytorch_model.bin")
-    elif form == "sharded":
+    elif form.startswith("sharded"):
         (folder / "model.safetensors").unlink()
-        names = sorted(weights)
-        index = {
-            name: f"model-0000{1 + k % 3}-of-00003.safetensors" for k, name in enumerate(names)
-        }
+        name, write = "model.safetensors", save_file
+        if form == "sharded bin":
+            name, write = "pytorch_model.bin", torch.save
+        index = {key: f"{k % 3}-of-3-{name}" for k, key in enumerate(sorted(weights))}
         for shard in set(index.values()):
-            save_file({k: weights[k] for k in names if index[k] == shard}, folder / shard)
+            write({k: weights[k] for k in index if index[k] == shard}, folder / shard)
         text = json.dumps({"metadata": {}, "weight_map": index})
-        (folder / "model.safetensors.index.json").write_text(text)
+        (folder / f"{name}.index.json").write_text(text)
     elif form == "gamma/beta":
         old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
         renamed = {}
@@ -102,6 +104,26 @@ def test_every_spelling_gives_the_same_model(tiny, folder, weights, form):
         }
         rewrite(folder, weights | extra)
     assert same(states(original), states(BertForQuestionAnswering.from_pretrained(folder)))
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "model.", "module._orig_mod."])
+def test_what_a_wrapper_puts_before_every_name_is_undone(tiny, folder, weights, wrapper):
+    """And reported."""
+    shapes = expected_shapes(folder)
+    wrapped = {wrapper + key: tensor for key, tensor in weights.items()}
+    rewrite(folder, wrapped)
+    original = BertForQuestionAnswering.from_pretrained(tiny)
+    assert same(states(original), states(BertForQuestionAnswering.from_pretrained(folder)))
+    _, report = map_tensors(wrapped, shapes)
+    assert report.wrapper == wrapper and repr(wrapper) in str(report)
+
+
+def test_an_extra_head_is_left_unread_with_a_warning(tiny, folder, weights):
+    """What a part of the encoder is not: that is refused (`extra_layer`, below)."""
+    rewrite(folder, weights | {"answer_type.weight": torch.ones(5, 16)})
+    with pytest.warns(UserWarning, match=r"not read, .* answer_type\.weight"):
+        model = BertForQuestionAnswering.from_pretrained(folder)
+    assert same(states(model), states(BertForQuestionAnswering.from_pretrained(tiny)))
 
 
 def test_half_precision_weights_become_float32(folder, weights):
@@ -193,6 +215,15 @@ def lfs_pointer(folder: Path, weights: Tensors) -> None:
     (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
 
 
+def lfs_pointer_bin(folder: Path, weights: Tensors) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    (folder / "pytorch_model.bin").write_text("version https://git-lfs.github.com/spec/v1\n")
+
+
+def wrapped_in_part(folder: Path, weights: Tensors) -> None:
+    rewrite(folder, {k if "bias" in k else f"module.{k}": v for k, v in weights.items()})
+
+
 def no_weights(folder: Path, weights: Tensors) -> None:
     (folder / "model.safetensors").unlink()
 
@@ -238,7 +269,9 @@ SPOILED = [
     (extra_layer, "no place for the weights bert.encoder.layer.3"),
     (twice, "already given"),
     (truncate, "model.safetensors: not readable"),
-    (lfs_pointer, "model.safetensors: not readable"),
+    (lfs_pointer, "model.safetensors: a Git LFS pointer"),
+    (lfs_pointer_bin, "pytorch_model.bin: a Git LFS pointer, not the file: git lfs pull gets it"),
+    (wrapped_in_part, "some weights begin with 'module.', but not bert.embeddings.LayerNorm.bias"),
     (no_weights, "no weights"),
     (code_in_pickle, "pytorch_model.bin: not readable"),
     (outside_shard, "not a plain file name"),
