@@ -19,7 +19,7 @@ from tokenizers.processors import BertProcessing, RobertaProcessing
 
 from .errors import PretrainedError
 from .families import ANGLES, BRACKETS, FAMILIES, Family
-from .pretrained import find_file, read_json, refuse_pointer
+from .pretrained import find_file, named, read_json, refuse_pointer
 
 # names in a tokenizer_config.json -> names in the `tokenizers` library
 NORMALIZER_SETTINGS = {
@@ -44,29 +44,27 @@ class TokenizerFiles(NamedTuple):
     """What a folder's files say."""
 
     backend: tokenizers.Tokenizer
-    settings: dict[
-        str, Any
-    ]  # tokenizer_config.json, and special_tokens_map.json where it is silent
+    settings: dict[str, Any]  # tokenizer_config.json; where it is silent, special_tokens_map.json
     family: Family | None  # that of config.json, where there is one
 
 
-def read_tokenizer(source: str | Path) -> TokenizerFiles:
+def read_tokenizer(source: str | Path, revision: str | None = None) -> TokenizerFiles:
     """From `tokenizer.json`, else `vocab.txt`, else `vocab.json` and `merges.txt`.
 
     `tokenizer_config.json` beside it has the last word on case, accents, Chinese characters and
     the space before the first word. Raises `PretrainedError`.
     """
-    paths = (find_file(source, name) for name in ("tokenizer.json", *CLASSES))
+    paths = (find_file(source, name, revision) for name in ("tokenizer.json", *CLASSES))
     path = next((path for path in paths if path is not None), None)
     if path is None:
-        raise PretrainedError(f"{source}: {why_no_tokenizer(source)}")
+        raise PretrainedError(f"{named(source, revision)}: {why_no_tokenizer(source, revision)}")
     settings = {
         name: value
         for file in ("special_tokens_map.json", "tokenizer_config.json")
-        if (found := find_file(source, file)) is not None
+        if (found := find_file(source, file, revision)) is not None
         for name, value in read_json(found).items()
     }
-    config_path = find_file(source, "config.json")
+    config_path = find_file(source, "config.json", revision)
     config = read_json(config_path) if config_path else {}
     model_type = config.get("model_type")
     family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
@@ -79,25 +77,25 @@ def read_tokenizer(source: str | Path) -> TokenizerFiles:
             tokens = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
             backend = word_pieces(tokens, is_uncased(tokens), settings, family)
         elif path.name == "vocab.json":
-            merges = find_file(source, "merges.txt")
+            merges = find_file(source, "merges.txt", revision)
             if merges is None:
                 raise PretrainedError("no merges.txt beside it")
             backend = byte_pairs(path, merges, settings, family)
         else:
             backend = tokenizers.Tokenizer.from_file(str(path))
         backend = configured(backend, settings)
-        add_tokens(backend, find_file(source, "added_tokens.json"), settings)
+        add_tokens(backend, find_file(source, "added_tokens.json", revision), settings)
     except Exception as error:  # the library raises bare `Exception` for a broken file
         reason = str(error).strip().partition("\n")[0]
         raise PretrainedError(f"{path}: not usable as a tokenizer: {reason}") from error
     return TokenizerFiles(backend, settings, family)
 
 
-def why_no_tokenizer(source: str | Path) -> str:
-    if find_file(source, "merges.txt") is not None:
+def why_no_tokenizer(source: str | Path, revision: str | None) -> str:
+    if find_file(source, "merges.txt", revision) is not None:
         return "no vocab.json beside merges.txt"
     for name in SENTENCE_PIECE:
-        if find_file(source, name) is not None:
+        if find_file(source, name, revision) is not None:
             return (
                 f"no tokenizer.json, only {name}; to make one: transformers.AutoTokenizer."
                 f"from_pretrained({str(source)!r}).save_pretrained(FOLDER)"
@@ -139,24 +137,24 @@ def special_tokens(
     """
     usual = [family.special_tokens] if family else []
     tables = [t for t in (*usual, BRACKETS, ANGLES) if backend.token_to_id(t["cls"]) is not None]
-    named = dict(tables[0] if tables else (*usual, BRACKETS)[0])
-    named |= dict(zip(("cls", "sep"), ends, strict=False))
-    for role in (*named, "bos", "eos"):
+    names = dict(tables[0] if tables else (*usual, BRACKETS)[0])
+    names |= dict(zip(("cls", "sep"), ends, strict=False))
+    for role in (*names, "bos", "eos"):
         value = settings.get(f"{role}_token")
         if isinstance(value, Mapping):
             value = value.get("content")
         if not isinstance(value, str | None):
             raise PretrainedError(f"{role}_token={value!r}; expected a string")
         if value is not None:
-            named[role] = value
+            names[role] = value
     needed = ["pad", "cls", "sep"]
     if isinstance(backend.model, WordPiece):  # the others can do without
-        named["unk"] = backend.model.unk_token
+        names["unk"] = backend.model.unk_token
         needed = ["pad", "unk", "cls", "sep"]
     for role in needed:
-        if backend.token_to_id(named[role]) is None:
-            raise PretrainedError(f"the vocabulary has no {named[role]}, its {role}_token")
-    return {role: t for role, t in named.items() if backend.token_to_id(t) is not None}
+        if backend.token_to_id(names[role]) is None:
+            raise PretrainedError(f"the vocabulary has no {names[role]}, its {role}_token")
+    return {role: t for role, t in names.items() if backend.token_to_id(t) is not None}
 
 
 def word_pieces(
