@@ -16,7 +16,7 @@ The modules, in the order in which text flows; each imports only those before it
     evaluation                          a data set -> predictions -> the metric
     parallel, run, training             fine-tuning, in a folder from which it resumes exactly
     viz                                 pictures for notebooks
-    bench.turns, bench.training, bench.engines, bench.answering
+    bench.turns, bench.training, bench.engines, bench.answering, bench.parts
     cli
 
 "The blog post" in a comment is the text that this project grew from, "Understanding BERT with

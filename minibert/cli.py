@@ -1,5 +1,7 @@
 """The command line: `minibert` demo, answer, show, check-data, train, evaluate, bench, inspect."""
 
+import codecs
+import io
 import json
 import os
 import random
@@ -18,6 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from .bench.answering import bench_answer
+from .bench.parts import bench_parts
 from .bench.training import bench_train
 from .bench.turns import table_of
 from .errors import DataError, InputError, MinibertError, report_lines
@@ -53,6 +56,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
 def main() -> None:
     """Run the command line; a `MinibertError` is one line on stderr and its `exit_code`."""
     keep_freed_memory()
+    write_any_character(sys.stdout)
     warnings.showwarning = lambda message, *place: typer.echo(f"warning: {message}", err=True)
     # the hub's client otherwise announces each of its retries above our one line
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
@@ -61,6 +65,22 @@ def main() -> None:
     except MinibertError as error:
         typer.echo(f"error: {' '.join(str(error).split())}", err=True)
         sys.exit(error.exit_code)
+
+
+def write_any_character(stream: Any) -> None:
+    """Have a stream escape, as JSON does, what its encoding lacks, instead of failing.
+
+    On Windows the output of a command into a file or a pipe is often in cp1252, which has no emoji.
+    JSON stays JSON: its text outside of strings is ASCII.
+    """
+
+    def escape(error: UnicodeError) -> tuple[str, int]:
+        assert isinstance(error, UnicodeEncodeError)  # an output is not decoded
+        return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+    codecs.register_error("json_escape", escape)
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="json_escape")
 
 
 @app.command()
@@ -407,6 +427,17 @@ def bench_answer_command(
 ) -> None:
     """Answering: how many questions a second, and how well, beside transformers."""
     write_report(lambda: bench_answer(model, data, turns), output)
+
+
+@bench.command("parts")
+def bench_parts_command(
+    data: Annotated[str, typer.Option(help="Folder with SQuAD's train and dev, or hub id.")],
+    model: Model = str(BUNDLED),
+    turns: Annotated[int, typer.Option(min=1)] = 5,
+) -> None:
+    """What must not take long beside the model: the search, the windows, the start."""
+    for name, figure in bench_parts(model, data, turns).items():
+        typer.echo(f"{name:32} {figure:.2f}")
 
 
 def write_report(measure: Callable[[], dict[str, Any]], output: Path | None) -> None:

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import os
 import random
 import signal
 import subprocess
@@ -17,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from machine import HANG, needs_permissions, needs_signals
 
 import minibert
 from minibert.run import STATE, latest_checkpoint, read_checkpoint, require_space, write_checkpoint
@@ -69,7 +69,7 @@ def steps_done(output: Path) -> int:
 
 
 def wait(process: subprocess.Popen[str], until: Any) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + HANG
     while not until() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.001)
 
@@ -101,7 +101,7 @@ def survives(tiny: Path, folder: Path, kills: int) -> None:
         process.kill()
         process.communicate()
     process = start(settings)
-    out, _ = process.communicate(timeout=120)
+    out, _ = process.communicate(timeout=HANG)
     assert process.returncode == 0, out
     assert result(output) == whole
 
@@ -115,6 +115,7 @@ def test_a_run_killed_twenty_times_ends_with_the_same_weights(tiny, tmp_path):
     survives(tiny, tmp_path, kills=20)
 
 
+@needs_signals
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_asked_to_stop_it_saves_and_says_so(tiny, tmp_path, number, code):
     """Between two checkpoints: what it saves is the step it had reached."""
@@ -123,7 +124,7 @@ def test_asked_to_stop_it_saves_and_says_so(tiny, tmp_path, number, code):
     process = start(settings)
     wait(process, lambda: steps_done(output) >= 2)
     process.send_signal(number)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=HANG)
     assert process.returncode == code
     (saved,) = output.glob("checkpoint-*.pt")
     assert number.name in out and str(saved) in out
@@ -206,7 +207,7 @@ def test_too_little_disk_is_met_before_training(tiny, tmp_path, monkeypatch):
     assert not list((tmp_path / "run").iterdir())
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+@needs_permissions
 def test_a_folder_that_cannot_be_written_is_met_before_training(tiny, tmp_path):
     (tmp_path / "run").mkdir(mode=0o555)
     with pytest.raises(minibert.InputError, match="cannot be written"):

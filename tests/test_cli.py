@@ -3,6 +3,9 @@
 import contextlib
 import io
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -326,3 +329,39 @@ def test_what_goes_wrong_is_one_line(run, tiny, tmp_path, monkeypatch, arguments
     assert code == 2 and out == ""
     assert err.startswith("error: ") and err.count("\n") == 1 and named in err
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("how", ["--json", "--input", "a table"])
+def test_an_output_without_emoji_gets_escapes(monkeypatch, tiny, how):
+    """As Windows' cp1252, into a file or a pipe; JSON gives the text back."""
+    asked = {"question": "Who?", "context": "\U0001f602 Zoë"}
+    out = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr("sys.stdout", out)
+    arguments = ["--question", asked["question"], "--context", asked["context"]]
+    if how == "--input":
+        arguments = ["--input", "-"]
+        lines = io.BytesIO(json.dumps(asked).encode())
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(lines, encoding="utf-8"))
+    if how == "--json":
+        arguments.append("--json")
+    command = ["minibert", "answer", "--model", str(tiny), "--top-k", "9", *arguments]
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    out.flush()
+    text = out.buffer.getvalue().decode("cp1252")
+    assert not ended.value.code and "Zoë" in text and "\\ud83d\\ude02" in text
+    if how != "a table":
+        answers = json.loads(text)
+        answers = answers["answers"] if how == "--input" else answers
+        assert "\U0001f602 Zoë" in [answer["answer"] for answer in answers]
+
+
+def test_the_demo_into_a_pipe_of_windows():
+    run = subprocess.run(
+        [sys.executable, "-m", "minibert", "demo"],
+        env=os.environ | {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0", "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "George Washington" in run.stdout.decode("cp1252")

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,10 @@ def tensors(change: Callable[[dict[str, torch.Tensor]], None]) -> Callable[[Path
     def spoil(folder: Path) -> None:
         found = load_file(folder / WEIGHTS)
         change(found)
-        save_file(found, folder / WEIGHTS, metadata={"format": "pt"})
+        try:
+            save_file(found, folder / WEIGHTS, metadata={"format": "pt"})
+        except KeyError as error:  # of complex numbers, before safetensors 0.7
+            pytest.skip(f"this safetensors cannot write {error}")
 
     return spoil
 
@@ -265,6 +269,8 @@ def squad(**question: Any) -> str:
 
 LINE = '{"question": "Who?", "context": "a lamp", "answer": "lamp"}'
 CSV = "question,context,answer,answer_start\n"
+NUL = "row 1" if sys.version_info >= (3, 11) else "line contains NUL"  # csv reads it, or not
+
 FILES: dict[str, tuple[str, bytes | str, str]] = {
     "empty file": ("d.json", "", "not readable as JSON"),
     "broken JSON, with the place": ("d.json", '{"data":\n [}', "line 2 column 3"),
@@ -317,7 +323,7 @@ FILES: dict[str, tuple[str, bytes | str, str]] = {
     "CSV without a header": ("d.csv", "Who?,a lamp,lamp,2\nWho?,a lamp,lamp,2\n", "no 'context'"),
     "CSV with too few fields": ("d.csv", CSV + "Who?\n", "the context is empty"),
     "CSV with a quote left open": ("d.csv", CSV + 'Who?,"a lamp', "not readable as csv"),
-    "CSV with NUL": ("d.csv", CSV + "Who?,a lamp\0,lamp,3\n", "row 1"),
+    "CSV with NUL": ("d.csv", CSV + "Who?,a lamp\0,lamp,3\n", NUL),
     "CSV with too many fields": ("d.csv", CSV + "Who?,a lamp,lamp,2,3,4\n", "row 1: more fields"),
     "CSV with a start below 0": ("d.csv", CSV + "Who?,a lamp,lamp,-1\n", "answer_start=-1"),
     "CSV with half a start": ("d.csv", CSV + "Who?,a lamp,lamp,2.5\n", "no whole number"),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from machine import needs_proc
 
 import minibert
 from minibert import InputError, QuestionAnswerer
@@ -349,6 +350,7 @@ print(told, megabytes() - before)
 
 
 @pytest.mark.slow
+@needs_proc
 @pytest.mark.parametrize(
     ("pairs", "count", "budget"),
     [

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from machine import HANG, needs_proc
 from safetensors.torch import load_file
 
 import minibert
@@ -79,25 +80,26 @@ def test_two_processes_train_as_one(tiny, tmp_path):
         assert torch.allclose(tensor, theirs[name], atol=2 * len(one) * 1e-4), name
 
 
+@needs_proc
 def test_one_killed_ends_all_and_the_run_goes_on(tiny, tmp_path):
     """With dropout, to the weights of a pair that nobody killed."""
     often = ("--checkpoint-every=2", "--epochs=4", "--dropout=0.1")
     whole, output = tmp_path / "whole", tmp_path / "run"
-    subprocess.run(command(tiny, whole, *often), capture_output=True, check=True, timeout=120)
+    subprocess.run(command(tiny, whole, *often), capture_output=True, check=True, timeout=HANG)
     run = subprocess.Popen(
         command(tiny, output, *often), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + HANG
     while not list(output.glob("checkpoint-*.pt")) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert list(output.glob("checkpoint-*.pt")) and run.poll() is None
     children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
     trains = [c for c in children if "train" in Path(f"/proc/{c}/cmdline").read_text()]
     os.kill(int(trains[-1]), signal.SIGKILL)
-    _, err = run.communicate(timeout=90)
+    _, err = run.communicate(timeout=HANG)
     assert run.returncode != 0 and "Signal 9" in err
     again = subprocess.run(
-        command(tiny, output, *often, "--resume"), capture_output=True, text=True, timeout=90
+        command(tiny, output, *often, "--resume"), capture_output=True, text=True, timeout=HANG
     )
     assert again.returncode == 0, again.stderr
     assert [row["loss"] for row in steps(output)] == [row["loss"] for row in steps(whole)]

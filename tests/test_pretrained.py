@@ -8,11 +8,8 @@ import httpx
 import huggingface_hub
 import pytest
 import torch
-from huggingface_hub.errors import (
-    LocalEntryNotFoundError,
-    RemoteEntryNotFoundError,
-    RepositoryNotFoundError,
-)
+from huggingface_hub import errors as hub_errors
+from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
 
 import minibert
@@ -21,6 +18,8 @@ from minibert.pretrained import map_tensors, read_tensors
 from minibert.qa import BertForQuestionAnswering
 
 Tensors = dict[str, torch.Tensor]
+# before version 1 of the hub's client they were one class
+NoSuchFile = getattr(hub_errors, "RemoteEntryNotFoundError", hub_errors.EntryNotFoundError)
 NOT_FOUND = httpx.Response(404, request=httpx.Request("GET", "https://hub"))
 
 
@@ -331,7 +330,7 @@ class Hub:
             raise RepositoryNotFoundError("404 Not Found", response=NOT_FOUND)
         path = self.folder / filename
         if not path.exists():
-            raise RemoteEntryNotFoundError(f"404 no {filename}", response=NOT_FOUND)
+            raise NoSuchFile(f"404 no {filename}", response=NOT_FOUND)
         return str(path)
 
 

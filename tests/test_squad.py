@@ -13,6 +13,7 @@ from typing import Any
 
 import datasets
 import pytest
+from machine import needs_proc
 
 import minibert
 from minibert.evaluation import with_nulls
@@ -143,6 +144,7 @@ def test_a_bad_file_is_named(tmp_path, name, content, named):
 
 
 @pytest.mark.slow
+@needs_proc
 def test_a_file_of_300_mb_stays_within_its_budget(tmp_path, field_notes):
     """Ten times SQuAD's size, in a process of its own: up to 2.5 GB. Measured: 2.0 GB here, where
     contexts are shorter and so objects more; 1.75 GB on ten copies of SQuAD itself."""
