@@ -1,6 +1,7 @@
 """What the bench counts, and that its engines do the same work."""
 
 import random
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 import minibert
-from minibert.bench import answering, turns
+from minibert.bench import answering, parts, turns
 from minibert.bench import training as bench
 from minibert.config import BertConfig
 from minibert.qa import BertForQuestionAnswering
@@ -94,3 +95,24 @@ def test_bench_answer(monkeypatch, transformers, tiny):
         assert engines[report["best"]]["ratio"] == 1
         assert engines["minibert, float32"]["ratio_same_precision"] == 1
         assert "minibert is" in turns.table_of(report)
+
+
+def test_without_resource_the_memory_is_left_out(monkeypatch):
+    """As on Windows: after minutes of timing that must not end the bench."""
+    assert turns.peak_memory_mb() > 1
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert turns.peak_memory_mb() is None
+    report = {"peak_gflops": {}, "engines": {"minibert": {"ratio": 1.0, "peak_memory_mb": None}}}
+    assert "minibert is" in turns.table_of({"tuned": report, "untuned": report})
+
+
+def test_bench_parts(monkeypatch, transformers, tiny):
+    """All but the start, which two processes make; and the blog post's labels are ours."""
+    monkeypatch.setattr(parts, "cold_start", lambda source, turns: 1.0)
+    report = parts.bench_parts(str(tiny), NOTES, turns=1)
+    assert len(report) == 3 and all(figure > 0 for figure in report.values())
+    gold = minibert.GoldAnswer("lamp", 4)
+    assert parts.scan([(0, 0), (0, 3), (4, 8), (9, 11), (0, 0)], [None, 1, 1, 1, None], gold) == (
+        2,
+        2,
+    )

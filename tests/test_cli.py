@@ -246,7 +246,7 @@ def test_bench_train(run, tiny, tmp_path, monkeypatch):
     assert code == 0 and out.count("minibert ") >= 2
     for memory in ("tuned", "untuned"):
         figures = json.loads(path.read_text())[memory]["engines"]["minibert"]
-        assert figures["ratio"] == 1.0 and 0 < figures["share_of_peak"] < 1
+        assert figures["ratio"] == 1.0 and figures["share_of_peak"] > 0
         assert figures["tokens_per_second"] > figures["windows_per_second"] > 0
 
 

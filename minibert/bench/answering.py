@@ -237,7 +237,7 @@ def time_answers(
     return report
 
 
-def memory_of_answers(name: str, source: str, data: str, seed: int, tuned: bool) -> float:
+def memory_of_answers(name: str, source: str, data: str, seed: int, tuned: bool) -> float | None:
     """Peak memory of a fresh process that answers with one engine, in MB."""
     if tuned:
         keep_freed_memory()

@@ -146,7 +146,7 @@ def time_training(
     return report
 
 
-def memory_of_training(name: str, init: str, data: str, seed: int, tuned: bool) -> float:
+def memory_of_training(name: str, init: str, data: str, seed: int, tuned: bool) -> float | None:
     """Peak memory of a fresh process that trains with one engine, in MB."""
     if tuned:
         keep_freed_memory()

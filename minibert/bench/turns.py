@@ -54,10 +54,12 @@ def times_as_fast(theirs: Sequence[float], ours: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
 
 
-def peak_memory_mb() -> float:
-    """The most memory that this process has held."""
-    import resource  # Unix alone has it
-
+def peak_memory_mb() -> float | None:
+    """The most memory that this process has held; None on Windows, which does not tell it so."""
+    try:
+        import resource
+    except ImportError:
+        return None
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
