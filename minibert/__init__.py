@@ -13,6 +13,7 @@ The modules, in the order in which text flows; each imports only those before it
     fast.linear                         fused kernels for reading in bfloat16
     spans, reader                       logits -> spans -> answers: the whole arrow
     dropin                              the pipeline that transformers had
+    lines                               JSON lines of questions -> the same lines, answered
     evaluation                          a data set -> predictions -> the metric
     parallel, run, training             fine-tuning, in a folder from which it resumes exactly
     viz                                 pictures for notebooks

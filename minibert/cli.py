@@ -5,10 +5,10 @@ import io
 import json
 import os
 import random
+import signal
 import sys
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
@@ -17,26 +17,59 @@ from typing import Annotated, Any, BinaryIO, cast
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from typer.core import TyperGroup
 
 from .bench.answering import bench_answer
 from .bench.parts import bench_parts
 from .bench.training import bench_train
 from .bench.turns import table_of
-from .errors import DataError, InputError, MinibertError, report_lines
+from .errors import DataError, InputError, Interrupted, MinibertError, report_lines
 from .evaluation import evaluate
 from .fast.memory import keep_freed_memory
 from .fast.processor import Precision
-from .features import data_report, has_outer_white_space
+from .features import data_report, has_outer_white_space, prepare_features
 from .files import all_or_nothing, make_folder
+from .lines import LineSettings, answer_lines, identity, partial_file
 from .pretrained import blank, map_tensors, read_tensors
 from .qa import BertForQuestionAnswering
-from .reader import BUNDLED, Answer, QuestionAnswerer, validated_example
-from .squad import Example, load_squad, require_unicode
+from .reader import BUNDLED, CHUNK_CHARACTERS, Answer, QuestionAnswerer, validated_example
+from .squad import load_squad
 from .tokenization import Tokenizer
 from .training import TrainingConfig, train
 
+COLUMNS = (
+    TextColumn("{task.description}"),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TimeElapsedColumn(),
+    TimeRemainingColumn(),
+)
+
+CLOSED_PIPE = 141  # 128 + SIGPIPE, as shells report it
+
+
+class Commands(TyperGroup):
+    """The commands; one whose output is no longer read ends quietly, as others do."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # what is left in the buffer has nowhere to go, also when Python ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(CLOSED_PIPE)
+
+
 app = typer.Typer(
+    cls=Commands,
     help="BERT for question answering, by hand.",
     no_args_is_help=True,
     add_completion=False,
@@ -117,22 +150,32 @@ def answer(
     top_k: Annotated[int, typer.Option(min=1, help="How many answers.")] = 1,
     max_answer_len: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 30,
     no_answer: Annotated[bool, typer.Option("--no-answer", help='"" may be the answer.')] = False,
+    text_score: Annotated[
+        bool, typer.Option("--text-score", help="Also how likely the text is, wherever it stands.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with --output's answers.")
+    ] = False,
     precision: PrecisionName = "auto",
     device: Device = "cpu",
 ) -> None:
     """Answer a question from a text: the text's own words, where they stand, and how sure.
 
     Or many: each line of --input is a JSON object with question and context; the same object comes
-    back, in the same order, with its answer, score, start and end (with --top-k, a list of
-    answers).
+    back, in the same order, with one more field, "prediction": its answer, score, start and end
+    (with --top-k, "predictions": a list of them). --output gets its name when all are answered;
+    until then it is NAME.partial, which the same command with --resume goes on with.
     """
     if input_file is not None:
         if question is not None or context is not None or context_file is not None:
             raise InputError("--input has its own questions and contexts")
         qa = load(model, revision, precision, device)
-        answer_lines(qa, input_file, output, top_k, max_answer_len, no_answer)
+        settings = LineSettings(top_k, max_answer_len, no_answer, text_score)
+        answer_file(qa, input_file, output, resume, settings)
         return
+    if output is not None or resume:
+        raise InputError("--output and --resume are for --input")
     if question is None:
         raise InputError("give --question, or --input")
     if (context is None) == (context_file is None):
@@ -145,9 +188,9 @@ def answer(
             raise InputError(f"{context_file}: not readable as text: {error}") from error
     assert context is not None
     qa = load(model, revision, precision, device)
-    answers = ask(qa, question, context, top_k, max_answer_len, no_answer)
+    answers = ask(qa, question, context, top_k, max_answer_len, no_answer, text_score)
     if as_json:
-        typer.echo(json.dumps([asdict(a) for a in answers], ensure_ascii=False))
+        typer.echo(json.dumps([a.to_dict() for a in answers], ensure_ascii=False))
     else:
         typer.echo(table(answers))
 
@@ -165,64 +208,70 @@ def ask(
     top_k: int,
     max_answer_len: int = 30,
     no_answer: bool = False,
+    text_score: bool = False,
 ) -> list[Answer]:
-    answers = qa(question, context, top_k, max_answer_len, no_answer)
-    return answers if isinstance(answers, list) else [answers]
+    """The best answers, with progress where the text is long."""
+    example = validated_example("", question, context)
+    total = 0
+    if len(context) > CHUNK_CHARACTERS // 16:  # making windows twice is a hundredth of the work
+        cut = (qa.max_length, qa.doc_stride, qa.max_question_len)
+        total = len(prepare_features([example], qa.tokenizer, *cut))
+    with Progress(*COLUMNS, console=Console(stderr=True), disable=not total) as bar:
+        advance = partial(bar.advance, bar.add_task("windows", total=total))
+        asked = (top_k, max_answer_len, no_answer, advance)
+        return next(qa.n_best([example], *asked, text_scores=text_score))[:top_k]
 
 
-def answer_lines(
-    qa: QuestionAnswerer,
-    source: Path,
-    output: Path | None,
-    top_k: int,
-    max_answer_len: int,
-    no_answer: bool,
+def answer_file(
+    qa: QuestionAnswerer, source: Path, output: Path | None, resume: bool, settings: LineSettings
 ) -> None:
-    """Answer JSON lines, read and written as they come: memory does not grow with the file."""
-    records: deque[dict[str, Any]] = deque()  # read, and not yet answered
-
-    def examples(lines: BinaryIO) -> Iterator[Example]:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            name = f"{source}: line {number}"
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise InputError(f"{name}: not readable as JSON: {error}") from error
-            if not isinstance(record, dict) or not {"question", "context"} <= record.keys():
-                raise InputError(f"{name}: expected an object with 'question' and 'context'")
-            example = validated_example(name, record["question"], record["context"])
-            require_unicode(json.dumps(record, ensure_ascii=False), name)  # all of it comes back
-            records.append(record)
-            yield example
-
+    """`answer_lines` from one file to another, with progress."""
     with ExitStack() as stack:
+        lines: BinaryIO = sys.stdin.buffer
+        total = None
+        if str(source) != "-":
+            try:
+                lines = stack.enter_context(source.open("rb"))
+            except OSError as error:
+                raise InputError(f"{source}: cannot be opened: {error.strerror}") from error
+            if lines.seekable():
+                total = sum(1 for line in lines if line.strip())
+                lines.seek(0)
+        written: BinaryIO = sys.stdout.buffer
+        answered: Iterable[bytes] = ()
+        if output is not None:
+            made_by = identity(qa, settings)
+            answered = written = stack.enter_context(partial_file(output, made_by, resume))
+        bar = stack.enter_context(Progress(*COLUMNS, console=Console(stderr=True)))
+        done, windows = bar.add_task("questions", total=total), bar.add_task("windows", total=None)
         try:
-            lines = sys.stdin.buffer if str(source) == "-" else source.open("rb")
-            # "x": no file is overwritten, least of all the input
-            written = sys.stdout if output is None else output.open("x", encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"{error.filename}: cannot be opened: {error.strerror}") from error
-        if lines is not sys.stdin.buffer:
-            stack.enter_context(lines)
-        if written is not sys.stdout:
-            stack.enter_context(written)
-        bar = stack.enter_context(Progress(console=Console(stderr=True)))
-        task = bar.add_task("windows", total=None)
-        n_best = qa.n_best(
-            examples(lines), top_k, max_answer_len, no_answer, on_batch=partial(bar.advance, task)
-        )
-        for answers in n_best:
-            record = records.popleft()
-            rows = [asdict(a) for a in answers[:top_k]]
-            record |= rows[0] if top_k == 1 else {"answers": rows}
-            written.write(json.dumps(record, ensure_ascii=False) + "\n")
+            answer_lines(
+                qa,
+                lines,
+                str(source),
+                written,
+                settings,
+                answered,
+                partial(bar.advance, done),
+                partial(bar.advance, windows),
+            )
+        except KeyboardInterrupt:
+            if output is None:
+                raise
+            raise Interrupted(
+                f"stopped: {output}.partial has the answers so far, and --resume goes on",
+                signal.SIGINT,
+            ) from None
 
 
 def table(answers: list[Answer]) -> str:
     rows = [f"{a.score:8.4f} {a.start:6} {a.end:6}  {' '.join(a.answer.split())}" for a in answers]
-    return "\n".join([f"{'score':>8} {'start':>6} {'end':>6}  answer", *rows, ""])
+    rows = [f"{'score':>8} {'start':>6} {'end':>6}  answer", *rows]
+    scores = [a.text_score for a in answers if a.text_score is not None]
+    if scores:
+        column = [f"{'text':>8}", *(f"{score:8.4f}" for score in scores)]
+        rows = [f"{cell} {row}" for cell, row in zip(column, rows, strict=True)]
+    return "\n".join([*rows, ""])
 
 
 @app.command()

@@ -118,16 +118,16 @@ def test_answer_many(run, tiny, tmp_path, monkeypatch):
     assert code == 0 and not out, err
     found = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
     for record, answered in zip(asked, found, strict=True):
-        assert record.items() <= answered.items()
-        place = slice(answered["start"], answered["end"])
-        assert record["context"][place] == answered["answer"]
+        best = answered.pop("prediction")
+        assert record == answered
+        assert record["context"][best["start"] : best["end"]] == best["answer"]
     for taken in (source, output):
         code, _, err = run(*arguments, "--output", taken)
         assert code == 2 and "cannot be opened: File exists" in err
     assert source.read_text(encoding="utf-8") == text
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
     code, out, err = run("answer", "--model", tiny, "--input", "-", "--top-k", 2, "--no-answer")
-    assert code == 0 and [len(json.loads(row)["answers"]) for row in out.splitlines()] == [2, 2]
+    assert code == 0 and [len(json.loads(row)["predictions"]) for row in out.splitlines()] == [2, 2]
 
 
 @pytest.mark.parametrize(
@@ -141,8 +141,8 @@ def test_answer_many(run, tiny, tmp_path, monkeypatch):
         ('{"question": "Who?", "context": " "}', "line 3: no words in the context"),
         ('{"question": "Who?", "context": "\\ud800"}', "line 3: the context is not valid Unicode"),
         (
-            '{"question": "Who?", "context": "Ada", "note": "\\ud800"}',
-            "line 3: not valid Unicode",
+            '{"question": "Who?", "context": "Ada", "prediction": 1}',
+            "line 3: its 'prediction' is where the answer goes",
         ),
         ("\x80", "line 3: not readable as JSON"),
     ],
@@ -151,8 +151,16 @@ def test_a_bad_line_comes_after_the_answers_before_it(run, tiny, tmp_path, line,
     source, output = tmp_path / "asked.jsonl", tmp_path / "answers.jsonl"
     good = b'{"question": "Who?", "context": "Ada"}\n'
     source.write_bytes(good + good + line.encode("latin-1") + b"\n" + good)
-    code, _, err = run("answer", "--model", tiny, "--input", source, "--output", output)
-    assert code == 2 and named in err and len(output.read_bytes().splitlines()) == 2
+    command = ("answer", "--model", tiny, "--input", source, "--output", output)
+    code, _, err = run(*command)
+    stopped = tmp_path / "answers.jsonl.partial"
+    assert code == 2 and named in err and len(stopped.read_bytes().splitlines()) == 2
+    assert not output.exists()
+    source.write_bytes(good * 4)  # mended
+    assert "--resume" in run(*command)[2]
+    assert run(*command, "--resume")[0] == 0
+    assert len(output.read_bytes().splitlines()) == 4
+    assert sorted(tmp_path.iterdir()) == [output, source]
 
 
 def test_train_then_evaluate(run, tiny, tmp_path):
