@@ -53,11 +53,17 @@ def collate(features: Sequence[Feature], pad_id: int, multiple: int = 1) -> Batc
     )
 
 
-def split_batch(windows: Sequence[Feature], max_tokens: int) -> list[Sequence[Feature]]:
-    """A batch in parts of like size: at most `max_tokens` padded tokens, at least one window."""
+def split_batch(
+    windows: Sequence[Feature], max_tokens: int, multiple: int = 1
+) -> list[Sequence[Feature]]:
+    """A batch in parts of like size: at most `max_tokens` padded tokens, at least one window.
+
+    Padded as `collate` does it with the same `multiple`.
+    """
     if not windows:
         return []
     longest = max(map(len, windows))
+    longest += -longest % multiple
     parts = math.ceil(len(windows) / max(1, max_tokens // longest))
     size = math.ceil(len(windows) / parts)
     return [windows[i : i + size] for i in range(0, len(windows), size)]
@@ -70,7 +76,7 @@ def length_batches(features: Sequence[Feature], batch_size: int, seed: int) -> l
     within pools of 64 batches, and the batches shuffled.
     """
     generator = random.Random(seed)
-    order = sorted(range(len(features)), key=lambda k: -len(features[k]))
+    order = list(range(len(features)))
     generator.shuffle(order)
     batches = []
     for i in range(0, len(order), 64 * batch_size):

@@ -31,6 +31,7 @@ from .bench.answering import bench_answer
 from .bench.parts import bench_parts
 from .bench.training import bench_train
 from .bench.turns import table_of
+from .config import Attention
 from .errors import DataError, InputError, Interrupted, MinibertError, report_lines
 from .evaluation import evaluate
 from .fast.memory import keep_freed_memory
@@ -196,9 +197,11 @@ def answer(
 
 
 def load(model: str, revision: str | None, precision: str, device: str) -> QuestionAnswerer:
-    return QuestionAnswerer.from_pretrained(
+    qa = QuestionAnswerer.from_pretrained(
         model, device=device, precision=cast(Precision, precision), revision=revision
     )
+    typer.echo(qa.computes_with, err=True)
+    return qa
 
 
 def ask(
@@ -343,14 +346,22 @@ def train_command(
     init: Model = str(BUNDLED),
     revision: Revision = None,
     dev_file: Annotated[str | None, typer.Option(help="Evaluated after each epoch.")] = None,
+    max_answer_len: Annotated[int, typer.Option(help="Longest dev answer, in tokens.")] = 30,
     epochs: Annotated[float, typer.Option()] = 3,
     batch_size: Annotated[int, typer.Option(help="Windows a step.")] = 16,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(help="Padded tokens a pass.", show_default="by the device"),
+    ] = None,
     learning_rate: Annotated[float, typer.Option()] = 2e-5,
     warmup_ratio: Annotated[float, typer.Option(help="Part of the steps.")] = 0.0,
     dropout: Annotated[float | None, typer.Option(help="Default: the encoder's own.")] = None,
     max_train_examples: Annotated[int | None, typer.Option(help="A random sample.")] = None,
     max_length: Annotated[int, typer.Option(help="Tokens a window.")] = 384,
     doc_stride: DocStride = 128,
+    attention: Annotated[
+        str | None, typer.Option(help="eager or sdpa", show_default="by the device")
+    ] = None,
     precision: PrecisionName = "auto",
     device: Device = "auto",
     seed: Annotated[int, typer.Option()] = 42,
@@ -359,6 +370,9 @@ def train_command(
         bool, typer.Option("--skip-invalid", help="Train on the rest.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in there.")] = False,
+    allow_other_machine: Annotated[
+        bool, typer.Option("--allow-other-machine", help="Resume also where the bits may differ.")
+    ] = False,
 ) -> None:
     """Fine-tune an encoder on SQuAD. Ctrl-C stops; the same command with --resume goes on."""
     config = TrainingConfig(
@@ -367,21 +381,24 @@ def train_command(
         train_file=train_file,
         output_dir=output,
         dev_file=dev_file,
+        max_answer_len=max_answer_len,
         epochs=epochs,
         batch_size=batch_size,
+        max_tokens=max_tokens,
         learning_rate=learning_rate,
         warmup_ratio=warmup_ratio,
         dropout=dropout,
         max_train_examples=max_train_examples,
         max_length=max_length,
         doc_stride=doc_stride,
+        attention=cast(Attention | None, attention),
         precision=cast(Precision, precision),
         device=device,
         seed=seed,
         checkpoint_every=checkpoint_every,
         skip_invalid=skip_invalid,
     )
-    metrics = train(config, resume)
+    metrics = train(config, resume, allow_other_machine)
     if os.environ.get("RANK", "0") == "0":  # under torchrun one speaks
         typer.echo(json.dumps({"output": output} | metrics))
 
@@ -438,6 +455,7 @@ def evaluate_command(
         precision=cast(Precision, precision),
         revision=revision,
     )
+    typer.echo(qa.computes_with, err=True)
     make_folder(output)  # before the bar
     with Progress(console=Console(stderr=True)) as bar:
         task = bar.add_task("windows", total=None)

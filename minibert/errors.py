@@ -65,5 +65,8 @@ class Interrupted(MinibertError):
     """Training was asked to stop, by Ctrl-C or SIGTERM, and has saved its state."""
 
     def __init__(self, message: str, signal_number: int) -> None:
-        super().__init__(message)
+        super().__init__(message, signal_number)  # both: pickle makes it again from these
         self.exit_code = 128 + signal_number  # as shells report it
+
+    def __str__(self) -> str:
+        return str(self.args[0])

@@ -2,6 +2,7 @@
 
 import json
 import random
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from .files import all_or_nothing, make_folder
 from .metric import best_thresholds, squad_metrics
 from .reader import QuestionAnswerer
 from .squad import Example
+from .tokenization import Tokenizer
 
 
 def evaluate(
@@ -42,6 +44,7 @@ def evaluate(
     if (tune_threshold or null_threshold) and not version_2:
         raise InputError("null_threshold and tune_threshold are for version_2")
     folder = None if output_dir is None else make_folder(output_dir)  # before the long work
+    warn_of_long_answers(examples, qa.tokenizer, max_answer_len)
     answered = qa.n_best(examples, n_best, max_answer_len, version_2, on_batch=on_batch)
     nbest = {example.id: answers for example, answers in zip(examples, answered, strict=True)}
     texts, odds = {}, {}
@@ -98,3 +101,18 @@ def halves(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
         [example for example in examples if example.context in first],
         [example for example in examples if example.context not in first],
     )
+
+
+def warn_of_long_answers(
+    examples: Sequence[Example], tokenizer: Tokenizer, max_answer_len: int
+) -> None:
+    """Warn of questions whose gold answers are all too long to be predicted; count them."""
+    golds = [gold.text for example in examples for gold in example.answers]
+    lengths = map(len, tokenizer.encode_batch(golds))
+    shortest = [min((next(lengths) for _ in example.answers), default=0) for example in examples]
+    if count := sum(length > max_answer_len for length in shortest):
+        warnings.warn(
+            f"{count} of {len(examples)} questions have only gold answers of more than "
+            f"max_answer_len={max_answer_len} tokens: none of their predictions can be exact",
+            stacklevel=2,
+        )

@@ -6,7 +6,7 @@ several that overlap, so that an answer at the edge of one stands inside another
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +14,10 @@ import numpy as np
 from .errors import DataError, InputError
 from .squad import Example
 from .tokenization import Pieces, Tokenizer
+
+# Tokens of a question that are read, in training as in answering: the `max_query_length` of
+# google-research/bert, and the pipeline's. SQuAD's longest question has 61.
+MAX_QUESTION_LEN = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,6 +99,7 @@ def prepare_train_features(
     max_length: int = 384,
     doc_stride: int | None = None,
     skipped: list[DataError] | None = None,
+    max_question_len: int | None = MAX_QUESTION_LEN,
 ) -> list[Feature]:
     """`prepare_features`, each window labelled with the tokens of the example's first answer.
 
@@ -107,10 +112,20 @@ def prepare_train_features(
 
     With a list `skipped`, an example that no window can hold is left out, and its error added to
     the list, as `load_squad` does it; raises `DataError` where none is left. The same for an answer
-    that no token covers.
+    that no token covers. Questions are cut as in answering, and one warning counts those.
     """
     features = []
-    cut = example_windows(examples, tokenizer, max_length, doc_stride, None, {}, skipped)
+    questions_cut: list[str] = []
+    cut = example_windows(
+        examples,
+        tokenizer,
+        max_length,
+        doc_stride,
+        max_question_len,
+        {},
+        skipped,
+        questions_cut.append,
+    )
     for example, windows in zip(examples, cut, strict=True):
         try:
             tokens = answer_tokens(example, windows[0].context) if windows else None
@@ -120,6 +135,12 @@ def prepare_train_features(
             skipped.append(error)
         else:
             features += [label(feature, tokens) for feature in windows]
+    if questions_cut:
+        warnings.warn(
+            f"{len(questions_cut)} of {len(examples)} questions are cut at {max_question_len} "
+            f"tokens, as in answering; the first: {questions_cut[0]}",
+            stacklevel=2,
+        )
     if not features:
         raise DataError("no question is left that a window can hold")
     return features
@@ -133,11 +154,12 @@ def example_windows(
     max_question_len: int | None,
     contexts: dict[str, Pieces],
     skipped: list[DataError] | None = None,
+    on_cut: Callable[[str], None] = warnings.warn,
 ) -> Iterator[list[Feature]]:
     """Each example's windows, as `prepare_features` makes them; a bad one raises when reached.
 
     Or, with a list `skipped`, has none, and its error is added there. `contexts` holds those that
-    are tokenized already; the others are added.
+    are tokenized already; the others are added. `on_cut` is told of each question that is cut.
     """
     if doc_stride is not None and doc_stride < 0:
         raise InputError(f"doc_stride={doc_stride}: an overlap cannot be negative")
@@ -150,7 +172,14 @@ def example_windows(
         context = contexts[example.context]
         try:
             prefix, bounds = cut_context(
-                example, question, context, tokenizer, max_length, doc_stride, max_question_len
+                example,
+                question,
+                context,
+                tokenizer,
+                max_length,
+                doc_stride,
+                max_question_len,
+                on_cut,
             )
         except InputError as error:
             if skipped is None:
@@ -174,6 +203,7 @@ def cut_context(
     max_length: int,
     doc_stride: int | None,
     max_question_len: int | None,
+    on_cut: Callable[[str], None],
 ) -> tuple[tuple[int, ...], list[tuple[int, int]]]:
     """What all windows of an example begin with, and the bounds of their pieces of the context."""
     name = f"{example.id}: " if example.id else ""
@@ -195,10 +225,9 @@ def cut_context(
         )
     if len(read) < len(question):
         unread = example.question[question.offsets[len(read), 0] :]
-        warnings.warn(
+        on_cut(
             f"{name}the question has {len(question)} tokens, max_question_len={len(read)}: "
-            f"not read is {unread[:60]!r}",
-            stacklevel=2,
+            f"not read is {unread[:60]!r}"
         )
     prefix = (tokenizer.cls_id, *read, *[tokenizer.sep_id] * tokenizer.separators)
     return prefix, window_bounds(len(context), room, doc_stride)

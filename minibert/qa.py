@@ -116,10 +116,11 @@ def span_loss(
     """Mean of the negative log-likelihoods of the true start and the true end: a scalar, float32.
 
     Logits are (B, T), positions (B,). The paper sums the two terms; HF and Google's code average
-    them, and so does this. A position outside the window, which HF ignores too, takes no part; a
-    batch with none inside has loss 0. With an `attention_mask` (B, T) the softmax runs over the
-    tokens alone, so that padding takes no probability (and a label on padding has infinite loss);
-    without one the value equals HF's.
+    them, and so does this. A position past the window takes no part, as in HF. A negative one, as
+    an unlabelled window has, doesn't either; HF takes it for 0, the [CLS]. A batch with no position
+    inside has loss 0; HF's is NaN. With an `attention_mask` (B, T) the softmax runs over the tokens
+    alone, so that padding takes no probability (and a label on padding has infinite loss). Without
+    one, and but for these cases, the value equals HF's.
     """
 
     def one_side(logits: Tensor, positions: Tensor) -> Tensor:

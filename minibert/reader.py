@@ -21,8 +21,14 @@ from .batches import chunks, collate, token_batches
 from .config import Attention
 from .errors import InputError, PretrainedError
 from .fast.linear import fuse
-from .fast.processor import Precision, choose_device, choose_precision, processor_has
-from .features import Feature, example_windows
+from .fast.processor import (
+    Precision,
+    choose_device,
+    choose_precision,
+    device_errors,
+    processor_has,
+)
+from .features import MAX_QUESTION_LEN, Feature, example_windows
 from .files import all_or_nothing
 from .pretrained import prefix_errors
 from .qa import BertForQuestionAnswering
@@ -84,7 +90,7 @@ class QuestionAnswerer:
         tokenizer: Tokenizer,
         max_length: int | None = None,
         doc_stride: int | None = None,
-        max_question_len: int | None = 64,
+        max_question_len: int | None = MAX_QUESTION_LEN,
         batch_size: int = BATCH_SIZE,
         precision: Precision = "fp32",
     ) -> None:
@@ -105,7 +111,6 @@ class QuestionAnswerer:
             )
         if batch_size < 1:
             raise InputError(f"batch_size={batch_size}: expected 1 or more")
-        choose_precision(precision, torch.device("cpu"))  # is it a name of one?
         require_fit(model, tokenizer)
         self.model = model
         self.tokenizer = tokenizer
@@ -113,7 +118,7 @@ class QuestionAnswerer:
         self.doc_stride = doc_stride
         self.max_question_len = max_question_len
         self.batch_size = batch_size
-        self.precision = precision
+        self.precision = choose_precision(precision, self.device)
 
     @classmethod
     def from_pretrained(
@@ -143,7 +148,8 @@ class QuestionAnswerer:
             slow = not precise and chosen.type == "cpu" and not processor_has("amx_bf16")
             attention = "eager" if slow else "sdpa"
         model = BertForQuestionAnswering.from_pretrained(source, attention, revision=revision)
-        model.to(chosen, torch.float32 if precise else torch.bfloat16)
+        with device_errors(chosen):
+            model.to(chosen, torch.float32 if precise else torch.bfloat16)
         if not precise and chosen.type == "cpu":
             fuse(model)
         if tokenizer is None:
@@ -152,6 +158,19 @@ class QuestionAnswerer:
             tokenizer = Tokenizer.from_pretrained(tokenizer)
         with prefix_errors(source):
             return cls(model, tokenizer, max_length, doc_stride, precision=precision)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def attention(self) -> Attention:
+        return self.model.bert.attention
+
+    @property
+    def computes_with(self) -> str:
+        """Device, precision and attention, as they were chosen."""
+        return f"{self.device}, {self.precision}, {self.attention} attention"
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model and tokenizer, float32, in Hugging Face's format: all of it or nothing."""
@@ -367,10 +386,8 @@ class QuestionAnswerer:
     ) -> list[WindowLogits]:
         """The logits of each window's context, in the order of the windows; float32."""
         self.model.eval()  # between epochs it comes from training
-        weights = next(self.model.parameters())
-        device = weights.device
-        mixed = choose_precision(self.precision, device) == "bf16"
-        autocast = mixed and weights.dtype == torch.float32
+        device = self.device
+        autocast = self.precision == "bf16" and self.model.head.S.dtype == torch.float32
         # few different shapes, so that their kernels are at hand; none beyond max_length
         multiple = math.gcd(16, self.max_length)
         # One array holds the logits of all contexts, and is made before the first pass. Views of
@@ -383,7 +400,7 @@ class QuestionAnswerer:
         for indices in token_batches(features, self.batch_size * self.max_length, multiple):
             chosen = [features[k] for k in indices]
             batch = collate(chosen, self.tokenizer.pad_id, multiple).to(device)
-            with torch.autocast(device.type, torch.bfloat16, autocast):
+            with device_errors(device), torch.autocast(device.type, torch.bfloat16, autocast):
                 out = self.model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
             logits = torch.stack((out.start_logits, out.end_logits)).float().cpu().numpy()
             for row, (k, feature) in enumerate(zip(indices, chosen, strict=True)):

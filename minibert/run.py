@@ -1,12 +1,12 @@
 """A training run's folder: its state on disk and back, its log, progress and stop signals.
 
-A checkpoint is one file: the SHA-256 of the rest, then what `torch.save` writes of the state. It
-appears under its name only when it is whole, and `latest_checkpoint` uses none that has changed
-since. What a run computes stands in `training.py`; here is what lets it stop and go on.
+`run.json` says which run it is. A checkpoint is one safetensors file of weights, Adam's moments and
+random states, with the rest as JSON and a checksum of it all in its header: nothing in it can be
+executed, and `latest_checkpoint` uses none that has changed. What a run computes stands in
+`training.py`; here is what lets it stop and go on.
 """
 
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -14,26 +14,36 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
+import safetensors.torch
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from torch import nn
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
 
-from .errors import CheckpointError, DataError, InputError, Interrupted
+from .errors import CheckpointError, DataError, InputError, Interrupted, PretrainedError
 from .features import Feature
-from .files import all_or_nothing, make_folder
+from .files import UNFINISHED, all_or_nothing, make_folder
 from .parallel import ProcessGroup
+from .pretrained import read_json
+from .squad import Example
 
-# what a checkpoint holds
-STATE = {
-    "identity", "model", "optimizer", "random", "step", "epochs_done", "log_size", "metrics",
+CHECKPOINTS = "checkpoint-*.safetensors"
+
+# what a checkpoint holds beside its tensors
+STATE = {"identity", "step", "epochs_done", "log_size", "metrics"}
+
+# what else training writes
+MODEL_FILES = {
+    "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt",
 }  # fmt: skip
+RUN_FILES = {"run.json", "metrics.jsonl", "skipped.txt"}
 
 
 class Run:
@@ -59,30 +69,40 @@ class Run:
         self.optimizer = optimizer
         self.group = group
         self.keep_checkpoints = keep_checkpoints
+        self.device = next(model.parameters()).device
         self.step = 0
         self.epochs_done = 0
         self.metrics: dict[str, float | int] = {}  # of the last evaluation
         self.last_checkpoint: Path | None = None
         self.log_size = 0  # bytes of the log that belong to this run
 
-    def restore(self) -> None:
-        """Go on from the newest whole checkpoint, or begin anew where there is none.
+    def restore(self, allow_other_machine: bool) -> None:
+        """Go on from the newest whole checkpoint, or begin anew where the run has saved none.
 
-        Raises `CheckpointError` for a checkpoint of another run, or of another program.
+        Raises `CheckpointError` for the folder or a checkpoint of another run.
         """
-        if not any(self.folder.glob("checkpoint-*.pt")):
+        if not any(self.folder.glob(CHECKPOINTS)):
+            if (self.folder / "run.json").exists():
+                was = read_run(self.folder)
+                require_same_run(was, self.identity, allow_other_machine)
             return
-        self.last_checkpoint, state = latest_checkpoint(self.folder)
-        if missing := STATE - state.keys():
-            names = ", ".join(sorted(missing))
-            raise CheckpointError(f"{self.last_checkpoint}: not a checkpoint: no {names}")
-        require_same_run(state["identity"], self.identity)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        cpu, cuda = state["random"][self.group.rank]
-        torch.set_rng_state(cpu)
-        if cuda is not None:
-            torch.cuda.set_rng_state(cuda)
+        self.last_checkpoint, tensors, state = latest_checkpoint(self.folder)
+        require_same_run(state["identity"], self.identity, allow_other_machine)
+        weights = self.model.state_dict()
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name in list(tensors):  # each is let go once it is copied
+            kind, _, rest = name.partition(".")
+            if kind == "model":
+                weights[rest].copy_(tensors.pop(name))
+            elif kind == "optimizer":
+                index, _, moment = rest.partition(".")
+                moments.setdefault(int(index), {})[moment] = tensors.pop(name).clone()
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
+        rank = self.group.rank
+        torch.set_rng_state(tensors[f"random.{rank}.cpu"])
+        if self.device.type != "cpu":
+            module = torch.get_device_module(self.device)
+            module.set_rng_state(tensors[f"random.{rank}.{self.device.type}"])
         self.step, self.epochs_done = state["step"], state["epochs_done"]
         self.metrics, self.log_size = state["metrics"], state["log_size"]
 
@@ -95,6 +115,12 @@ class Run:
         require_space(make_folder(self.folder), size * (3 * self.keep_checkpoints + 4))
         self.group.gather(None)  # before one process writes, all have looked
         writes = self.group.rank == 0
+        if writes:
+            for draft in self.folder.glob(f"{UNFINISHED}*"):  # of a process that was killed
+                shutil.rmtree(draft, ignore_errors=True)
+            with all_or_nothing(self.folder) as draft:
+                text = json.dumps(self.identity, indent=2)
+                (draft / "run.json").write_text(text + "\n", encoding="utf-8")
         log_path = self.folder / "metrics.jsonl" if writes else Path(os.devnull)
         with (
             open_log(log_path, self.log_size) as self.log,
@@ -158,9 +184,11 @@ class Run:
 
     def save(self) -> None:
         """Write a checkpoint, and remove those that are no longer kept."""
-        on_gpu = next(self.model.parameters()).device.type == "cuda"
-        cuda = torch.cuda.get_rng_state() if on_gpu else None
-        random_states = self.group.gather((torch.get_rng_state(), cuda))
+        random_states = {"cpu": torch.get_rng_state()}
+        if self.device.type != "cpu":
+            module = torch.get_device_module(self.device)
+            random_states[self.device.type] = module.get_rng_state()
+        every_process_s = self.group.gather(random_states)
         if self.group.rank > 0:
             self.last_checkpoint = self.folder  # rank 0 knows which
             return
@@ -168,30 +196,49 @@ class Run:
         os.fsync(self.log.fileno())  # a checkpoint counts on the lines before it
         state = {
             "identity": self.identity,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "random": random_states,
             "step": self.step,
             "epochs_done": self.epochs_done,
             "log_size": Path(self.log.name).stat().st_size,
             "metrics": self.metrics,
         }
+        tensors = {f"model.{name}": t for name, t in self.model.state_dict().items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{moment}": t for moment, t in moments.items()}
+        for rank, states in enumerate(every_process_s):
+            tensors |= {f"random.{rank}.{device}": t for device, t in states.items()}
         self.last_checkpoint = write_checkpoint(
-            self.folder, self.step, state, self.keep_checkpoints
+            self.folder, self.step, tensors, state, self.keep_checkpoints
         )
 
 
-def require_new_folder(folder: Path) -> None:
-    """Raises `InputError` when a folder holds a model or a run."""
-    names = ("config.json", "metrics.jsonl")
-    if any(folder.glob("checkpoint-*.pt")) or any((folder / name).exists() for name in names):
-        raise InputError(
-            f"{folder}: holds a model or a run already; choose another output folder, or resume"
-        )
+def require_folder(folder: Path, resume: bool) -> None:
+    """Raises `InputError` for a folder whose files a run would overwrite, naming them.
+
+    To resume, it must hold a checkpoint, or what a run has left that was stopped before its first
+    one, or nothing.
+    """
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    names -= {name for name in names if name.startswith(".")}
+    checkpoints = {path.name for path in folder.glob(CHECKPOINTS)}
+    if not resume:
+        if held := names & (MODEL_FILES | RUN_FILES) | checkpoints:
+            raise InputError(
+                f"{folder}: holds a model or a run already ({some(held)}); choose another output "
+                f"folder, or resume"
+            )
+    elif not checkpoints:
+        stopped_early = "run.json" in names and not names & MODEL_FILES
+        if names and not stopped_early:
+            raise InputError(f"{folder}: no run to resume from: holds {some(names)}")
 
 
-def digest(features: Sequence[Feature]) -> str:
-    """A fingerprint of the windows and their labels, in their order."""
+def some(names: set[str]) -> str:
+    first, *rest = sorted(names)
+    return f"{first} and {len(rest)} more" if rest else first
+
+
+def features_digest(features: Sequence[Feature]) -> str:
+    """A fingerprint of windows with their labels, in their order."""
     sha256 = hashlib.sha256()
     for f in features:
         fields = (f.example_id, f.prefix, f.token_start, f.token_end)
@@ -200,73 +247,112 @@ def digest(features: Sequence[Feature]) -> str:
     return sha256.hexdigest()
 
 
-def require_same_run(was: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raises `CheckpointError` for a difference that would give other weights."""
-    free = ("output_dir", "progress", "checkpoint_every", "keep_checkpoints")
-    differences = [
-        f"{name} was {was.get(name)!r}, is {now.get(name)!r}"
+def examples_digest(examples: Sequence[Example]) -> str:
+    """A fingerprint of questions with their answers, in their order."""
+    sha256 = hashlib.sha256()
+    for example in examples:
+        sha256.update(repr(example).encode())
+    return sha256.hexdigest()
+
+
+def tensors_digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
+    """A fingerprint of the tensors with their names, and of a text."""
+    sha256 = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        plain = tensor.detach().cpu().contiguous()
+        sha256.update(plain.view(-1).view(torch.uint8).numpy().data)
+    return sha256.hexdigest()
+
+
+# Where a run is, and how it shows itself: no weight depends on these. What stands behind the paths
+# is compared by its contents.
+FREE = {
+    "init", "revision", "train_file", "dev_file", "output_dir",
+    "progress", "checkpoint_every", "keep_checkpoints",
+}  # fmt: skip
+
+
+def require_same_run(
+    was: dict[str, Any], now: dict[str, Any], allow_other_machine: bool = False
+) -> None:
+    """Raises `CheckpointError` for a difference that would give other weights.
+
+    With `allow_other_machine`, another "machine" is a warning.
+    """
+    differences = {
+        name: f"{name} was {was.get(name)!r}, is {now.get(name)!r}"
         for name in sorted(was.keys() | now.keys())
-        if name not in free and was.get(name) != now.get(name)
-    ]
+        if name not in FREE and was.get(name) != now.get(name)
+    }
+    machine = differences.pop("machine", None)
     if differences:
-        raise CheckpointError(f"not the run to resume: {'; '.join(differences)}")
+        raise CheckpointError(f"not the run to resume: {'; '.join(differences.values())}")
+    if machine and allow_other_machine:
+        warnings.warn(f"{machine}: not bit for bit the same weights", stacklevel=2)
+    elif machine:
+        raise CheckpointError(
+            f"{machine}: not bit for bit the same weights; --allow-other-machine goes on"
+        )
 
 
-DIGEST = hashlib.sha256().digest_size
+def read_run(folder: Path) -> dict[str, Any]:
+    """The identity of the run in a folder. Raises `CheckpointError`."""
+    try:
+        return read_json(folder / "run.json")
+    except PretrainedError as error:
+        raise CheckpointError(str(error)) from error
 
 
-def write_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
-    """Write `checkpoint-STEP.pt`, and remove all but the `keep` newest up to this step.
+def write_checkpoint(
+    folder: Path, step: int, tensors: Mapping[str, Tensor], state: dict[str, Any], keep: int
+) -> Path:
+    """Write `checkpoint-STEP.safetensors`, and remove all but the `keep` newest up to this step.
 
     Later ones are removed too: a run that goes on from an earlier one has found them damaged, or
-    will write them again. So are unfinished ones. Raises `InputError`.
+    will write them again. Raises `InputError`.
     """
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    payload = buffer.getbuffer()
-    path = folder / f"checkpoint-{step:07d}.pt"
-    unfinished = path.with_suffix(".unfinished")
-    try:
-        with unfinished.open("wb") as file:
-            file.write(hashlib.sha256(payload).digest())
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)  # all or nothing, also when the machine stops here
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
-    others = sorted(folder.glob("checkpoint-*.pt"))
+    path = folder / f"checkpoint-{step:07d}.safetensors"
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(state)
+    metadata = {"format": "pt", "state": text, "sha256": tensors_digest(plain, text)}
+    with all_or_nothing(folder) as draft:
+        safetensors.torch.save_file(plain, draft / path.name, metadata)
+    others = sorted(folder.glob(CHECKPOINTS))
     index = others.index(path)
     for other in (*others[: max(0, index + 1 - keep)], *others[index + 1 :]):
-        other.unlink(missing_ok=True)
-    for other in folder.glob("checkpoint-*.unfinished"):
         other.unlink(missing_ok=True)
     return path
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The state in a checkpoint. Raises `CheckpointError` for one that is not as it was written."""
-    try:
-        content = memoryview(path.read_bytes())
-        if hashlib.sha256(content[DIGEST:]).digest() != content[:DIGEST]:
-            raise CheckpointError(f"{path}: damaged: its checksum does not fit")
-        state = torch.load(io.BytesIO(content[DIGEST:]), map_location="cpu", weights_only=True)
-    except CheckpointError:
-        raise
-    except Exception as error:  # a file that another wrote: torch's reader raises many types
-        raise CheckpointError(f"{path}: not a checkpoint: {error}") from error
-    if not isinstance(state, dict):
-        raise CheckpointError(f"{path}: not a checkpoint: a {type(state).__name__}")
-    return state
-
-
-def latest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The newest checkpoint that is whole, and its state; a damaged one is passed over, and warned
-    of. Raises `CheckpointError` when there is none.
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and state of a checkpoint. Raises `CheckpointError` for one that is not as it was
+    written.
     """
-    for path in sorted(folder.glob("checkpoint-*.pt"), reverse=True):
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: not a checkpoint: {error}") from error
+    text = metadata.get("state", "{}")
+    if tensors_digest(tensors, text) != metadata.get("sha256"):
+        raise CheckpointError(f"{path}: damaged: its checksum does not fit")
+    state = json.loads(text)
+    if missing := STATE - (state.keys() if isinstance(state, dict) else set()):
+        raise CheckpointError(f"{path}: not a checkpoint: no {', '.join(sorted(missing))}")
+    return tensors, state
+
+
+def latest_checkpoint(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
+    """The newest checkpoint that is whole; a damaged one is passed over, and warned of.
+
+    Raises `CheckpointError` when there is none.
+    """
+    for path in sorted(folder.glob(CHECKPOINTS), reverse=True):
         try:
-            return path, read_checkpoint(path)
+            return path, *read_checkpoint(path)
         except CheckpointError as error:
             warnings.warn(f"{error}; trying the one before", stacklevel=2)
     raise CheckpointError(f"{folder}: no checkpoint to resume from")

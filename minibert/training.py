@@ -8,7 +8,7 @@ import math
 import random
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,14 +18,21 @@ from torch import nn
 from .batches import collate, length_batches, split_batch
 from .config import Attention
 from .errors import DataError, InputError, NonFiniteError, summary
+from .evaluation import warn_of_long_answers
 from .fast.dropout import Dropout
-from .fast.processor import Precision, choose_device, choose_precision
+from .fast.processor import (
+    Precision,
+    choose_device,
+    choose_precision,
+    device_errors,
+    device_name,
+)
 from .features import Feature, prepare_features, prepare_train_features
 from .metric import squad_metrics
 from .parallel import SINGLE_PROCESS, ProcessGroup, process_group
 from .qa import BertForQuestionAnswering, span_loss
 from .reader import QuestionAnswerer
-from .run import Run, digest, require_new_folder
+from .run import Run, examples_digest, features_digest, require_folder, tensors_digest
 from .squad import Example, load_squad
 from .tokenization import Tokenizer
 
@@ -42,9 +49,11 @@ class TrainingConfig:
     output_dir: str  # the model of the last epoch, metrics.jsonl and the checkpoints
     revision: str | None = None  # of `init`, where that is a hub id: branch, tag or commit
     dev_file: str | None = None  # evaluated after each epoch
+    max_answer_len: int = 30  # tokens, in that evaluation
     epochs: float = 3  # times over the data: 1.5 ends in the middle of the second
     batch_size: int = 16  # windows a step
-    max_tokens: int = 6144  # padded tokens in one pass: a longer step adds up its passes' gradients
+    # padded tokens in one pass: a longer step adds up its passes' gradients; None: `resolved`
+    max_tokens: int | None = None
     learning_rate: float = 2e-5  # the paper's range (A.3): 5e-5, 3e-5, 2e-5
     warmup_ratio: float = 0.0  # part of all steps in which the learning rate rises from 0
     dropout: float | None = None  # everywhere in the encoder; None: what its configuration says
@@ -54,7 +63,7 @@ class TrainingConfig:
     doc_stride: int | None = 128  # tokens that two windows share
     max_train_examples: int | None = None  # a random sample; None: all
     skip_invalid: bool = False  # leave out wrong questions, and name them in skipped.txt
-    attention: Attention = "eager"  # faster than "sdpa" in training on CPUs
+    attention: Attention | None = None  # None: "eager" on a CPU, where it trains faster, or "sdpa"
     precision: Precision = "auto"  # "bf16" is autocast: the weights stay float32
     device: str = "auto"  # a GPU where there is one
     seed: int = 42
@@ -63,12 +72,10 @@ class TrainingConfig:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        whole = ("batch_size", "max_tokens", "max_length")
+        whole = ("batch_size", "max_tokens", "max_length", "max_answer_len", "max_train_examples")
         for name in (*whole, "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: expected 1 or more")
-        if self.max_train_examples is not None and self.max_train_examples < 1:
-            raise InputError(f"max_train_examples={self.max_train_examples}: expected 1 or more")
         for name in ("epochs", "learning_rate", "max_grad_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name}={getattr(self, name)}: expected more than 0")
@@ -79,6 +86,25 @@ class TrainingConfig:
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise InputError(f"dropout={self.dropout}: expected from 0 to below 1")
         choose_precision(self.precision, torch.device("cpu"))  # is it a name of one?
+
+
+# Padded tokens in one pass. On a CPU a batch of 16 full windows. On a GPU as many as fit into 16 GB
+# of it with BERT-large in bfloat16: for the backward pass a layer keeps 34 bytes for each number of
+# a hidden state (arXiv:2205.05198, section 4.1, without the scores of attention), 24 times 1024.
+CPU_TOKENS = 6144
+GPU_TOKENS = 16384
+
+
+def resolved(config: TrainingConfig, device: torch.device) -> TrainingConfig:
+    """The same, with everything decided that was left to the device."""
+    on_cpu = device.type == "cpu"
+    return replace(
+        config,
+        device=device.type,
+        precision=choose_precision(config.precision, device),
+        attention=config.attention or ("eager" if on_cpu else "sdpa"),
+        max_tokens=config.max_tokens or (CPU_TOKENS if on_cpu else GPU_TOKENS),
+    )
 
 
 def schedule(step: int, warmup_steps: int, total_steps: int) -> float:
@@ -128,14 +154,16 @@ def train_step(
     config: TrainingConfig,
     group: ProcessGroup = SINGLE_PROCESS,
 ) -> StepResult:
-    """One step of the optimizer on one batch, in passes of at most `config.max_tokens`.
+    """One step of the optimizer on one batch, in passes of at most `max_tokens` (see `resolved`).
 
     Of several processes, each reads its share of `windows`; their gradients are added up once,
     after the passes.
     """
     device = next(model.parameters()).device
+    max_tokens = resolved(config, device).max_tokens
+    assert max_tokens
     loss, finite = 0.0, True
-    for part in split_batch(group.share(windows), config.max_tokens):
+    for part in split_batch(group.share(windows), max_tokens, PAD_MULTIPLE):
         batch = collate(part, pad_id, PAD_MULTIPLE).to(device)
         with torch.autocast(device.type, torch.bfloat16, precision == "bf16"):
             out = model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
@@ -160,35 +188,43 @@ def train_step(
     return StepResult(loss, norm, finite)
 
 
-def train(config: TrainingConfig, resume: bool = False) -> dict[str, float | int]:
+def train(
+    config: TrainingConfig, resume: bool = False, allow_other_machine: bool = False
+) -> dict[str, float | int]:
     """Fine-tune and save, as `config` says; the metrics of the last epoch (empty without dev data).
 
     The output folder then holds the model and tokenizer in Hugging Face's format, `metrics.jsonl`
-    (a line a step and a line an evaluation) and the last checkpoints. With `resume` the run in that
-    folder goes on from its last whole checkpoint and ends with the weights, bit for bit, that it
-    would have had without a stop (on the same machine, with as many threads). Under `torchrun` all
-    its processes train the one model together. Seeds torch's global generator.
+    (a line a step and a line an evaluation), `run.json` (the settings, what they were applied to
+    and where) and the last checkpoints. With `resume` the run in that folder goes on from its last
+    whole checkpoint and ends with the weights, bit for bit, that it would have had without a stop:
+    on a CPU, the same machine, as many threads, the same torch. Elsewhere it goes on only with
+    `allow_other_machine`, and warns. Under `torchrun` all its processes train the one model
+    together. Seeds torch's global generator.
 
-    Raises a `MinibertError` for what cannot be read, when the folder holds a model already, when
-    data or settings are not those of the run to resume, and when a number is not finite;
-    `Interrupted`, with the state saved, after Ctrl-C or SIGTERM.
+    Raises a `MinibertError` for what cannot be read, for a folder that holds something else, when
+    data or settings are not those of the run to resume, for a device that runs out of memory, and
+    when a number is not finite; `Interrupted`, with the state saved, after Ctrl-C or SIGTERM.
     """
     device = choose_device(config.device)
-    with process_group(device) as group:
+    with process_group(device) as group, device_errors(device):
         try:
-            return _train(config, resume, device, group)
+            return _train(config, resume, allow_other_machine, device, group)
         except OSError as error:  # a disk that has filled up on the way
             raise InputError(f"{config.output_dir}: {error}") from error
 
 
 def _train(
-    config: TrainingConfig, resume: bool, device: torch.device, group: ProcessGroup
+    config: TrainingConfig,
+    resume: bool,
+    allow_other_machine: bool,
+    device: torch.device,
+    group: ProcessGroup,
 ) -> dict[str, float | int]:
     folder = Path(config.output_dir)
-    if not resume:
-        require_new_folder(folder)
+    require_folder(folder, resume)
+    config = resolved(config, device)
+    assert config.attention
     torch.manual_seed(config.seed)
-    precision = choose_precision(config.precision, device)
     model = BertForQuestionAnswering.from_pretrained(
         config.init, config.attention, new_head=True, revision=config.revision
     )
@@ -198,32 +234,29 @@ def _train(
     tokenizer = Tokenizer.from_pretrained(config.init, config.revision)
     data = load_data(config, tokenizer)
     qa = QuestionAnswerer(
-        model, tokenizer, config.max_length, config.doc_stride, precision=precision
+        model, tokenizer, config.max_length, config.doc_stride, precision=config.precision
     )
     dev_windows = count_windows(data.dev_examples, qa)
+    if group.rank == 0:
+        warn_of_long_answers(data.dev_examples, tokenizer, config.max_answer_len)
     optimizer = torch.optim.AdamW(
-        decay_groups(model, config.weight_decay), config.learning_rate, fused=True
+        decay_groups(model, config.weight_decay),
+        config.learning_rate,
+        fused=device.type in ("cpu", "cuda"),  # not every torch has the kernel elsewhere
     )
     steps_per_epoch = math.ceil(len(data.features) / config.batch_size)
     total_steps = max(1, round(config.epochs * steps_per_epoch))
     warmup_steps = round(config.warmup_ratio * total_steps)
-    identity = {
-        **asdict(config),
-        "device": device.type,
-        "precision": precision,
-        "threads": torch.get_num_threads(),
-        "processes": group.size,
-        "data": digest(data.features),
-    }
+    identity = identity_of(config, model, data, group)
     if group.rank > 0:  # the same new head everywhere, but each process its own dropout
         torch.manual_seed(config.seed + group.rank)
     run = Run(folder, identity, model, optimizer, group, config.keep_checkpoints)
     if resume:
-        run.restore()
+        run.restore(allow_other_machine)
 
     with run.open(config.progress):
         run.announce(
-            f"{device}, {torch.get_num_threads()} threads, {precision}, processes: {group.size}; "
+            f"{qa.computes_with}, {torch.get_num_threads()} threads, processes: {group.size}; "
             f"{len(data.features):,} windows, {total_steps:,} steps"
         )
         run.report_skipped(data.skipped)
@@ -239,18 +272,18 @@ def _train(
                 for parameters in optimizer.param_groups:
                     parameters["lr"] = rate
                 result = train_step(
-                    model, optimizer, windows, tokenizer.pad_id, precision, config, group
+                    model, optimizer, windows, tokenizer.pad_id, config.precision, config, group
                 )
                 if not result.finite:
                     raise non_finite(run, result, windows)
                 run.log_step(epoch, len(windows), result.figures(rate))
                 run.save_if_due(config.checkpoint_every)
+            run.save()  # where there is a model, there is a checkpoint
             if group.rank == 0:
                 qa.save_pretrained(folder)
             if data.dev_examples:
-                run.save()
                 run.start_phase(f"epoch {epoch} evaluation", dev_windows)
-                run.log_evaluation(epoch, evaluate_epoch(qa, data.dev_examples, run))
+                run.log_evaluation(epoch, evaluate_epoch(qa, data.dev_examples, run, config))
             run.epochs_done = epoch
             run.save()
     return run.metrics
@@ -287,14 +320,36 @@ def count_windows(examples: Sequence[Example], qa: QuestionAnswerer) -> int:
     )
 
 
-def set_dropout(model: nn.Module, p: float) -> None:
+def identity_of(
+    config: TrainingConfig,
+    model: BertForQuestionAnswering,
+    data: TrainingData,
+    group: ProcessGroup,
+) -> dict[str, Any]:
+    """All that the weights depend on; what a path stands for by a fingerprint of what is there."""
+    device = next(model.parameters()).device
+    machine = f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device_name(device)}"
+    return {
+        **asdict(config),
+        "processes": group.size,
+        "init_weights": tensors_digest(model.state_dict())[:16],
+        "train_data": features_digest(data.features)[:16],
+        "dev_data": examples_digest(data.dev_examples)[:16],
+        "machine": sorted(set(group.gather(machine))),
+    }
+
+
+def set_dropout(model: BertForQuestionAnswering, p: float) -> None:
+    """Train with this rate everywhere, and say so in the configuration that is saved."""
+    config = replace(model.config, hidden_dropout_prob=p, attention_probs_dropout_prob=p)
+    model.config = model.bert.config = config
     for module in model.modules():
         if isinstance(module, Dropout):
             module.p = p
 
 
 def evaluate_epoch(
-    qa: QuestionAnswerer, examples: Sequence[Example], run: Run
+    qa: QuestionAnswerer, examples: Sequence[Example], run: Run, config: TrainingConfig
 ) -> dict[str, float | int]:
     """The metric of the best answers; every process answers its share of the questions."""
 
@@ -303,7 +358,8 @@ def evaluate_epoch(
         run.raise_if_stopped()
 
     share = run.group.share(examples)
-    answers = zip(share, qa.n_best(share, n_best=1, on_batch=on_batch), strict=True)
+    n_best = qa.n_best(share, 1, config.max_answer_len, on_batch=on_batch)
+    answers = zip(share, n_best, strict=True)
     shares = run.group.gather({example.id: best[0].answer for example, best in answers})
     predictions = {key: text for part in shares for key, text in part.items()}
     return squad_metrics(predictions, examples)

@@ -224,7 +224,7 @@ def test_train_on_what_is_left(run, tiny, tmp_path):
         for k in range(8)
     ]
     rows[3]["answer"] = "Bob"
-    rows[5]["question"] = "Who " * 400
+    rows[5]["question"] = "\u200b"
     rows[6] = {"question": "Who?", "context": "\u200b", "answer": ""}
     path = tmp_path / "own.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
@@ -234,9 +234,7 @@ def test_train_on_what_is_left(run, tiny, tmp_path):
     code, _, err = run(*train, tmp_path / "run", "--skip-invalid")
     assert code == 0 and "3 left out" in err and "5 windows" in err
     told = (tmp_path / "run" / "skipped.txt").read_text(encoding="utf-8").splitlines()
-    for line, named in zip(
-        told, ("row 4", "row 6: max_length=384", "row 7: no words"), strict=True
-    ):
+    for line, named in zip(told, ("row 4", "row 6: no words", "row 7: no words"), strict=True):
         assert named in line
     code, out, err = run("check-data", path, "--tokenizer", tiny)
     assert code == 2 and "3 questions are wrong" in err and out.splitlines()[:3] == told

@@ -1,5 +1,6 @@
 """Windows and labels against the reference's tokenizer and a slow, obvious labelling."""
 
+import random
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minibert
-from minibert.batches import collate, length_batches, token_batches
+from minibert.batches import collate, length_batches, split_batch, token_batches
 from minibert.features import window_bounds
 
 
@@ -279,3 +280,30 @@ def test_batches_hold_every_window_once_and_like_lengths(tiny, field_notes, seed
     assert padded < 1.05 * sum(map(len, features))
     assert batches == length_batches(features, 8, seed)
     assert batches != length_batches(features, 8, seed + 1)
+
+
+def test_batches_are_made_of_windows_in_random_order(tiny, field_notes):
+    """Shuffled from the order in which they stand, sorted by length within pools of 64 batches."""
+    tokenizer = minibert.Tokenizer.from_pretrained(tiny)
+    features = minibert.prepare_features(field_notes, tokenizer, 96, 32)
+    assert len(features) > 2 * 64  # several pools of batches of one
+    generator = random.Random(5)
+    order = list(range(len(features)))
+    generator.shuffle(order)
+    pools = [order[i : i + 64] for i in range(0, len(order), 64)]
+    expected = [[k] for pool in pools for k in sorted(pool, key=lambda k: len(features[k]))]
+    generator.shuffle(expected)
+    assert length_batches(features, 1, seed=5) == expected
+
+
+@pytest.mark.parametrize("multiple", [1, 8, 48])
+def test_the_parts_of_a_batch_are_no_larger_than_asked(tiny, field_notes, multiple):
+    """Padding counted; one window at least."""
+    tokenizer = minibert.Tokenizer.from_pretrained(tiny)
+    features = minibert.prepare_features(field_notes[:20], tokenizer, 96, 32)
+    for max_tokens in (1, 200, 300, 500, 1000):
+        parts = split_batch(features, max_tokens, multiple)
+        assert [window for part in parts for window in part] == features
+        for part in parts:
+            batch = collate(part, 0, multiple).input_ids
+            assert batch.numel() <= max_tokens or len(part) == 1

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import minibert
 from minibert.batches import collate
 from minibert.config import BertConfig
+from minibert.fast import dropout
 from minibert.fast.dropout import Dropout
 from minibert.model import Bert, EncoderLayer
 
@@ -270,9 +271,9 @@ def test_dropout_has_its_rate_and_keeps_the_mean(p, dtype):
     """A million numbers: the share dropped within 5 standard deviations of p (0.0015 at p = 0.1);
     what is kept is scaled by 1 / (1 - p), to a step of the dtype, and exactly so on average (within
     5 standard errors of a rounding's error); and its gradient with it."""
-    dropout = Dropout(p)
+    layer = Dropout(p)
     x = torch.ones(1000, 1001, dtype=dtype, requires_grad=True)
-    y = dropout(x)
+    y = layer(x)
     dropped = y == 0
     n = y.numel()
     assert abs(dropped.double().mean().item() - p) < 5 * (p * (1 - p) / n) ** 0.5
@@ -287,9 +288,31 @@ def test_dropout_has_its_rate_and_keeps_the_mean(p, dtype):
 
 
 def test_dropout_follows_torch_s_generator():
-    dropout, x = Dropout(0.1), torch.ones(7, 13)
+    layer, x = Dropout(0.1), torch.ones(7, 13)
     torch.manual_seed(5)
-    first, second = dropout(x), dropout(x)
+    first, second = layer(x), layer(x)
     torch.manual_seed(5)
-    assert torch.equal(first, dropout(x)) and not torch.equal(first, second)
-    assert dropout.eval()(x) is x and Dropout(0.0)(x) is x
+    assert torch.equal(first, layer(x)) and not torch.equal(first, second)
+    assert layer.eval()(x) is x and Dropout(0.0)(x) is x
+
+
+def test_the_factors_of_dropout_take_a_bounded_memory():
+    """One row for a rate and dtype, the longest asked for; and never more than a few of them."""
+    dropout.ROWS.clear()
+    for p in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7):
+        for size in (2**10, 2**12, 2**11):
+            dropout.dropout_factors(p, torch.float32, size)
+            dropout.dropout_factors(p, torch.bfloat16, size)
+    assert len(dropout.ROWS) <= dropout.MAX_ROWS
+    assert {len(row) for row in dropout.ROWS.values()} == {2**12}
+    dropout.ROWS.clear()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_number_s_factor_does_not_depend_on_what_was_asked_before(dtype):
+    """So that a run that is resumed meets the factors that it would have met."""
+    dropout.ROWS.clear()
+    short = dropout.dropout_factors(0.1, dtype, 2**10).clone()
+    assert len(dropout.dropout_factors(0.1, dtype, 2**18)) == 2**18
+    assert torch.equal(dropout.dropout_factors(0.1, dtype, 2**10), short)
+    dropout.ROWS.clear()

@@ -90,9 +90,9 @@ def test_one_killed_ends_all_and_the_run_goes_on(tiny, tmp_path):
         command(tiny, output, *often), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + HANG
-    while not list(output.glob("checkpoint-*.pt")) and time.monotonic() < deadline:
+    while not list(output.glob("checkpoint-*.safetensors")) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert list(output.glob("checkpoint-*.pt")) and run.poll() is None
+    assert list(output.glob("checkpoint-*.safetensors")) and run.poll() is None
     children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
     trains = [c for c in children if "train" in Path(f"/proc/{c}/cmdline").read_text()]
     os.kill(int(trains[-1]), signal.SIGKILL)

@@ -1,5 +1,7 @@
 """The span head, the loss, and saving, against transformers."""
 
+import importlib
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -80,6 +82,25 @@ def test_loss_equals_the_reference(transformers, tiny):
         )
     loss = span_loss(out.start_logits, out.end_logits, starts, ends)
     torch.testing.assert_close(loss, reference.loss, rtol=1e-6, atol=0)  # another order of the sum
+
+
+def test_the_edges_of_the_loss_and_the_reference_s(transformers, logits):
+    """Past the window, both ignore a label. A negative one the reference takes for the [CLS]; here
+    it marks an unlabelled window, and is ignored too."""
+    start, end = logits  # (6, 11)
+    theirs = importlib.import_module("transformers.loss.loss_utils").ForQuestionAnsweringLoss
+
+    def both(positions: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        labels = torch.tensor(positions)
+        return span_loss(start, end, labels, labels), theirs(start, end, labels.clone(), labels)
+
+    last, past, negative, first = ([3, 4, k, 6, 7, 8] for k in (10, 11, -1, 0))
+    for positions in (last, past, first):
+        torch.testing.assert_close(*both(positions))
+    ours, reference = both(negative)
+    torch.testing.assert_close(reference, both(first)[0])
+    torch.testing.assert_close(ours, both(past)[0])
+    assert not torch.isclose(ours, reference)
 
 
 def test_loss_is_the_mean_negative_log_likelihood(logits):

@@ -1,7 +1,5 @@
 """Dropout that is cheap on a CPU."""
 
-from functools import cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,22 +22,38 @@ class Dropout(nn.Module):
             return x
         if x.device.type != "cpu":
             return F.dropout(x, self.p)
-        row = dropout_factors(self.p, x.dtype, (max(2 * x.numel(), 2**25) - 1).bit_length())
-        place = int(torch.randint(len(row) - x.numel(), ()))
+        size = 2 ** (max(2 * x.numel(), 2**25) - 1).bit_length()
+        row = dropout_factors(self.p, x.dtype, size)
+        place = int(torch.randint(size - x.numel(), ()))
         return x * row[place : place + x.numel()].view(x.shape)
 
 
-@cache
-def dropout_factors(p: float, dtype: torch.dtype, bits: int) -> Tensor:
-    """2 ** bits factors, always the same: 0 with probability p, otherwise 1 / (1 - p).
+# The longest row so far of each rate and dtype. More than one model trains with would only fill
+# memory: the oldest goes.
+ROWS: dict[tuple[float, torch.dtype], Tensor] = {}
+MAX_ROWS = 4  # two rates, for hidden states and attention, in float32 and bfloat16
 
-    Where the dtype cannot hold 1 / (1 - p), its two neighbours are mixed so that the mean stays 1.
+
+def dropout_factors(p: float, dtype: torch.dtype, size: int) -> Tensor:
+    """`size` random factors, always the same: the first ones of an endless row."""
+    if len(ROWS.get((p, dtype), ())) < size:
+        ROWS.pop((p, dtype), None)  # before the longer one takes memory
+        while len(ROWS) >= MAX_ROWS:
+            ROWS.pop(next(iter(ROWS)))
+        ROWS[p, dtype] = draw_factors(p, dtype, size)
+    return ROWS[p, dtype][:size]
+
+
+def draw_factors(p: float, dtype: torch.dtype, size: int) -> Tensor:
+    """Factors that are 0 with probability p and otherwise 1 / (1 - p).
+
+    A dtype that has no such number gets both its neighbours, as often as keeps the mean at 1.
     """
-    generator = torch.Generator().manual_seed(bits)
     exact = torch.tensor(1 / (1 - p), dtype=torch.float64)
     near = exact.to(dtype)
     beyond = near.nextafter(torch.full_like(near, torch.inf if exact > near else 0.0))
     share = (exact - near) / (beyond.double() - near)  # of those that get the farther neighbour
-    size = 2**bits
-    factors = torch.where(torch.rand(size, generator=generator) < share, beyond, near)
-    return factors.masked_fill_(torch.rand(size, generator=generator) < p, 0.0)
+    # a generator each: so a longer row begins with the shorter one
+    which, kept = (torch.Generator().manual_seed(seed) for seed in (0, 1))
+    factors = torch.where(torch.rand(size, generator=which) < share, beyond, near)
+    return factors.masked_fill_(torch.rand(size, generator=kept) < p, 0.0)

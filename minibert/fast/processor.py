@@ -1,6 +1,10 @@
 """Which device, precision and attention to compute with: by name, or the fastest here."""
 
 import os
+import platform
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -27,11 +31,44 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(0, device=name)
-        return torch.device(name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"device={name!r} cannot be used: {reason}") from error
+        (torch.ones(1, device=name) + 1).item()  # on "meta" there is a tensor, but no number
+        with torch.autocast(torch.device(name).type, enabled=False):  # not every torch has "mps"
+            return torch.device(name)
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise InputError(f"device={name!r} cannot be used: {first_line(error)}") from error
+
+
+@contextmanager
+def device_errors(device: torch.device) -> Iterator[None]:
+    """What a device has no kernel or no memory for is an `InputError`."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise InputError(
+            f"{device}: out of memory; let it read fewer tokens at once (max_tokens in training, "
+            f"batch_size in answering): {first_line(error)}"
+        ) from error
+    except NotImplementedError as error:
+        raise InputError(f"{device}: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def device_name(device: torch.device) -> str:
+    """The processor's or GPU's own name, and for a processor what torch computes with there.
+
+    Two that are called the same give the same bits for the same program; other ones may not.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return f"{device.type} of {platform.platform()}"
+    match = re.search(r"^model name\s*:\s*(.+)$", cpuinfo(), re.MULTILINE)
+    name = match[1] if match else platform.processor() or platform.machine()
+    used = [instruction for instruction in LIMITS_WITHOUT if processor_has(instruction)]
+    return f"{name} ({', '.join([torch.backends.cpu.get_cpu_capability(), *used])})"
 
 
 def choose_precision(name: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
@@ -68,7 +105,12 @@ def processor_flags() -> frozenset[str]:
     """The processor's instruction sets, by the names that Linux and torch both use."""
     if hasattr(torch.cpu, "get_capabilities"):  # from torch 2.11 on
         return frozenset(name for name, able in torch.cpu.get_capabilities().items() if able)
-    try:  # Linux; an older torch elsewhere cannot tell
-        return frozenset(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    return frozenset(cpuinfo().split())  # an older torch elsewhere than on Linux cannot tell
+
+
+def cpuinfo() -> str:
+    """What Linux says of the processor; nothing elsewhere."""
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
-        return frozenset()
+        return ""

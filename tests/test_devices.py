@@ -1,0 +1,44 @@
+"""A device answers or is one line; a reader says what it computes with."""
+
+from typing import Any
+
+import pytest
+import torch
+
+import minibert
+from minibert.fast.processor import choose_device, choose_precision
+
+NAMES = ["mps", "cuda", "cuda:99", "xpu", "meta", "hpu", "xla", "vulkan", "no such thing", ""]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_device_answers_or_is_one_line(tiny, name):
+    asked = ("Who lit it?", "Ada lit the lamp.")
+    try:
+        qa = minibert.QuestionAnswerer.from_pretrained(tiny, device=name)
+    except minibert.InputError as error:
+        assert f"device={name!r}" in str(error) and "\n" not in str(error)
+    else:
+        assert qa(*asked).answer in asked[1]
+
+
+def test_a_device_that_autocast_does_not_know_is_one_line(monkeypatch):
+    """As "mps" in the oldest torch."""
+
+    def autocast(*arguments: Any, **named: Any) -> None:
+        raise RuntimeError("User specified an unsupported autocast device_type 'mps'")
+
+    monkeypatch.setattr(torch, "autocast", autocast)
+    with pytest.raises(minibert.InputError, match="unsupported autocast"):
+        choose_device("cpu")
+
+
+def test_a_reader_says_what_was_chosen(tiny):
+    qa = minibert.QuestionAnswerer.from_pretrained(tiny)
+    assert qa.device == torch.device("cpu") and qa.attention == qa.model.bert.attention
+    assert qa.precision == choose_precision("auto", torch.device("cpu"))
+    weights = torch.bfloat16 if qa.precision == "bf16" else torch.float32
+    assert {p.dtype for p in qa.model.parameters()} == {weights}
+    told = minibert.QuestionAnswerer.from_pretrained(tiny, "eager", precision="fp32")
+    assert (told.attention, told.precision) == ("eager", "fp32")
+    assert told.computes_with == "cpu, fp32, eager attention"
