@@ -16,6 +16,7 @@ from nbclient import NotebookClient
 from PIL import Image
 
 HERE = Path(__file__).parent
+HANG = 600  # seconds after which a cell is taken for hung: ten times the slowest on a slow machine
 
 
 def digest(notebook: nbformat.NotebookNode) -> str:
@@ -27,7 +28,7 @@ def digest(notebook: nbformat.NotebookNode) -> str:
 def execute(notebook: nbformat.NotebookNode) -> None:
     """Run all cells; what raises in one raises here."""
     resources = {"metadata": {"path": str(HERE)}}
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
+    NotebookClient(notebook, timeout=HANG, kernel_name="python3", resources=resources).execute()
 
 
 def thumbnail(notebook: nbformat.NotebookNode) -> Image.Image:

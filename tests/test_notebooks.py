@@ -4,7 +4,6 @@ import ast
 import importlib.util
 import inspect
 import re
-import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -51,21 +50,15 @@ def test_there_are_nine():
     assert sorted(path.stem for path in (FOLDER / "solutions").glob("*.py")) == NAMES
 
 
-seconds: dict[str, float] = {}
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_it_runs_and_its_exercise_can_be_solved(name, monkeypatch):
-    """In a clean kernel, offline, within a minute; then the solution, and the check once more."""
+    """In a clean kernel, offline; then the solution, and the check once more."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     notebook = read(name)
     solution = (FOLDER / "solutions" / f"{name}.py").read_text(encoding="utf-8")
     check = tagged(notebook, "check").source
     notebook.cells += [nbformat.v4.new_code_cell(source) for source in (solution, check)]
-    began = time.perf_counter()
     run.execute(notebook)
-    seconds[name] = time.perf_counter() - began
-    assert seconds[name] < 60 and sum(seconds.values()) < 300
     printed = "".join(o.get("text", "") for o in notebook.cells[-1].outputs)
     assert "right" in printed.splitlines()
 
