@@ -21,7 +21,11 @@ def test_flops_are_those_that_torch_counts():
     """One window, forward and backward, less what isn't counted: the head."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    config = BertConfig(50, 24, 3, 4, 40, 64, hidden_dropout_prob=0, attention_probs_dropout_prob=0)
+    config = BertConfig(
+        vocab_size=50, hidden_size=24, num_hidden_layers=3, num_attention_heads=4,
+        intermediate_size=40, max_position_embeddings=64, hidden_dropout_prob=0,
+        attention_probs_dropout_prob=0,
+    )  # fmt: skip
     model = BertForQuestionAnswering(config)
     ids = torch.randint(50, (1, 17))
     with FlopCounterMode(display=False) as counter:
