@@ -194,14 +194,13 @@ def answer(
         typer.echo(json.dumps([a.to_dict() for a in answers], ensure_ascii=False))
     else:
         typer.echo(table(answers))
+    typer.echo(qa.computes_with, err=True)  # last: what goes wrong is one line
 
 
 def load(model: str, revision: str | None, precision: str, device: str) -> QuestionAnswerer:
-    qa = QuestionAnswerer.from_pretrained(
+    return QuestionAnswerer.from_pretrained(
         model, device=device, precision=cast(Precision, precision), revision=revision
     )
-    typer.echo(qa.computes_with, err=True)
-    return qa
 
 
 def ask(
@@ -246,7 +245,10 @@ def answer_file(
             made_by = identity(qa, settings)
             answered = written = stack.enter_context(partial_file(output, made_by, resume))
         bar = stack.enter_context(Progress(*COLUMNS, console=Console(stderr=True)))
-        done, windows = bar.add_task("questions", total=total), bar.add_task("windows", total=None)
+        done, windows = (
+            bar.add_task("questions", total=total),
+            bar.add_task(f"windows ({qa.computes_with})", total=None),
+        )
         try:
             answer_lines(
                 qa,
@@ -455,10 +457,9 @@ def evaluate_command(
         precision=cast(Precision, precision),
         revision=revision,
     )
-    typer.echo(qa.computes_with, err=True)
     make_folder(output)  # before the bar
     with Progress(console=Console(stderr=True)) as bar:
-        task = bar.add_task("windows", total=None)
+        task = bar.add_task(f"windows ({qa.computes_with})", total=None)
         advance = partial(bar.advance, task)
         metrics = evaluate(
             qa,

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import minibert
+from minibert import cli
 from minibert.fast.processor import choose_device, choose_precision
 
 NAMES = ["mps", "cuda", "cuda:99", "xpu", "meta", "hpu", "xla", "vulkan", "no such thing", ""]
@@ -42,3 +43,13 @@ def test_a_reader_says_what_was_chosen(tiny):
     told = minibert.QuestionAnswerer.from_pretrained(tiny, "eager", precision="fp32")
     assert (told.attention, told.precision) == ("eager", "fp32")
     assert told.computes_with == "cpu, fp32, eager attention"
+
+
+def test_the_command_line_says_what_was_chosen(tiny, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "keep_freed_memory", lambda: None)
+    asked = ("--question", "Who?", "--context", "Ada lit it.", "--precision", "fp32")
+    monkeypatch.setattr("sys.argv", ["minibert", "answer", "--model", str(tiny), *asked])
+    with pytest.raises(SystemExit):
+        cli.main()
+    out, err = capsys.readouterr()
+    assert "Ada" in out and err == "cpu, fp32, sdpa attention\n"
