@@ -8,22 +8,24 @@ The modules, in the order in which text flows; each imports only those before it
     fast.processor                      which device, precision and attention to compute with
     tokenizer_files, tokenization       text -> pieces that know their characters
     squad, metric                       data sets -> examples; the official figures
+    negatives                           questions with an answer -> questions without one
     features, batches                   question + context -> windows -> padded batches
     model, qa                           token ids -> hidden states -> two logits a token
     fast.linear                         fused kernels for reading in bfloat16
     spans, reader                       logits -> spans -> answers: the whole arrow
     dropin                              the pipeline that transformers had
     lines                               JSON lines of questions -> the same lines, answered
-    evaluation                          a data set -> predictions -> the metric
+    evaluation, calibration             predictions -> the metric; what their scores are worth
     parallel, run, training             fine-tuning, in a folder from which it resumes exactly
     viz                                 pictures for notebooks
-    bench.turns, bench.training, bench.engines, bench.answering, bench.parts
+    bench.turns, bench.training, bench.engines, bench.answering, bench.parts, bench.doubt
     cli
 
 "The blog post" in a comment is the text that this project grew from, "Understanding BERT with
 Huggingface": https://mlwhiz.com/blog/2021/07/24/huggingface-bert/
 """
 
+from .calibration import calibrate, save_calibrated
 from .config import BertConfig
 from .dropin import QuestionAnsweringPipeline, pipeline
 from .errors import (
@@ -40,8 +42,8 @@ from .features import Feature, prepare_features, prepare_train_features
 from .metric import squad_metrics
 from .model import Bert
 from .qa import BertForQuestionAnswering, span_loss
-from .reader import Answer, QuestionAnswerer
-from .spans import best_spans
+from .reader import Answer, PassageAnswer, QuestionAnswerer
+from .spans import Calibration, best_spans
 from .squad import Example, GoldAnswer, load_squad
 from .tokenization import Pieces, Tokenizer
 from .training import TrainingConfig, train
@@ -51,6 +53,7 @@ __all__ = [
     "Bert",
     "BertConfig",
     "BertForQuestionAnswering",
+    "Calibration",
     "CheckpointError",
     "DataError",
     "Example",
@@ -60,6 +63,7 @@ __all__ = [
     "Interrupted",
     "MinibertError",
     "NonFiniteError",
+    "PassageAnswer",
     "Pieces",
     "PretrainedError",
     "QuestionAnswerer",
@@ -67,11 +71,13 @@ __all__ = [
     "Tokenizer",
     "TrainingConfig",
     "best_spans",
+    "calibrate",
     "evaluate",
     "load_squad",
     "pipeline",
     "prepare_features",
     "prepare_train_features",
+    "save_calibrated",
     "span_loss",
     "squad_metrics",
     "train",

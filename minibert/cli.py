@@ -1,4 +1,5 @@
-"""The command line: `minibert` demo, answer, show, check-data, train, evaluate, bench, inspect."""
+"""The command line: `minibert` demo, answer, show, check-data, train, evaluate, calibrate, bench,
+inspect."""
 
 import codecs
 import io
@@ -8,10 +9,11 @@ import random
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, cast
 
@@ -28,9 +30,11 @@ from rich.progress import (
 from typer.core import TyperGroup
 
 from .bench.answering import bench_answer
+from .bench.doubt import bench_doubt
 from .bench.parts import bench_parts
 from .bench.training import bench_train
 from .bench.turns import table_of
+from .calibration import calibrate, require_empty, save_calibrated
 from .config import Attention
 from .errors import DataError, InputError, Interrupted, MinibertError, report_lines
 from .evaluation import evaluate
@@ -39,9 +43,18 @@ from .fast.processor import Precision
 from .features import data_report, has_outer_white_space, prepare_features
 from .files import all_or_nothing, make_folder
 from .lines import LineSettings, answer_lines, identity, partial_file
-from .pretrained import blank, map_tensors, read_tensors
+from .negatives import make_negatives, negatives_report
+from .pretrained import blank, map_tensors, read_config, read_tensors
 from .qa import BertForQuestionAnswering
-from .reader import BUNDLED, CHUNK_CHARACTERS, Answer, QuestionAnswerer, validated_example
+from .reader import (
+    BUNDLED,
+    CHUNK_CHARACTERS,
+    Answer,
+    PassageAnswer,
+    QuestionAnswerer,
+    stored_calibration,
+    validated_example,
+)
 from .squad import load_squad
 from .tokenization import Tokenizer
 from .training import TrainingConfig, train
@@ -82,6 +95,9 @@ app.add_typer(bench, name="bench")
 
 Model = Annotated[str, typer.Option(help="Folder or hub id.", show_default="the bundled one")]
 Revision = Annotated[str | None, typer.Option(help="The hub id's branch, tag or commit.")]
+Negatives = Annotated[
+    float, typer.Option(help="Share of the questions to ask also of a text without the answer.")
+]
 DocStride = Annotated[int | None, typer.Option(help="Tokens that two windows share.")]
 PrecisionName = Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
@@ -145,6 +161,10 @@ def answer(
         Path | None,
         typer.Option("--input", help="JSON lines of question and context; - is standard input."),
     ] = None,
+    passages: Annotated[
+        Path | None,
+        typer.Option(help="JSON lines: strings, or objects with context; - is standard input."),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Where --input's answers go.")] = None,
     model: Model = str(BUNDLED),
     revision: Revision = None,
@@ -167,9 +187,12 @@ def answer(
     back, in the same order, with one more field, "prediction": its answer, score, start and end
     (with --top-k, "predictions": a list of them). --output gets its name when all are answered;
     until then it is NAME.partial, which the same command with --resume goes on with.
+
+    Or one question from many texts: each line of --passages is one. Their answers are ranked
+    together, "no answer" among them, and passage counts the texts from 0.
     """
     if input_file is not None:
-        if question is not None or context is not None or context_file is not None:
+        if any(given is not None for given in (question, context, context_file, passages)):
             raise InputError("--input has its own questions and contexts")
         qa = load(model, revision, precision, device)
         settings = LineSettings(top_k, max_answer_len, no_answer, text_score)
@@ -179,8 +202,17 @@ def answer(
         raise InputError("--output and --resume are for --input")
     if question is None:
         raise InputError("give --question, or --input")
-    if (context is None) == (context_file is None):
-        raise InputError("give either --context or --context-file")
+    if sum(given is not None for given in (context, context_file, passages)) != 1:
+        raise InputError("give one of --context, --context-file and --passages")
+    if passages is not None:
+        qa = load(model, revision, precision, device)
+        ranked = best_of_lines(qa, question, passages, top_k, max_answer_len)
+        if as_json:
+            rows = [{**a.to_dict(), "passage": a.passage} for a in ranked]
+            typer.echo(json.dumps(rows, ensure_ascii=False))
+        else:
+            typer.echo(table(ranked))
+        return
     if context_file is not None:
         try:
             # not read_text, which turns "\r\n" into "\n": offsets are the file's own
@@ -269,13 +301,51 @@ def answer_file(
             ) from None
 
 
-def table(answers: list[Answer]) -> str:
+def best_of_lines(
+    qa: QuestionAnswerer, question: str, source: Path, top_k: int, max_answer_len: int
+) -> list[PassageAnswer]:
+    """`best_of` for the passages of JSON lines, read as they come."""
+
+    def texts(lines: BinaryIO) -> Iterator[str]:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise InputError(
+                    f"{source}: line {number}: not readable as JSON: {error}"
+                ) from error
+            text = record.get("context") if isinstance(record, dict) else record
+            if not isinstance(text, str):
+                raise InputError(
+                    f"{source}: line {number}: expected a string, or an object with 'context'"
+                )
+            yield text
+
+    with ExitStack() as stack:
+        try:
+            lines = (
+                sys.stdin.buffer if str(source) == "-" else stack.enter_context(source.open("rb"))
+            )
+        except OSError as error:
+            raise InputError(f"{source}: cannot be opened: {error.strerror}") from error
+        bar = stack.enter_context(Progress(console=Console(stderr=True)))
+        task = bar.add_task("windows", total=None)
+        return qa.best_of(question, texts(lines), top_k, max_answer_len, partial(bar.advance, task))
+
+
+def table(answers: Sequence[Answer]) -> str:
     rows = [f"{a.score:8.4f} {a.start:6} {a.end:6}  {' '.join(a.answer.split())}" for a in answers]
     rows = [f"{'score':>8} {'start':>6} {'end':>6}  answer", *rows]
     scores = [a.text_score for a in answers if a.text_score is not None]
     if scores:
         column = [f"{'text':>8}", *(f"{score:8.4f}" for score in scores)]
         rows = [f"{cell} {row}" for cell, row in zip(column, rows, strict=True)]
+    if answers and isinstance(answers[0], PassageAnswer):
+        passages = [a.passage for a in answers if isinstance(a, PassageAnswer)]
+        column = ["passage", *("none" if p is None else str(p) for p in passages)]
+        rows = [f"{cell:>7} {row}" for cell, row in zip(column, rows, strict=True)]
     return "\n".join([*rows, ""])
 
 
@@ -309,20 +379,28 @@ def check_data(
     all_: Annotated[
         bool, typer.Option("--all", help="Print all that is wrong, not 20 of a kind.")
     ] = False,
+    negatives: Negatives = 0.0,
+    seed: Annotated[int, typer.Option(help="Of the negatives.")] = 42,
 ) -> None:
-    """Check every question of a data set, and count what windows of it would hold."""
+    """Check every question of a data set, and count what windows of it would hold.
+
+    With --negatives the questions that `train` would add with the same seed are counted too.
+    """
     skipped: list[DataError] = []
     vocabulary = Tokenizer.from_pretrained(tokenizer, revision)
     limit = None if all_ else 20
     try:
         examples = load_squad(data, split, skipped)
+        made = make_negatives(examples, negatives, seed)
+        counts = negatives_report(made, negatives, examples) if negatives else {}
+        examples = [*examples, *chain(*made.values())]
         report = data_report(examples, vocabulary, max_length, doc_stride, skipped)
     except DataError:
         if len({problem.kind for problem in skipped}) > 1:  # one kind alone is in the error itself
             print_problems(skipped, limit)
         raise
     print_problems(skipped, limit)
-    for name, value in report.items():
+    for name, value in (report | counts).items():
         typer.echo(f"{name:30} {value:,.6g}")
     untidy = [example for example in examples if has_outer_white_space(example)]
     if untidy:
@@ -364,6 +442,7 @@ def train_command(
     attention: Annotated[
         str | None, typer.Option(help="eager or sdpa", show_default="by the device")
     ] = None,
+    negatives: Negatives = 0.0,
     precision: PrecisionName = "auto",
     device: Device = "auto",
     seed: Annotated[int, typer.Option()] = 42,
@@ -394,6 +473,7 @@ def train_command(
         max_length=max_length,
         doc_stride=doc_stride,
         attention=cast(Attention | None, attention),
+        negatives=negatives,
         precision=cast(Precision, precision),
         device=device,
         seed=seed,
@@ -419,8 +499,9 @@ def evaluate_command(
         bool, typer.Option("--version-2", help="A question may have no answer.")
     ] = False,
     null_threshold: Annotated[
-        float, typer.Option(help="Null odds beyond which it has none.")
-    ] = 0.0,
+        float | None,
+        typer.Option(help="Null odds beyond which it has none.", show_default="the model's own"),
+    ] = None,
     tune_threshold: Annotated[
         bool, typer.Option("--tune-threshold", help="Choose it on one half, report on the other.")
     ] = False,
@@ -434,7 +515,7 @@ def evaluate_command(
 
     Only an answer's text is scored: one that is not at its answer_start is named, and counts.
     """
-    if (tune_threshold or null_threshold) and not version_2:
+    if (tune_threshold or null_threshold is not None) and not version_2:
         raise InputError("a threshold is for --version-2")
     skipped: list[DataError] = []
     misplaced: list[DataError] = []
@@ -473,6 +554,45 @@ def evaluate_command(
             tune_threshold,
         )
     typer.echo(json.dumps(metrics))
+
+
+@app.command("calibrate")
+def calibrate_command(
+    data: Annotated[str, typer.Option(help="Data that the model was not trained on.")],
+    output: Annotated[Path, typer.Option(help="Folder for the copy of the model.")],
+    model: Model = str(BUNDLED),
+    revision: Revision = None,
+    split: Annotated[str, typer.Option(help="train or validation")] = "validation",
+    max_answer_len: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 30,
+    precision: PrecisionName = "fp32",
+    device: Device = "auto",
+) -> None:
+    """Fit the temperature of scores and the threshold of "no answer", in a copy of the model.
+
+    Where no question of the data is unanswerable, each is also asked of the most similar paragraph
+    of its article that does not hold its answer.
+    """
+    examples = load_squad(data, split)
+    qa = load(model, revision, precision, device)
+    require_empty(output)  # before the long work
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("windows", total=None)
+        calibration, report = calibrate(qa, examples, max_answer_len, partial(bar.advance, task))
+    save_calibrated(model, output, calibration, revision)
+    typer.echo(json.dumps(asdict(calibration) | report))
+
+
+@bench.command("doubt")
+def bench_doubt_command(
+    data: Annotated[str, typer.Option(help="SQuAD dev file, folder of them, or hub id.")],
+    model: Model = str(BUNDLED),
+    questions: Annotated[int, typer.Option(min=2, help="A random sample.")] = 2000,
+    long_questions: Annotated[int, typer.Option(min=1, help="Asked of whole articles.")] = 300,
+    searches: Annotated[int, typer.Option(min=1, help="Asked of 20 passages.")] = 500,
+) -> None:
+    """What scores are worth, beside the rule of the pipeline that transformers had."""
+    report = bench_doubt(model, data, questions, long_questions, searches)
+    typer.echo(json.dumps(report, indent=1))
 
 
 @bench.command("train")
@@ -535,7 +655,8 @@ def inspect(
     """Print a checkpoint's configuration, parameter count and loading report."""
     model, expected = blank(BertForQuestionAnswering, source, "eager", revision)
     tensors, report = map_tensors(read_tensors(source, revision), expected)
-    for name, value in asdict(model.config).items():
+    calibration = stored_calibration(read_config(source, revision))
+    for name, value in (asdict(model.config) | asdict(calibration)).items():
         typer.echo(f"{name:30} {value}")
     typer.echo(f"{'parameters':30} {sum(t.numel() for t in tensors.values()):,}")
     typer.echo(str(report))

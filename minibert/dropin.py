@@ -172,6 +172,7 @@ class QuestionAnsweringPipeline:
             chosen.max_question_len,
             chosen.batch_size,
             self.qa.precision,
+            self.qa.calibration,
         )
         blank: deque[bool] = deque()  # of the pairs read and not yet answered
 

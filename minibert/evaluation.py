@@ -23,7 +23,7 @@ def evaluate(
     max_answer_len: int = 30,
     on_batch: Callable[[int], None] = lambda windows: None,
     version_2: bool = False,
-    null_threshold: float = 0.0,
+    null_threshold: float | None = None,
     tune_threshold: bool = False,
 ) -> dict[str, Any]:
     """Answer every example and score the best answers with `squad_metrics`.
@@ -34,15 +34,17 @@ def evaluate(
     read.
 
     With `version_2` a question may have no answer. Its null odds are the logit of "no answer" less
-    that of the best span (`null_odds.json`): where they exceed `null_threshold` the prediction is
-    "". The figures then include those of `best_thresholds`. With `tune_threshold` the threshold is
-    chosen on one half of the contexts, and all figures are of the other half: under "threshold_0"
-    at 0, under "tuned" at the one chosen, under "best" at the one that suits this very half best,
-    which is more than anyone can know beforehand. Raises `InputError` for either setting without
-    `version_2`.
+    that of the best span (`null_odds.json`): where they exceed `null_threshold` (None: the model's
+    own) the prediction is "". The figures then include those of `best_thresholds`. With
+    `tune_threshold` the threshold is chosen on one half of the contexts, and all figures are of the
+    other half: under "threshold_0" at 0, under "tuned" at the one chosen, under "best" at the one
+    that suits this very half best, which is more than anyone can know beforehand. Raises
+    `InputError` for either setting without `version_2`.
     """
     if (tune_threshold or null_threshold) and not version_2:
         raise InputError("null_threshold and tune_threshold are for version_2")
+    if null_threshold is None:
+        null_threshold = qa.calibration.null_threshold
     folder = None if output_dir is None else make_folder(output_dir)  # before the long work
     warn_of_long_answers(examples, qa.tokenizer, max_answer_len)
     answered = qa.n_best(examples, n_best, max_answer_len, version_2, on_batch=on_batch)

@@ -4,13 +4,14 @@ text -> windows -> encoder -> S and E -> spans -> the context's own characters. 
 (arXiv:1810.04805v2) section 4.2.
 """
 
+import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -30,9 +31,9 @@ from .fast.processor import (
 )
 from .features import MAX_QUESTION_LEN, Feature, example_windows
 from .files import all_or_nothing
-from .pretrained import prefix_errors
+from .pretrained import prefix_errors, read_config
 from .qa import BertForQuestionAnswering
-from .spans import WindowLogits, best_spans, text_scores
+from .spans import UNCALIBRATED, Calibration, WindowLogits, best_spans, text_scores
 from .squad import Example
 from .tokenization import Pieces, Tokenizer
 
@@ -81,6 +82,27 @@ class Answer:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
+@dataclass(frozen=True, slots=True)
+class PassageAnswer(Answer):
+    """An answer of `best_of`: `passages[passage][start:end] == answer`."""
+
+    passage: int | None = None  # which one it is of, counted from 0; None for "no answer"
+
+
+class Reading(NamedTuple):
+    """An example that the model has read."""
+
+    example: Example
+    pieces: Pieces  # of the context
+    offsets: npt.NDArray[Any]  # (T, 2): where each piece stands, widened to whole graphemes
+    windows: list[WindowLogits]
+
+    @property
+    def null_logits(self) -> tuple[float, float]:
+        """Of "no answer": the least sum that a window gives to it."""
+        return min((window.null_logits for window in self.windows), key=sum)
+
+
 class QuestionAnswerer:
     """A model, its tokenizer, and how long texts are cut."""
 
@@ -93,6 +115,7 @@ class QuestionAnswerer:
         max_question_len: int | None = MAX_QUESTION_LEN,
         batch_size: int = BATCH_SIZE,
         precision: Precision = "fp32",
+        calibration: Calibration = UNCALIBRATED,
     ) -> None:
         """`max_length` (None: 384, or the model's positions where it has fewer), `doc_stride` and
         `max_question_len` are those of `prepare_features`. `batch_size` windows of `max_length` go
@@ -119,6 +142,7 @@ class QuestionAnswerer:
         self.max_question_len = max_question_len
         self.batch_size = batch_size
         self.precision = choose_precision(precision, self.device)
+        self.calibration = calibration
 
     @classmethod
     def from_pretrained(
@@ -139,8 +163,8 @@ class QuestionAnswerer:
 
         In bfloat16 the weights are too, and on a CPU the layers' kernels are those of `fuse`.
         `attention` None is the faster one: "sdpa", but for bfloat16 on a CPU without matrix
-        instructions (AMX). Raises `PretrainedError`, and `InputError` for a device that cannot be
-        used.
+        instructions (AMX). The calibration is the one stored there, if any. Raises
+        `PretrainedError`, and `InputError` for a device that cannot be used.
         """
         chosen = choose_device(device)
         precise = choose_precision(precision, chosen) == "fp32"
@@ -157,7 +181,15 @@ class QuestionAnswerer:
         elif not isinstance(tokenizer, Tokenizer):
             tokenizer = Tokenizer.from_pretrained(tokenizer)
         with prefix_errors(source):
-            return cls(model, tokenizer, max_length, doc_stride, precision=precision)
+            calibration = stored_calibration(read_config(source, revision))
+            return cls(
+                model,
+                tokenizer,
+                max_length,
+                doc_stride,
+                precision=precision,
+                calibration=calibration,
+            )
 
     @property
     def device(self) -> torch.device:
@@ -177,6 +209,11 @@ class QuestionAnswerer:
         with all_or_nothing(folder) as draft:
             self.model.save_pretrained(draft)
             self.tokenizer.save_pretrained(draft)
+            if self.calibration != UNCALIBRATED:
+                path = draft / "config.json"
+                config = json.loads(path.read_text(encoding="utf-8"))
+                config["minibert"] = asdict(self.calibration)  # which transformers ignores
+                path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     @overload
     def __call__(
@@ -212,7 +249,8 @@ class QuestionAnswerer:
         """The best answer, or for `top_k` > 1 a list: the k best, or all when there are fewer.
 
         `max_answer_len` counts tokens. With `handle_impossible_answer`, that the context holds no
-        answer is one of the answers. With `text_scores` each has a `text_score`. Raises
+        answer is one of the answers; how likely it must be, the model's calibration says. With
+        `text_scores` each has a `text_score`. Raises
         `InputError` for a question or a context without words, and for a question too long for a
         window.
         """
@@ -280,21 +318,94 @@ class QuestionAnswerer:
             raise InputError(
                 f"top_k={n_best}, max_answer_len={max_answer_len}: expected 1 or more of both"
             )
-        if isinstance(examples, Sequence):
-            self.require_readable(examples)
         return (
-            answers
-            for chunk in self._windows(examples)
-            for answers in self._answers(
-                chunk,
+            self.answers_of(
+                reading,
                 n_best,
                 max_answer_len,
                 handle_impossible_answer,
-                on_batch,
                 align_to_words,
                 text_scores,
             )
+            for reading in self.read(examples, on_batch)
         )
+
+    def best_of(
+        self,
+        question: str,
+        passages: Iterable[str],
+        top_k: int = 5,
+        max_answer_len: int = 30,
+        on_batch: Callable[[int], None] = lambda windows: None,
+    ) -> list[PassageAnswer]:
+        """The best answers to one question in many passages, as a search brings them: at most
+        `top_k`, best first.
+
+        Each score is a probability over the spans of all passages together and "no answer": that
+        none of them holds one. Its logit is the least that a window of any passage gives to it.
+        Passages may be an iterator; what is kept of each is its `top_k` answers. Raises
+        `InputError` as `answer_many` does, naming the passage, and where there is none.
+        """
+        if isinstance(passages, str):
+            raise InputError("passages is a str: expected several, as a list of strings")
+        if top_k < 1 or max_answer_len < 1:
+            raise InputError(
+                f"top_k={top_k}, max_answer_len={max_answer_len}: expected 1 or more of both"
+            )
+
+        def examples() -> Iterator[Example]:
+            for index, passage in enumerate(passages):
+                yield validated_example(f"passage {index}", question, passage)
+
+        if isinstance(passages, Sequence):
+            self.require_readable(examples())
+        temperature, threshold = self.calibration.temperature, self.calibration.null_threshold
+        best: list[tuple[float, PassageAnswer]] = []  # each with its logit
+        log_totals = []  # of each passage: the logarithm of the sum over its spans
+        null_logits = (math.inf, math.inf)
+        for index, reading in enumerate(self.read(examples(), on_batch)):
+            answers = self.answers_of(reading, top_k, max_answer_len)
+            logits = [answer.start_logit + answer.end_logit for answer in answers]
+            log_totals.append(logits[0] / temperature - math.log(answers[0].score))
+            best += [
+                (logit, PassageAnswer(**asdict(answer), passage=index))
+                for logit, answer in zip(logits, answers, strict=True)
+            ]
+            best = sorted(best, key=lambda item: -item[0])[:top_k]  # stable: ties stay in order
+            null_logits = min(null_logits, reading.null_logits, key=sum)
+        if not log_totals:
+            raise InputError("no passages: expected one or more")
+        null_logit = sum(null_logits) - threshold
+        place = sum(logit >= null_logit for logit, _ in best)  # as in `best_spans`
+        best.insert(place, (null_logit, PassageAnswer("", 0.0, 0, 0, *null_logits)))
+        log_total = float(np.logaddexp.reduce([*log_totals, null_logit / temperature]))
+        return [
+            replace(answer, score=math.exp(logit / temperature - log_total))
+            for logit, answer in best[:top_k]
+        ]
+
+    def read(
+        self,
+        examples: Iterable[Example],
+        on_batch: Callable[[int], None] = lambda windows: None,
+    ) -> "Iterator[Reading]":
+        """Each example with the logits of its windows, in order: what answers are chosen from.
+
+        A list is checked before any work starts, an iterator as it is read: see `answer_many`.
+        """
+        if isinstance(examples, Sequence):
+            self.require_readable(examples)
+
+        def readings() -> Iterator[Reading]:
+            for chunk in self._windows(examples):
+                logits = iter(self.logits([f for _, fs in chunk for f in fs], on_batch))
+                for example, features in chunk:
+                    pieces = features[0].context
+                    offsets = whole_graphemes(example.context, pieces.offsets)
+                    windows = list(islice(logits, len(features)))
+                    yield Reading(example, pieces, offsets, windows)
+
+        return readings()
 
     def require_readable(self, examples: Iterable[Example]) -> None:
         """Raise the `InputError` that reading these examples would raise, without reading them.
@@ -341,44 +452,39 @@ class QuestionAnswerer:
             contexts,
         )
 
-    def _answers(
+    def answers_of(
         self,
-        chunk: Chunk,
-        n_best: int,
-        max_answer_len: int,
-        null: bool,
-        on_batch: Callable[[int], None],
-        align_to_words: bool,
-        text_scored: bool,
-    ) -> Iterator[list[Answer]]:
-        logits = iter(self.logits([f for _, features in chunk for f in features], on_batch))
-        for example, features in chunk:
-            pieces = features[0].context
-            offsets = whole_graphemes(example.context, pieces.offsets)
-            words = None
-            if align_to_words:
-                words = whole_graphemes(example.context, self.tokenizer.word_offsets(pieces))
-            windows = list(islice(logits, len(features)))
-            places = offsets if words is None else words
-            spans = best_spans(windows, n_best, max_answer_len, offsets, words, null)
-            answers = []
-            for span in spans:
-                start = end = 0
-                if not span.is_null:
-                    start, end = int(places[span.token_start, 0]), int(places[span.token_end, 1])
-                text = example.context[start:end]
-                answers.append(
-                    Answer(text, span.score, start, end, span.start_logit, span.end_logit)
-                )
-            if text_scored:
-                scores = text_scores(
-                    windows, spans, example.context, offsets, max_answer_len, places
-                )
-                answers = [
-                    replace(answer, text_score=score)
-                    for answer, score in zip(answers, scores, strict=True)
-                ]
-            yield answers
+        reading: "Reading",
+        n_best: int = 20,
+        max_answer_len: int = 30,
+        handle_impossible_answer: bool = False,
+        align_to_words: bool = False,
+        text_scored: bool = False,
+    ) -> list[Answer]:
+        """The answers that `n_best` gives to an example that has been read."""
+        context, offsets, windows = reading.example.context, reading.offsets, reading.windows
+        words = None
+        if align_to_words:
+            words = whole_graphemes(context, self.tokenizer.word_offsets(reading.pieces))
+        places = offsets if words is None else words
+        null, temperature = handle_impossible_answer, self.calibration.temperature
+        spans = best_spans(windows, n_best, max_answer_len, offsets, words, null, self.calibration)
+        answers = []
+        for span in spans:
+            start = end = 0
+            if not span.is_null:
+                start, end = int(places[span.token_start, 0]), int(places[span.token_end, 1])
+            text = context[start:end]
+            answers.append(Answer(text, span.score, start, end, span.start_logit, span.end_logit))
+        if text_scored:
+            scores = text_scores(
+                windows, spans, context, offsets, max_answer_len, places, temperature
+            )
+            answers = [
+                replace(answer, text_score=score)
+                for answer, score in zip(answers, scores, strict=True)
+            ]
+        return answers
 
     @torch.inference_mode()
     def logits(
@@ -455,6 +561,19 @@ def require_fit(model: BertForQuestionAnswering, tokenizer: Tokenizer) -> None:
         raise PretrainedError(
             f"type_vocab_size={config.type_vocab_size}: question and context need a segment each"
         )
+
+
+def stored_calibration(config: Mapping[str, Any]) -> Calibration:
+    """What a `config.json` holds under "minibert". Raises `PretrainedError` for anything else."""
+    stored = config.get("minibert", {})
+    if not isinstance(stored, dict):
+        raise PretrainedError(f"config: minibert={stored!r}; expected an object")
+    if unknown := stored.keys() - Calibration.__dataclass_fields__.keys():
+        raise PretrainedError(f"config: minibert has no setting {', '.join(sorted(unknown))}")
+    try:
+        return Calibration(**stored)
+    except InputError as error:
+        raise PretrainedError(f"config: minibert: {error}") from error
 
 
 def validated_example(name: str, question: object, context: object) -> Example:

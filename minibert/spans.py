@@ -8,7 +8,7 @@ import math
 import random
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
@@ -29,6 +29,29 @@ class WindowLogits:
     start_logits: Array  # (T,) float32
     end_logits: Array  # (T,) float32
     null_logits: tuple[float, float] = (math.nan, math.nan)  # start and end logit of its [CLS]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What a model knows about its own doubt, fitted by `calibrate`; the defaults change nothing.
+
+    Raises `InputError` for a temperature that is not positive, and for what is no number.
+    """
+
+    temperature: float = 1.0  # logits are divided by it before the softmax: above 1 is less sure
+    null_threshold: float = (
+        0.0  # null odds (logit of null less the best span's) that it must exceed
+    )
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not math.isfinite(value) or (name == "temperature" and value <= 0):
+                wanted = "a number above 0" if name == "temperature" else "a number"
+                raise InputError(f"{name}={value!r}: expected {wanted}")
+
+
+UNCALIBRATED = Calibration()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +108,7 @@ def best_spans(
     offsets: Array | None = None,
     words: Array | None = None,
     null: bool = False,
+    calibration: Calibration = UNCALIBRATED,
 ) -> list[Span]:
     """The `n_best` spans of at most `max_answer_len` tokens, best first; all, when there are fewer.
 
@@ -101,6 +125,9 @@ def best_spans(
     With `null`, "no answer" is a candidate too, with the least start_logit + end_logit that a
     window's [CLS] has; it is then always in the list, as one more where it isn't among the best.
 
+    A `calibration` takes its threshold from that sum, and divides all sums by its temperature in
+    the softmax: the order of the spans stays, and so do the logits that are returned.
+
     `windows` are all the windows of one example, in order. Raises `InputError` for logits that are
     not finite and for arguments below 1.
     """
@@ -116,9 +143,11 @@ def best_spans(
         drop_blanks(grid, offsets)
         merge_characters(grid, offsets)
     null_logits = min((window.null_logits for window in windows), key=sum)
-    null_logit = sum(null_logits) if null else -math.inf
+    null_logit = sum(null_logits) - calibration.null_threshold if null else -math.inf
+    temperature = calibration.temperature
     top = max(float(grid.max()), null_logit)
-    total = float(np.exp(grid - top).sum()) + math.exp(null_logit - top)
+    total = float(np.exp((grid - top) / temperature).sum())
+    total += math.exp((null_logit - top) / temperature)
     if words is not None:
         merge_characters(grid, words)
 
@@ -138,13 +167,32 @@ def best_spans(
                 token_end=i + k,
                 start_logit=float(window.start_logits[i - window.token_start]),
                 end_logit=float(window.end_logits[i + k - window.token_start]),
-                score=math.exp(flat[place] - top) / total,
+                score=math.exp((flat[place] - top) / temperature) / total,
             )
         )
     if null:
         rank = int(np.count_nonzero(flat[chosen] >= null_logit))
-        spans.insert(rank, Span(-1, -1, *null_logits, math.exp(null_logit - top) / total))
+        null_score = math.exp((null_logit - top) / temperature) / total
+        spans.insert(rank, Span(-1, -1, *null_logits, null_score))
     return spans
+
+
+def scores_of_best(
+    windows: Sequence[WindowLogits],
+    temperatures: Array,
+    max_answer_len: int = 30,
+    offsets: Array | None = None,
+) -> Array:
+    """The score that `best_spans` gives to its best span at each temperature; null is none of them.
+
+    (K,) -> (K,)
+    """
+    grid, _ = merge_windows(windows, max_answer_len)
+    if offsets is not None:
+        drop_blanks(grid, offsets)
+        merge_characters(grid, offsets)
+    below = grid - grid.max()
+    return np.array([1.0 / np.exp(below / temperature).sum() for temperature in temperatures])
 
 
 def text_scores(
@@ -154,14 +202,15 @@ def text_scores(
     offsets: Array,
     max_answer_len: int = 30,
     places: Array | None = None,
+    temperature: float = 1.0,
 ) -> list[float]:
     """For each of these spans the probability that its *text* is the answer, wherever it stands.
 
     It is the sum of `Span.score` over all candidates of `best_spans` whose texts read alike, which
     they do when `normalize_answer` makes the same of both; over all different texts it sums to 1.
-    `spans` are what `best_spans` found, with at least one that is not null; `windows`, `offsets`
-    and `max_answer_len` as there. A candidate's text is that between the `places` (T, 2) of its
-    tokens, by default their `offsets`; that of "no answer" is "".
+    `spans` are what `best_spans` found, with at least one that is not null; `windows`, `offsets`,
+    `max_answer_len` and the calibration's `temperature` as there. A candidate's text is that
+    between the `places` (T, 2) of its tokens, by default their `offsets`; that of null is "".
     """
     places = offsets if places is None else places
     grid, _ = merge_windows(windows, max_answer_len)
@@ -190,7 +239,9 @@ def text_scores(
             if normalized(context[places[i, 0] : places[i + k, 1]]) == wanted
         ]
         logits = grid[tuple(np.array(chosen, dtype=np.intp).reshape(-1, 2).T)]
-        return best.score * float(np.exp(logits - best_logit).sum()) + null_score * (not wanted)
+        return best.score * float(
+            np.exp((logits - best_logit) / temperature).sum()
+        ) + null_score * (not wanted)
 
     texts = (
         "" if span.is_null else context[places[span.token_start, 0] : places[span.token_end, 1]]

@@ -46,6 +46,7 @@ class Example:
     context: str
     answers: tuple[GoldAnswer, ...] = ()
     is_impossible: bool = False
+    title: str = ""  # of the article that the context is from, where the data say it
 
 
 def load_squad(
@@ -219,14 +220,14 @@ def _rows(items: Iterable[Any]) -> Rows:
 
 
 def _opened(rows: Rows, field: str, name: str) -> Rows:
-    """What has a list in `field` gives way to the list's items, which get its context."""
+    """What has a list in `field` gives way to the list's items, which get its context and title."""
     for place, row in rows:
         if not isinstance(row, Mapping) or not isinstance(row.get(field), list):
             yield place, row
             continue
         for index, item in enumerate(row[field]):
-            if isinstance(item, Mapping) and "context" in row:
-                item = {"context": row["context"], **item}
+            if isinstance(item, Mapping):
+                item = {k: row[k] for k in ("context", "title") if k in row} | dict(item)
             yield f"{place}, {name} {index}", item
 
 
@@ -269,7 +270,10 @@ def _validated(row: Any, place: str, where: str) -> tuple[Example, list[DataErro
     if is_impossible is not None and is_impossible is not (not answers):
         said = f"is_impossible={is_impossible} with {len(answers)} answers"
         raise _problem(where, "is_impossible contradicts the answers", f": {said}")
-    return Example(identity, question, context, tuple(answers), not answers), wrong_starts
+    title = row.get("title")
+    title = title if isinstance(title, str) else ""
+    example = Example(identity, question, context, tuple(answers), not answers, title)
+    return example, wrong_starts
 
 
 def _answers(row: Mapping[str, Any], where: str) -> Sequence[Any]:

@@ -9,6 +9,7 @@ import random
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from .fast.processor import (
 )
 from .features import Feature, prepare_features, prepare_train_features
 from .metric import squad_metrics
+from .negatives import make_negatives
 from .parallel import SINGLE_PROCESS, ProcessGroup, process_group
 from .qa import BertForQuestionAnswering, span_loss
 from .reader import QuestionAnswerer
@@ -62,6 +64,7 @@ class TrainingConfig:
     max_length: int = 384  # tokens a window
     doc_stride: int | None = 128  # tokens that two windows share
     max_train_examples: int | None = None  # a random sample; None: all
+    negatives: float = 0.0  # for this share of the questions one more without an answer each
     skip_invalid: bool = False  # leave out wrong questions, and name them in skipped.txt
     attention: Attention | None = None  # None: "eager" on a CPU, where it trains faster, or "sdpa"
     precision: Precision = "auto"  # "bf16" is autocast: the weights stay float32
@@ -83,6 +86,10 @@ class TrainingConfig:
             raise InputError(f"weight_decay={self.weight_decay}: expected 0 or more")
         if not 0 <= self.warmup_ratio <= 1:
             raise InputError(f"warmup_ratio={self.warmup_ratio}: expected 0 to 1")
+        if not 0 <= self.negatives <= 1:
+            raise InputError(
+                f"negatives={self.negatives}: expected a share of the questions, 0 to 1"
+            )
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise InputError(f"dropout={self.dropout}: expected from 0 to below 1")
         choose_precision(self.precision, torch.device("cpu"))  # is it a name of one?
@@ -299,9 +306,12 @@ def load_data(config: TrainingConfig, tokenizer: Tokenizer) -> TrainingData:
     """Read, sample and label the training data, and read the dev data, as `config` says."""
     skipped: list[DataError] = []
     collected = skipped if config.skip_invalid else None  # None: the first wrong question raises
-    examples = load_squad(config.train_file, "train", collected)
+    every = examples = load_squad(config.train_file, "train", collected)
     if config.max_train_examples is not None and config.max_train_examples < len(examples):
         examples = random.Random(config.seed).sample(examples, config.max_train_examples)
+    if config.negatives:
+        made = make_negatives(examples, config.negatives, config.seed, every)
+        examples = [*examples, *chain(*made.values())]
     features = prepare_train_features(
         examples, tokenizer, config.max_length, config.doc_stride, collected
     )

@@ -1,0 +1,230 @@
+"""What scores are worth: right against wrong, answer against none, long documents, many passages.
+
+Beside each figure of minibert's stands that of the rule that the question-answering pipeline of
+`transformers` had, on the same logits: a softmax over starts and one over ends in each window by
+itself, their product as a score, and those of equal texts added up.
+"""
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..calibration import auroc, coverage_at, expected_calibration_error, risk_coverage
+from ..metric import exact_match, squad_metrics
+from ..negatives import TfIdf, make_negatives
+from ..reader import QuestionAnswerer
+from ..spans import WindowLogits, span_grid
+from ..squad import Example, GoldAnswer, load_squad
+
+MAX_ANSWER_LEN = 30
+KEPT = 12  # spans that the pipeline keeps of each window where it is asked for one answer
+COMPANY = 19  # passages beside the right one
+
+Array = npt.NDArray[Any]
+
+
+class Scored(NamedTuple):
+    """An answer under each rule: its text and its score."""
+
+    ours: tuple[str, float]
+    null_odds: float
+    best_window: tuple[str, float]  # the pipeline's product, best over all windows
+    summed: tuple[str, float]  # the same, scores of equal texts added up
+    product_of_ours: float  # what `best_window` gives to our own answer
+
+
+def pipeline_scores(window: WindowLogits, max_answer_len: int = MAX_ANSWER_LEN) -> Array:
+    """The pipeline's score of each span of one window, (T, K) laid out as `span_grid`.
+
+    Each softmax runs over the window's context and its [CLS], which then can't be chosen.
+    """
+
+    def log_softmax(null: float, logits: Array) -> Array:
+        together = np.append(logits.astype(np.float64), null)
+        top = together.max()
+        logs: Array = together[:-1] - top - np.log(np.exp(together - top).sum())
+        return logs
+
+    start, end = window.null_logits
+    grid = span_grid(
+        log_softmax(start, window.start_logits), log_softmax(end, window.end_logits), max_answer_len
+    )
+    return np.exp(grid)
+
+
+def score(qa: QuestionAnswerer, examples: Iterable[Example]) -> Iterator[Scored]:
+    """Each example's answer under each rule; an answer is forced, and never ""."""
+    for reading in qa.read(examples):
+        [ours] = qa.answers_of(reading, 1, MAX_ANSWER_LEN)
+        sums: dict[str, tuple[str, float]] = {}  # lower case -> the text that came first, its sum
+        best_window, product_of_ours = ("", 0.0), 0.0
+        for window in reading.windows:
+            grid = pipeline_scores(window)
+            kept = np.argpartition(-grid.ravel(), min(KEPT, grid.size) - 1)[:KEPT]
+            for i, k in zip(*np.divmod(kept, grid.shape[1]), strict=True):
+                if grid[i, k] == 0:  # a span that leaves the window
+                    continue
+                start = int(reading.offsets[window.token_start + i, 0])
+                end = int(reading.offsets[window.token_start + i + k, 1])
+                text, value = reading.example.context[start:end], float(grid[i, k])
+                if value > best_window[1]:
+                    best_window = (text, value)
+                if (start, end) == (ours.start, ours.end):
+                    product_of_ours = max(product_of_ours, value)
+                shown, total = sums.get(text.lower(), (text, 0.0))
+                sums[text.lower()] = (shown, total + value)
+        yield Scored(
+            (ours.answer, ours.score),
+            sum(reading.null_logits) - ours.start_logit - ours.end_logit,
+            best_window,
+            max(sums.values(), key=lambda item: item[1]),
+            product_of_ours,
+        )
+
+
+def bench_doubt(
+    model: str, data: str, questions: int = 2000, long_questions: int = 300, searches: int = 500
+) -> dict[str, Any]:
+    """All tables of this file for one model, on random questions of one data set (seed 0)."""
+    qa = QuestionAnswerer.from_pretrained(model)
+    examples = [example for example in load_squad(data, "validation") if example.answers]
+    chosen = random.Random(0).sample(examples, min(questions, len(examples)))
+    return {
+        "questions": len(chosen),
+        "calibration": asdict(qa.calibration),
+        "right_or_wrong": right_or_wrong(qa, chosen),
+        "answer_or_none": answer_or_none(qa, chosen, examples),
+        "long_documents": long_documents(qa, chosen[:long_questions], examples),
+        "many_passages": many_passages(qa, chosen[:searches], examples),
+    }
+
+
+def right_or_wrong(qa: QuestionAnswerer, examples: Sequence[Example]) -> dict[str, Any]:
+    """Forced answers: does the score say how often they are right, and rank right above wrong?"""
+    rows = list(score(qa, examples))
+    ours = [row.ours[1] for row in rows]
+    by_first, by_any = (
+        [
+            any(exact_match(row.ours[0], gold.text) > 0 for gold in example.answers[:count])
+            for row, example in zip(rows, examples, strict=True)
+        ]
+        for count in (1, None)
+    )
+    return {
+        "exact_match": 100 * float(np.mean(by_any)),
+        "ece_first_gold": expected_calibration_error(ours, by_first),
+        "ece_any_gold": expected_calibration_error(ours, by_any),
+        "auroc_ours": auroc(ours, by_any),
+        "auroc_pipeline": auroc([row.product_of_ours for row in rows], by_any),
+        "risk_coverage_area": float(risk_coverage(ours, by_any)[1].mean()),
+        "coverage_at_80": coverage_at(0.8, ours, by_any),
+        "coverage_at_90": coverage_at(0.9, ours, by_any),
+    }
+
+
+def answer_or_none(
+    qa: QuestionAnswerer, examples: Sequence[Example], company: Sequence[Example]
+) -> dict[str, Any]:
+    """Each question with its paragraph, and with the most similar one that has no answer."""
+    negatives = make_negatives(examples, 1.0, 0, company, kinds={"similar_paragraph": 1.0})
+    both = [*examples, *negatives["similar_paragraph"]]
+    rows = list(score(qa, both))
+    odds = [row.null_odds for row in rows]
+    forced = {e.id: row.ours[0] for e, row in zip(both, rows, strict=True)}
+    report: dict[str, Any] = {
+        "negatives": len(both) - len(examples),
+        "auroc": auroc(odds, [example.is_impossible for example in both]),
+        "f1_forced": squad_metrics(forced, examples)["f1"],
+    }
+    for name, threshold in (("at_0", 0.0), ("at_stored", qa.calibration.null_threshold)):
+        texts = {
+            e.id: "" if o > threshold else forced[e.id] for e, o in zip(both, odds, strict=True)
+        }
+        decided = [(texts[e.id] == "") == e.is_impossible for e in both]
+        report[name] = {
+            "threshold": threshold,
+            "decided_right": 100 * float(np.mean(decided)),
+            "f1_answerable": squad_metrics(texts, examples)["f1"],
+            "f1": squad_metrics(texts, both)["f1"],
+        }
+    return report
+
+
+def long_documents(
+    qa: QuestionAnswerer, examples: Sequence[Example], company: Sequence[Example]
+) -> dict[str, Any]:
+    """Each question asked of its whole article, the paragraphs joined by blank lines."""
+    articles: dict[str, dict[str, int]] = {}  # title -> paragraph -> where it begins
+    for example in company:
+        places = articles.setdefault(example.title, {})
+        if example.context not in places:
+            end = max((start + len(text) for text, start in places.items()), default=-2)
+            places[example.context] = end + 2
+    documents = {title: "\n\n".join(places) for title, places in articles.items()}
+    asked = []
+    for e in examples:
+        shift = articles[e.title][e.context]
+        answers = tuple(GoldAnswer(a.text, a.char_start + shift) for a in e.answers)
+        asked.append(Example(e.id, e.question, documents[e.title], answers, False, e.title))
+    rows = list(score(qa, asked))
+    return {
+        "mean_characters": float(np.mean([len(e.context) for e in asked])),
+        **rules(rows, asked),
+        "highest_score": {
+            "ours": max(row.ours[1] for row in rows),
+            "best_window": max(row.best_window[1] for row in rows),
+            "summed": max(row.summed[1] for row in rows),
+        },
+    }
+
+
+def rules(rows: Sequence[Scored], examples: Sequence[Example]) -> dict[str, Any]:
+    return {
+        name: squad_metrics(
+            {e.id: getattr(row, name)[0] for e, row in zip(examples, rows, strict=True)}, examples
+        )
+        for name in ("ours", "best_window", "summed")
+    }
+
+
+def many_passages(
+    qa: QuestionAnswerer, examples: Sequence[Example], company: Sequence[Example]
+) -> dict[str, Any]:
+    """Each question asked of its paragraph and the 19 of the data set that are most like it.
+
+    Exact match of the first answer: of `best_of`, of `best_of` where it may not say that there is
+    none, and of the pipeline's way: the passage whose best answer has the highest score.
+    """
+    contexts = list(dict.fromkeys(example.context for example in company))
+    index = TfIdf(contexts)
+    right: dict[str, list[bool]] = {"ours": [], "ours_forced": [], "best_window": [], "summed": []}
+    found: dict[str, list[bool]] = {name: [] for name in right}
+    for number, example in enumerate(examples):
+        others = (contexts[k] for k in index.ranked(example.question))
+        passages = [example.context, *(t for t in others if t != example.context)][: COMPANY + 1]
+        random.Random(number).shuffle(passages)
+        [first, *rest] = qa.best_of(example.question, passages, 2, MAX_ANSWER_LEN)
+        forced = first if first.passage is not None else rest[0]
+        rows = list(score(qa, [Example("", example.question, text) for text in passages]))
+        answers: dict[str, tuple[str, int | None]] = {
+            "ours": (first.answer, first.passage),
+            "ours_forced": (forced.answer, forced.passage),
+        }
+        for name in ("best_window", "summed"):
+            candidates = [getattr(row, name) for row in rows]
+            place = int(np.argmax([value for _, value in candidates]))
+            answers[name] = (candidates[place][0], place)
+        for name, (text, passage) in answers.items():
+            right[name].append(any(exact_match(text, gold.text) > 0 for gold in example.answers))
+            found[name].append(passage is not None and passages[passage] == example.context)
+    return {
+        name: {
+            "exact_match": 100 * float(np.mean(right[name])),
+            "right_passage": 100 * float(np.mean(found[name])),
+        }
+        for name in right
+    }

@@ -1,0 +1,229 @@
+"""Calibration: the figures against plain loops, and that what is fitted is what is used."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import minibert
+from minibert import QuestionAnswerer
+from minibert.calibration import (
+    auroc,
+    calibrate,
+    coverage_at,
+    expected_calibration_error,
+    risk_coverage,
+    save_calibrated,
+)
+from minibert.metric import exact_match
+from minibert.reader import BUNDLED
+from minibert.spans import Calibration, WindowLogits, best_spans, scores_of_best
+
+SCORES = st.one_of(st.floats(0, 1), st.integers(0, 10).map(lambda n: n / 10))
+PAIRS = st.lists(st.tuples(SCORES, st.booleans()), min_size=1, max_size=40)
+
+
+@settings(max_examples=100, deadline=None)
+@given(PAIRS, st.integers(1, 12))
+def test_calibration_error_is_a_mean_over_bins(pairs, bins):
+    scores, right = zip(*pairs, strict=True)
+    total = 0.0
+    for k in range(bins):
+        inside = [(s, r) for s, r in pairs if k < math.ceil(s * bins) <= k + 1 or (k == s == 0)]
+        if inside:
+            confidence = sum(s for s, _ in inside) / len(inside)
+            accuracy = sum(r for _, r in inside) / len(inside)
+            total += len(inside) / len(pairs) * abs(confidence - accuracy)
+    assert expected_calibration_error(scores, right, bins) == pytest.approx(total, abs=1e-12)
+
+
+@settings(max_examples=100, deadline=None)
+@given(PAIRS)
+def test_auroc_counts_pairs(pairs):
+    scores, right = zip(*pairs, strict=True)
+    if len(set(right)) < 2:
+        with pytest.raises(minibert.InputError, match="both kinds"):
+            auroc(scores, right)
+        return
+    above = [s for s, positive in pairs if positive]
+    below = [s for s, positive in pairs if not positive]
+    wins = [1.0 if a > b else 0.5 * (a == b) for a in above for b in below]
+    assert auroc(scores, right) == pytest.approx(sum(wins) / len(wins), abs=1e-12)
+
+
+@settings(max_examples=100, deadline=None)
+@given(PAIRS, st.floats(0, 1))
+def test_risk_and_coverage(pairs, accuracy):
+    scores, right = zip(*pairs, strict=True)
+    coverage, risk = risk_coverage(scores, right)
+    ordered = sorted(pairs, key=lambda pair: -pair[0])
+    reached = 0.0
+    for k in range(1, len(pairs) + 1):
+        wrong = sum(not r for _, r in ordered[:k])
+        assert coverage[k - 1] == k / len(pairs) and risk[k - 1] == wrong / k
+        if 1 - wrong / k >= accuracy - 1e-12:
+            reached = k / len(pairs)
+    assert coverage_at(accuracy, scores, right) == reached
+
+
+LOGIT = st.floats(-8, 8, width=32)
+
+
+@st.composite
+def windows(draw):
+    """One or two windows, overlapping by a token."""
+    sizes = draw(st.lists(st.integers(2, 6), min_size=1, max_size=2))
+    found, start = [], 0
+    for size in sizes:
+        logits = [draw(st.lists(LOGIT, min_size=size, max_size=size)) for _ in range(2)]
+        arrays = [np.array(values, dtype=np.float32) for values in logits]
+        found.append(WindowLogits(start, *arrays, (draw(LOGIT), draw(LOGIT))))
+        start += size - 1
+    return found
+
+
+@settings(max_examples=100, deadline=None)
+@given(windows(), st.floats(0.1, 8), st.floats(-6, 6))
+def test_temperature_and_threshold_beside_a_plain_softmax(found, temperature, threshold):
+    """The order of spans never changes; "no answer" leads exactly beyond the threshold."""
+    calibration = Calibration(temperature, threshold)
+    plain = best_spans(found, 1000, 4)
+    spans = best_spans(found, 1000, 4, null=True, calibration=calibration)
+    null = next(span for span in spans if span.is_null)
+    others = [span for span in spans if not span.is_null]
+    assert [(s.token_start, s.token_end) for s in others] == [
+        (s.token_start, s.token_end) for s in plain
+    ]
+    logits = [span.start_logit + span.end_logit for span in others]
+    null_logit = min(sum(window.null_logits) for window in found)
+    assert null.start_logit + null.end_logit == null_logit  # the logits stay the model's own
+    weights = [math.exp(x / temperature) for x in logits]
+    null_weight = math.exp((null_logit - threshold) / temperature)
+    total = sum(weights) + null_weight
+    assert null.score == pytest.approx(null_weight / total)
+    assert [s.score for s in others] == pytest.approx([w / total for w in weights])
+    assert sum(span.score for span in spans) == pytest.approx(1.0)
+    odds = null_logit - logits[0]
+    if abs(odds - threshold) > 1e-9:
+        assert spans[0].is_null == (odds > threshold)
+
+    temperatures = np.array([0.5, temperature])
+    expected = [best_spans(found, 1, 4, calibration=Calibration(t))[0].score for t in temperatures]
+    assert scores_of_best(found, temperatures, 4) == pytest.approx(expected)
+
+
+@pytest.fixture(scope="module")
+def notes(field_notes) -> list[minibert.Example]:
+    """The questions of two articles: 40, 8 to 10 of them unanswerable."""
+    return [example for example in field_notes if example.title in ("Lighthouses", "Tides")]
+
+
+@pytest.fixture(scope="module")
+def qa() -> QuestionAnswerer:
+    return QuestionAnswerer.from_pretrained(precision="fp32")
+
+
+def test_without_calibration_nothing_changes(qa, field_notes):
+    assert qa.calibration == Calibration(1.0, 0.0)
+    example = field_notes[0]
+    answers = qa(example.question, example.context, 5, handle_impossible_answer=True)
+    qa_same = replace_calibration(qa, Calibration())
+    assert answers == qa_same(example.question, example.context, 5, handle_impossible_answer=True)
+
+
+def replace_calibration(qa: QuestionAnswerer, calibration: Calibration) -> QuestionAnswerer:
+    return QuestionAnswerer(qa.model, qa.tokenizer, calibration=calibration)
+
+
+def test_what_is_fitted_is_stored_and_used(qa, notes, tmp_path):
+    """Fitted with answers and without; saved in a copy; read back; used by reader and pipeline."""
+    calibration, report = calibrate(qa, notes)
+    assert report["questions"] == len(notes) and report["ece_before"] >= 0
+    copy = tmp_path / "copy"
+    save_calibrated(BUNDLED, copy, calibration)
+    again = QuestionAnswerer.from_pretrained(copy, precision="fp32")
+    assert again.calibration == calibration != Calibration()
+    stored = json.loads((copy / "config.json").read_text("utf-8"))
+    assert stored.pop("minibert") == {
+        "temperature": calibration.temperature,
+        "null_threshold": calibration.null_threshold,
+    }
+    assert stored == json.loads((BUNDLED / "config.json").read_text("utf-8"))
+    for path in BUNDLED.iterdir():
+        if path.is_file() and path.name != "config.json":
+            assert (copy / path.name).read_bytes() == path.read_bytes()
+
+    metrics = minibert.evaluate(again, notes, version_2=True)
+    assert metrics["f1"] == pytest.approx(metrics["best_f1"])
+    pipeline = minibert.pipeline(model=again, handle_impossible_answer=True, max_answer_len=30)
+    said_no = 0
+    for example in notes[::3]:
+        answer = again(example.question, example.context, handle_impossible_answer=True)
+        assert answer.answer == pipeline(example.question, example.context)["answer"]
+        said_no += not answer.answer
+    assert said_no > 0
+
+
+def test_the_fit_is_the_best_of_a_plain_search(qa, notes):
+    """Log loss of the forced answers at each temperature, one at a time."""
+    calibration, report = calibrate(qa, notes)
+    answerable = [example for example in notes if example.answers]
+    losses = {}
+    for temperature in (0.5, 2**-0.25, 1.0, 2**0.25, 2.0, calibration.temperature):
+        reader = replace_calibration(qa, Calibration(temperature))
+        loss = 0.0
+        answers = reader.answer_many([(e.question, e.context) for e in answerable])
+        for example, answer in zip(answerable, answers, strict=True):
+            right = any(exact_match(answer.answer, gold.text) for gold in example.answers)
+            loss -= math.log(answer.score if right else 1 - answer.score)
+        losses[temperature] = loss
+    assert min(losses.values()) == losses[calibration.temperature]
+    assert report["log_loss_after"] == pytest.approx(
+        losses[calibration.temperature] / len(answerable), rel=1e-6
+    )
+
+
+def test_without_unanswerable_questions_some_are_made(qa, notes):
+    answerable = [example for example in notes if example.answers]
+    _, report = calibrate(qa, answerable)
+    assert report["unanswerable"] == report["negatives_made"] > 0.9 * len(answerable)
+    _, report = calibrate(qa, notes)
+    assert report["negatives_made"] == 0
+
+
+@pytest.mark.parametrize(
+    ("stored", "named"),
+    [
+        ([], "minibert=\\[\\]; expected an object"),
+        ({"temperature": 0}, "temperature=0"),
+        ({"temperature": "warm"}, "temperature='warm'"),
+        ({"temperature": True}, "temperature=True"),
+        ({"null_threshold": float("nan")}, "null_threshold=nan"),
+        ({"temperatur": 1.0}, "temperatur"),
+    ],
+)
+def test_a_bad_calibration_is_named(tiny, tmp_path, stored, named):
+    save_calibrated(tiny, tmp_path / "copy", Calibration(2.0, 1.0))
+    path = tmp_path / "copy" / "config.json"
+    config = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps(config | {"minibert": stored}), "utf-8")
+    with pytest.raises(minibert.PretrainedError, match=f"copy: .*{named}"):
+        QuestionAnswerer.from_pretrained(tmp_path / "copy")
+
+
+def test_a_copy_goes_into_a_new_folder(tiny, tmp_path):
+    with pytest.raises(minibert.InputError, match="holds files already"):
+        save_calibrated(tiny, tiny, Calibration())
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "note").write_text("mine")
+    with pytest.raises(minibert.InputError, match="holds files already"):
+        save_calibrated(tiny, tmp_path / "full", Calibration())
+
+
+def test_only_answerable_examples_or_none(qa, notes):
+    impossible = [example for example in notes if not example.answers]
+    with pytest.raises(minibert.InputError, match="no question with an answer"):
+        calibrate(qa, impossible)
