@@ -21,13 +21,12 @@ def _is_real(value: Any) -> bool:
 
 def family_of(model_type: Any) -> Family:
     """The entry of a `model_type`. Raises `PretrainedError` where there is none."""
-    known = str(model_type)
-    if model_type != known or known not in FAMILIES:
-        why = f": {REFUSED[known]}" if known in REFUSED else ""
-        raise PretrainedError(
-            f"config: model_type={model_type!r}{why}; minibert reads {', '.join(sorted(FAMILIES))}"
-        )
-    return FAMILIES[known]
+    if isinstance(model_type, str) and model_type in FAMILIES:
+        return FAMILIES[model_type]
+    reason = f": {REFUSED[model_type]}" if str(model_type) in REFUSED else ""
+    raise PretrainedError(
+        f"config: model_type={model_type!r}{reason}; minibert reads {', '.join(sorted(FAMILIES))}"
+    )
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class BertConfig:
     num_attention_heads: int = 12
     intermediate_size: int = 3072
     max_position_embeddings: int = 512
-    embedding_size: int | None = None  # None: hidden_size; where it differs, it is projected to it
+    embedding_size: int | None = None  # None: hidden_size; another is projected to that
     type_vocab_size: int = 2  # segments; 0: no table of them
     pad_token_id: int = 0
     hidden_dropout_prob: float = 0.1
@@ -67,6 +66,12 @@ class BertConfig:
                 raise PretrainedError(
                     f"config: {names.get(name) or name}={value!r}; expected {wanted}"
                 )
+        for name in (name for name, json_name in names.items() if json_name is None):
+            constant = self.family.defaults.get(name, self.__dataclass_fields__[name].default)
+            if getattr(self, name) != constant:  # no config.json of this family could say so
+                raise PretrainedError(
+                    f"config: {name}={getattr(self, name)!r}; a {self.model_type} has {constant!r}"
+                )
         if self.hidden_size % self.num_attention_heads:
             raise PretrainedError(
                 f"config: {names.get('hidden_size', 'hidden_size')}={self.hidden_size} is not a "
@@ -85,7 +90,7 @@ class BertConfig:
             )
         tables = self.vocab_size + self.max_position_embeddings + self.type_vocab_size
         layers = self.num_hidden_layers * (4 * self.hidden_size + 2 * self.intermediate_size)
-        # but for biases and LayerNorms
+        # how many there are without biases and LayerNorms
         embeddings = (self.embedding_size or self.hidden_size) * (tables + self.hidden_size)
         parameters = embeddings + self.hidden_size * layers
         if parameters > MAX_PARAMETERS:
@@ -129,7 +134,7 @@ class BertConfig:
             theirs = family.names.get(name, name)
             if theirs is None or (name == "pad_token_id" and config.get(name) is None):
                 continue
-            for key in (theirs, name):  # the reference reads a value under BERT's name too
+            for key in (theirs, name):  # transformers too reads a value under BERT's name
                 if key in config:
                     values[name] = config[key]
                     break
@@ -137,11 +142,12 @@ class BertConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The `config.json` that `transformers` reads, under the family's own names."""
-        named = {**asdict(self), "hidden_act": "gelu"}
+        width = self.embedding_size or self.hidden_size
+        named = {**asdict(self), "hidden_act": "gelu", "embedding_size": width}
         names = self.family.names
         theirs = {names.get(name, name): value for name, value in named.items()}
         return {
-            # without what is a constant in their code, or not said
+            # without the fields that the family's config.json does not have, and those left open
             **{name: value for name, value in theirs.items() if name and value is not None},
             "architectures": [self.family.architecture],
             "dtype": "float32",  # to compute in, whatever the weights are stored in

@@ -1,4 +1,4 @@
-"""How BERT's siblings differ: one entry a `model_type`. Data; nothing here decides.
+"""How BERT's siblings differ: one entry per `model_type`. Tables only, no logic.
 
 All are the skeleton of BERT (arXiv:1810.04805v2): post-LayerNorm layers and learned positions.
 DistilBERT (arXiv:1910.01108v4) has half the layers and no segments. RoBERTa (arXiv:1907.11692v1)
@@ -21,15 +21,15 @@ class Family:
     keys: Mapping[str, str]
     # Prefixes of checkpoint keys that minibert ignores -> the reason
     ignored: Mapping[str, str]
-    # Fields of `BertConfig` -> their names in config.json, where these are not the same; None for a
-    # constant of their code
+    # Fields of `BertConfig` -> their names in config.json, where these differ; None: it has no such
+    # field
     names: Mapping[str, str | None] = field(default_factory=dict)
-    # Fields of `BertConfig`, where config.json is silent and BERT's value is not theirs
+    # Values of fields that config.json omits, where they differ from BERT's
     defaults: Mapping[str, Any] = field(default_factory=dict)
     positions_after_padding: bool = False  # the first token's position is pad_token_id + 1, not 0
     context_segment: int = 1  # the question's is 0
     separators: int = 1  # between question and context
-    # Where no file of the tokenizer says which they are
+    # The special tokens, for a checkpoint whose tokenizer files do not name them
     special_tokens: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -38,10 +38,10 @@ class Family:
         return next(iter(self.keys)).partition(".")[0]
 
 
-def both(modules: Mapping[str, str]) -> dict[str, str]:
-    """A table of modules as one of their tensors.
+def weight_and_bias(modules: Mapping[str, str]) -> dict[str, str]:
+    """Names of modules -> the names of their two tensors.
 
-    >>> both({"lin1": "expand"})
+    >>> weight_and_bias({"lin1": "expand"})
     {'lin1.weight': 'expand.weight', 'lin1.bias': 'expand.bias'}
     """
     return {
@@ -65,7 +65,7 @@ def bert_keys(prefix: str) -> dict[str, str]:
         f"{embeddings}.word_embeddings.weight": "bert.embeddings.word.weight",
         f"{embeddings}.position_embeddings.weight": "bert.embeddings.position.weight",
         f"{embeddings}.token_type_embeddings.weight": "bert.embeddings.token_type.weight",
-        **both(
+        **weight_and_bias(
             {
                 f"{embeddings}.LayerNorm": "bert.embeddings.norm",
                 f"{layer}.attention.self.query": "bert.layers.{}.attention.query",
@@ -85,7 +85,7 @@ def bert_keys(prefix: str) -> dict[str, str]:
 DISTILBERT_KEYS = {
     "distilbert.embeddings.word_embeddings.weight": "bert.embeddings.word.weight",
     "distilbert.embeddings.position_embeddings.weight": "bert.embeddings.position.weight",
-    **both(
+    **weight_and_bias(
         {
             "distilbert.embeddings.LayerNorm": "bert.embeddings.norm",
             "distilbert.transformer.layer.{}.attention.q_lin": "bert.layers.{}.attention.query",
@@ -177,7 +177,8 @@ FAMILIES: dict[str, Family] = {
     "camembert": roberta("CamembertForQuestionAnswering"),
     "electra": Family(
         "ElectraForQuestionAnswering",
-        keys=bert_keys("electra") | both({"electra.embeddings_project": "bert.embeddings.project"}),
+        keys=bert_keys("electra")
+        | weight_and_bias({"electra.embeddings_project": "bert.embeddings.project"}),
         ignored={
             "discriminator_predictions.": PRETRAINING,
             "generator_predictions.": PRETRAINING,
@@ -195,7 +196,7 @@ FAMILIES: dict[str, Family] = {
     ),
 }
 
-# Other model types -> what makes them another skeleton
+# Model types that minibert cannot read -> the reason
 REFUSED: dict[str, str] = {
     "albert": "its layers share their weights",
     "bart": "it is an encoder with a decoder",

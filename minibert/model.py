@@ -3,6 +3,7 @@ its layers are those of "Attention Is All You Need" (arXiv:1706.03762v7) section
 
 Shapes, here and everywhere:
     B batch   T tokens   H hidden_size   N heads   D = H // N   L layers   W windows
+    I intermediate_size
 """
 
 from dataclasses import dataclass
@@ -38,8 +39,8 @@ class Embeddings(nn.Module):
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)  # (T,)
-        # in the reference's order, since float addition is not associative
-        x: Tensor = self.word(input_ids)  # (B, T) -> (B, T, H)
+        # added in the order of transformers, since float addition is not associative
+        x: Tensor = self.word(input_ids)  # (B, T) -> (B, T, H), or narrower until `project`
         if self.token_type is not None:
             x = x + self.token_type(token_type_ids)
         x = x + self.position(positions + self.first_position)  # (B, T, H) + (T, H)
@@ -74,8 +75,8 @@ class SelfAttention(nn.Module):
             p = self.dropout.p if self.training else 0.0
             mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
         else:
-            # The largest tensors by far: written in place, and not in float32 where autocast
-            # would (softmax computes in float32 either way).
+            # The scores are by far the largest tensors, so they are changed in place. Autocast is
+            # off, since it would have softmax return float32 (inside it computes in that anyway).
             with torch.autocast(x.device.type, enabled=False):
                 scores = (q @ k.transpose(2, 3)).mul_(self.head_size**-0.5)  # (B, N, T, T)
                 if mask is not None:  # (B, 1, 1, T): the same for every head and every query
@@ -87,7 +88,7 @@ class SelfAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear maps with a GELU between, at each token alone. Section 3.3 there."""
+    """Two linear maps with a GELU between, at each token alone. The same paper, section 3.3."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -96,8 +97,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # F.gelu is the erf form, as pretrained; tanh would be 1e-3 off
-        x = F.gelu(self.expand(x))  # (B, T, H) -> (B, T, 4H)
-        contracted: Tensor = self.contract(x)  # (B, T, 4H) -> (B, T, H)
+        x = F.gelu(self.expand(x))  # (B, T, H) -> (B, T, I)
+        contracted: Tensor = self.contract(x)  # (B, T, I) -> (B, T, H)
         return contracted
 
 
@@ -124,7 +125,8 @@ class Encoded:
     """What the encoder computed: nothing is kept on the modules."""
 
     hidden_states: tuple[Tensor, ...]  # L + 1 of (B, T, H): the embeddings, then each layer
-    attentions: tuple[Tensor, ...] | None  # L of (B, N, T, T), when asked for
+    # L of (B, N, T, T), when asked for: each row sums to 1, but in training mode, after dropout
+    attentions: tuple[Tensor, ...] | None
 
 
 class Bert(nn.Module):
@@ -196,8 +198,8 @@ class Bert(nn.Module):
         mask = None
         if attention_mask is not None:
             # Added to the scores: 0 keeps a key, the lowest finite number removes it (its
-            # exponential is exactly 0; -inf would give NaN where a whole row is padding).
-            # bfloat16's, which is finite in float32 too.
+            # exponential is exactly 0; -inf would give NaN where a whole row is padding). It is
+            # the lowest of bfloat16, since that of float32 would be -inf there.
             lowest = torch.finfo(torch.bfloat16).min
             mask = torch.zeros(attention_mask.shape, dtype=x.dtype, device=x.device)
             mask = mask.masked_fill(attention_mask == 0, lowest)[:, None, None, :]  # (B, 1, 1, T)

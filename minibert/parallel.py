@@ -20,8 +20,8 @@ Item = TypeVar("Item")
 class ProcessGroup:
     """The processes of a run.
 
-    `gather` and `add_gradients` are collective operations: every process must call them in the same
-    order.
+    `gather`, `wait` and `add_gradients` are collective operations: every process must call them in
+    the same order.
     """
 
     rank: int = 0  # of this process; the one of rank 0 writes the files
@@ -38,6 +38,10 @@ class ProcessGroup:
         values: list[Item | None] = [None] * self.size
         dist.all_gather_object(values, value)
         return values  # type: ignore[return-value]
+
+    def wait(self) -> None:
+        """Return when every process has come here."""
+        self.gather(None)
 
     def add_gradients(self, model: nn.Module) -> None:
         """Make each gradient the sum over all processes; a missing one counts as 0."""

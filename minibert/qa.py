@@ -35,11 +35,12 @@ class SpanHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(2))
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        precise = torch.promote_types(hidden.dtype, torch.float32)  # bfloat16 would make ties
+        # at least float32: in bfloat16 many logits would be equal
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
         with torch.autocast(hidden.device.type, enabled=False):
             # one product with both vectors stacked: bit for bit what HF's (2, H) layer computes
-            vectors = torch.stack((self.S, self.E)).to(precise)  # (2, H)
-            logits = F.linear(hidden.to(precise), vectors, self.bias.to(precise))  # (B, T, 2)
+            vectors = torch.stack((self.S, self.E)).to(dtype)  # (2, H)
+            logits = F.linear(hidden.to(dtype), vectors, self.bias.to(dtype))  # (B, T, 2)
         start_logits, end_logits = logits.unbind(-1)  # two of (B, T)
         return start_logits, end_logits
 

@@ -64,15 +64,15 @@ BATCH_SIZE = 12
 class Answer:
     """A span of the context: `context[start:end] == answer`, always.
 
-    Or, where that may be the answer, that there is none: "" with start = end = 0 and the logits of
-    the [CLS] token. No span of a context is empty.
+    Where "no answer" may be the answer, it is one too: then `answer` is "", start = end = 0, and
+    the logits are those of [CLS]. A span of a context is never empty.
     """
 
     answer: str
     score: float  # probability among all candidates of all windows, 0 to 1
     start: int  # code points
     end: int  # code points, exclusive
-    start_logit: float  # S . T_i of the span's first token, in the window that speaks for it
+    start_logit: float  # S . T_i of its first token, in the window that shows the most around it
     end_logit: float  # E . T_j of its last token
     # Where asked for, the probability of the text, wherever it stands: see `spans.text_scores`.
     text_score: float | None = None
@@ -117,7 +117,7 @@ class QuestionAnswerer:
         precision: Precision = "fp32",
         calibration: Calibration = UNCALIBRATED,
     ) -> None:
-        """`max_length` (None: 384, or the model's positions where it has fewer), `doc_stride` and
+        """`max_length` (None: 384, or less where model or tokenizer allow less), `doc_stride` and
         `max_question_len` are those of `prepare_features`. `batch_size` windows of `max_length` go
         through the model at once, and more of shorter ones. With `precision` "bf16" a model whose
         weights are float32 runs under autocast.
@@ -158,10 +158,11 @@ class QuestionAnswerer:
     ) -> "QuestionAnswerer":
         """From a folder or hub id that holds a trained span head; by default the bundled one.
 
-        `revision` is the hub id's branch, tag or commit. `tokenizer` is one that is loaded, or
-        where there is another (its hub id's newest) than beside the model.
+        `revision` is the hub id's branch, tag or commit. `tokenizer` is a `Tokenizer`, or the
+        folder or hub id to load one from (its newest revision); None: the one beside the model.
 
-        In bfloat16 the weights are too, and on a CPU the layers' kernels are those of `fuse`.
+        With bfloat16 the weights are converted too. On a CPU `fuse` then replaces the linear layers
+        by faster ones, and the model can no longer be trained.
         `attention` None is the faster one: "sdpa", but for bfloat16 on a CPU without matrix
         instructions (AMX). The calibration is the one stored there, if any. Raises
         `PretrainedError`, and `InputError` for a device that cannot be used.
@@ -414,30 +415,33 @@ class QuestionAnswerer:
         word. Questions are, so as to count their tokens.
         """
         stride = self.max_length // 2 if self.doc_stride is None else self.doc_stride
-        fits = self.max_length - 4 - stride  # tokens of a question, at least
+        # so long a question leaves room for [CLS], the separators, and stride + 1 tokens of context
+        fits = self.max_length - (self.tokenizer.separators + 2) - (stride + 1)
         for chunk in chunks(examples, CHUNK_CHARACTERS, CHUNK_CHARACTERS):
             questions = self.tokenizer.encode_batch([example.question for example in chunk])
             doubtful = [
                 example
                 for example, question in zip(chunk, questions, strict=True)
-                if not 0 < len(question) <= fits or not ASCII_WORD.search(example.context)
+                if question.blank.all()
+                or len(question) > fits
+                or not ASCII_WORD.search(example.context)
             ]
             for _ in self._cut(doubtful, {}):
                 pass
 
     def _windows(self, examples: Iterable[Example]) -> Iterator[Chunk]:
-        """Examples with their windows, in chunks. What raises does so after those before it."""
+        """Examples with their windows, in chunks; a bad example raises after those before it."""
         contexts: dict[str, Pieces] = {}
         for chunk in chunks(examples, CHUNK_CHARACTERS, FIRST_CHUNK_CHARACTERS):
-            found: Chunk = []
+            readable: Chunk = []
             windows = self._cut(chunk, contexts)
             try:
                 for example in chunk:
-                    found.append((example, next(windows)))
+                    readable.append((example, next(windows)))
             except InputError:
-                yield found
+                yield readable
                 raise
-            yield found
+            yield readable
             contexts = {chunk[-1].context: contexts[chunk[-1].context]}  # the next may share it
 
     def _cut(
@@ -494,7 +498,7 @@ class QuestionAnswerer:
         self.model.eval()  # between epochs it comes from training
         device = self.device
         autocast = self.precision == "bf16" and self.model.head.S.dtype == torch.float32
-        # few different shapes, so that their kernels are at hand; none beyond max_length
+        # Lengths in steps of 16: oneDNN prepares kernels for each shape. None beyond max_length.
         multiple = math.gcd(16, self.max_length)
         # One array holds the logits of all contexts, and is made before the first pass. Views of
         # each pass's own small arrays would keep those alive, scattered between the large blocks

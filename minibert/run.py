@@ -49,8 +49,8 @@ RUN_FILES = {"run.json", "metrics.jsonl", "skipped.txt"}
 class Run:
     """A training run and its folder: how far it has come, and all that it writes.
 
-    Of several processes, each has one of these; the methods that save or ask for a stop are
-    collective operations, and the process of rank 0 alone writes.
+    Of several processes, each has one of these. `open`, `save` and `save_if_due` are collective
+    operations: every process must call them in the same order. The one of rank 0 alone writes.
     """
 
     def __init__(
@@ -75,6 +75,14 @@ class Run:
         self.metrics: dict[str, float | int] = {}  # of the last evaluation
         self.last_checkpoint: Path | None = None
         self.log_size = 0  # bytes of the log that belong to this run
+        # Set by `open`: the log, the progress bar, and what was asked by signals
+        self.log: TextIO
+        self.bar: Progress
+        self.stop: StopSignals
+        # Set by `start_phase`: the phase's bar, when it began, and how many windows are done
+        self.task: TaskID
+        self.began: float
+        self.windows_done: int
 
     def restore(self, allow_other_machine: bool) -> None:
         """Go on from the newest whole checkpoint, or begin anew where the run has saved none.
@@ -109,11 +117,12 @@ class Run:
     @contextmanager
     def open(self, progress: bool) -> Iterator[None]:
         """Open the log and the progress bar, and let Ctrl-C and SIGTERM wait for a checkpoint."""
-        # a checkpoint holds the weights and Adam's two moments; there is one too many of them while
-        # one is written
-        size = sum(p.numel() * p.element_size() for p in self.model.parameters())
-        require_space(make_folder(self.folder), size * (3 * self.keep_checkpoints + 4))
-        self.group.gather(None)  # before one process writes, all have looked
+        weights = sum(p.numel() * p.element_size() for p in self.model.parameters())  # bytes
+        checkpoint = 3 * weights  # with Adam's two moments
+        # while a checkpoint is written, the old ones are still there; beside them the saved model
+        needed = (self.keep_checkpoints + 1) * checkpoint + weights
+        require_space(make_folder(self.folder), needed)
+        self.group.wait()  # every process has looked at the folder before rank 0 writes there
         writes = self.group.rank == 0
         if writes:
             for draft in self.folder.glob(f"{UNFINISHED}*"):  # of a process that was killed
@@ -131,7 +140,7 @@ class Run:
 
     def announce(self, line: str) -> None:
         """Print a line above the progress bar, where there is one."""
-        self.bar.console.print(line)
+        self.bar.console.print(line, markup=False, highlight=False)
 
     def report_skipped(self, skipped: Sequence[DataError]) -> None:
         """Name the questions that were left out in `skipped.txt`."""
@@ -143,7 +152,7 @@ class Run:
 
     def start_phase(self, description: str, windows: int) -> None:
         """Begin a bar for so many windows."""
-        self.task: TaskID = self.bar.add_task(description, total=windows, status="")
+        self.task = self.bar.add_task(description, total=windows, status="")
         self.began, self.windows_done = time.perf_counter(), 0
 
     def advance(self, windows: int, status: str = "") -> None:
@@ -171,7 +180,7 @@ class Run:
         if asked or self.step % every == 0:
             self.save()
         if asked:
-            self.group.gather(None)  # until it is written
+            self.group.wait()  # until rank 0 has written it
             raise self.interrupted(asked)
 
     def raise_if_stopped(self) -> None:

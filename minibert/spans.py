@@ -2,6 +2,10 @@
 
 BERT (arXiv:1810.04805v2) section 4.2: a span's score is S.T_i + E.T_j, and the best span with
 j >= i is the prediction. Here every legal span of every window is compared, none is skipped.
+
+T counts tokens of context alone: those of one window, or, where offsets of a whole context are
+given, those of the whole context. K is the length of the longest span. "Null" is the answer that
+there is no answer.
 """
 
 import math
@@ -119,8 +123,8 @@ def best_spans(
     start_logit + end_logit over all these candidates. Ties go to the earlier start, then to the
     shorter span.
 
-    With `words` (T, 2), the place of the whole word that each token is of, spans of the same words
-    are given once, by the best of them with its own score: nothing is summed.
+    `words` (T, 2) gives for each token the characters of its whole word. With it, of the spans that
+    cover the same words only the best is returned, with its own score: nothing is summed.
 
     With `null`, "no answer" is a candidate too, with the least start_logit + end_logit that a
     window's [CLS] has; it is then always in the list, as one more where it isn't among the best.
@@ -138,10 +142,7 @@ def best_spans(
         if not finite or (null and not math.isfinite(sum(window.null_logits))):
             raise InputError("logits are not finite: the model's weights or precision are at fault")
 
-    grid, source_window = merge_windows(windows, max_answer_len)
-    if offsets is not None:
-        drop_blanks(grid, offsets)
-        merge_characters(grid, offsets)
+    grid, source_window = candidate_grid(windows, max_answer_len, offsets)
     null_logits = min((window.null_logits for window in windows), key=sum)
     null_logit = sum(null_logits) - calibration.null_threshold if null else -math.inf
     temperature = calibration.temperature
@@ -158,16 +159,16 @@ def best_spans(
     reached = np.flatnonzero(flat >= threshold)
     chosen = reached[np.argsort(-flat[reached], kind="stable")][:n_best]
     spans = []
-    for place in chosen.tolist():
-        i, k = divmod(place, grid.shape[1])
-        window = windows[int(source_window[place])]
+    for flat_index in chosen.tolist():
+        i, k = divmod(flat_index, grid.shape[1])
+        window = windows[int(source_window[flat_index])]
         spans.append(
             Span(
                 token_start=i,
                 token_end=i + k,
                 start_logit=float(window.start_logits[i - window.token_start]),
                 end_logit=float(window.end_logits[i + k - window.token_start]),
-                score=math.exp((flat[place] - top) / temperature) / total,
+                score=math.exp((flat[flat_index] - top) / temperature) / total,
             )
         )
     if null:
@@ -213,8 +214,7 @@ def text_scores(
     between the `places` (T, 2) of its tokens, by default their `offsets`; that of null is "".
     """
     places = offsets if places is None else places
-    grid, _ = merge_windows(windows, max_answer_len)
-    merge_characters(grid, offsets)
+    grid, _ = candidate_grid(windows, max_answer_len, offsets)
     legal = grid > -np.inf
     # Texts that read alike have the same sum of letters. Few spans have that of a given text, and
     # only those are compared with it.
@@ -275,6 +275,17 @@ def letter_number(character: str) -> int:
     lower = character.lower().replace("\u03c2", "\u03c3")
     counted = (c for c in lower if not c.isspace() and c not in string.punctuation + "anthe")
     return sum(random.Random(ord(c)).getrandbits(64) for c in counted) % 2**64
+
+
+def candidate_grid(
+    windows: Sequence[WindowLogits], max_answer_len: int, offsets: Array | None
+) -> tuple[Array, Array]:
+    """`merge_windows`, with each place in the text once: all that can be an answer."""
+    grid, source_window = merge_windows(windows, max_answer_len)
+    if offsets is not None:
+        drop_blanks(grid, offsets)
+        merge_characters(grid, offsets)
+    return grid, source_window
 
 
 def merge_windows(windows: Sequence[WindowLogits], max_answer_len: int) -> tuple[Array, Array]:

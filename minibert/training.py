@@ -53,16 +53,17 @@ class TrainingConfig:
     dev_file: str | None = None  # evaluated after each epoch
     max_answer_len: int = 30  # tokens, in that evaluation
     epochs: float = 3  # times over the data: 1.5 ends in the middle of the second
-    batch_size: int = 16  # windows a step
-    # padded tokens in one pass: a longer step adds up its passes' gradients; None: `resolved`
+    batch_size: int = 16  # windows per step, of all processes together
+    # most tokens of one forward pass, padding included; a larger batch is split into several passes
+    # whose gradients are added. None: see `resolved`
     max_tokens: int | None = None
     learning_rate: float = 2e-5  # the paper's range (A.3): 5e-5, 3e-5, 2e-5
     warmup_ratio: float = 0.0  # part of all steps in which the learning rate rises from 0
     dropout: float | None = None  # everywhere in the encoder; None: what its configuration says
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
-    max_length: int = 384  # tokens a window
-    doc_stride: int | None = 128  # tokens that two windows share
+    max_length: int = 384  # tokens per window
+    doc_stride: int | None = 128  # overlap of neighbouring windows, in tokens
     max_train_examples: int | None = None  # a random sample; None: all
     negatives: float = 0.0  # for this share of the questions one more without an answer each
     skip_invalid: bool = False  # leave out wrong questions, and name them in skipped.txt
@@ -131,14 +132,14 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     As in google-research/bert. By name, not by number of dimensions: S and E are vectors, yet
     they are weights.
     """
-    kept: list[nn.Parameter] = []
+    undecayed: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        plain = name.endswith(".bias") or "norm." in name
-        (kept if plain else decayed).append(parameter)
+        exempt = name.endswith(".bias") or "norm." in name
+        (undecayed if exempt else decayed).append(parameter)
     return [
         {"params": decayed, "weight_decay": weight_decay},
-        {"params": kept, "weight_decay": 0.0},
+        {"params": undecayed, "weight_decay": 0.0},
     ]
 
 
@@ -170,8 +171,9 @@ def train_step(
     max_tokens = resolved(config, device).max_tokens
     assert max_tokens
     loss, finite = 0.0, True
-    for part in split_batch(group.share(windows), max_tokens, PAD_MULTIPLE):
-        batch = collate(part, pad_id, PAD_MULTIPLE).to(device)
+    multiple = math.gcd(PAD_MULTIPLE, config.max_length)  # so that no padding goes beyond it
+    for part in split_batch(group.share(windows), max_tokens, multiple):
+        batch = collate(part, pad_id, multiple).to(device)
         with torch.autocast(device.type, torch.bfloat16, precision == "bf16"):
             out = model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
         part_loss = span_loss(
@@ -201,7 +203,7 @@ def train(
     """Fine-tune and save, as `config` says; the metrics of the last epoch (empty without dev data).
 
     The output folder then holds the model and tokenizer in Hugging Face's format, `metrics.jsonl`
-    (a line a step and a line an evaluation), `run.json` (the settings, what they were applied to
+    (one line per step and one per evaluation), `run.json` (the settings, what they were applied to
     and where) and the last checkpoints. With `resume` the run in that folder goes on from its last
     whole checkpoint and ends with the weights, bit for bit, that it would have had without a stop:
     on a CPU, the same machine, as many threads, the same torch. Elsewhere it goes on only with
@@ -239,11 +241,11 @@ def _train(
     if config.dropout is not None:
         set_dropout(model, config.dropout)
     tokenizer = Tokenizer.from_pretrained(config.init, config.revision)
-    data = load_data(config, tokenizer)
-    qa = QuestionAnswerer(
+    qa = QuestionAnswerer(  # before the data are read: it checks what model and settings can do
         model, tokenizer, config.max_length, config.doc_stride, precision=config.precision
     )
-    dev_windows = count_windows(data.dev_examples, qa)
+    data = load_data(config, tokenizer)
+    dev_windows = count_windows(group.share(data.dev_examples), qa)
     if group.rank == 0:
         warn_of_long_answers(data.dev_examples, tokenizer, config.max_answer_len)
     optimizer = torch.optim.AdamW(
@@ -276,8 +278,8 @@ def _train(
             for indices in batches:
                 windows = [data.features[k] for k in indices]
                 rate = config.learning_rate * schedule(run.step, warmup_steps, total_steps)
-                for parameters in optimizer.param_groups:
-                    parameters["lr"] = rate
+                for param_group in optimizer.param_groups:
+                    param_group["lr"] = rate
                 result = train_step(
                     model, optimizer, windows, tokenizer.pad_id, config.precision, config, group
                 )
@@ -375,9 +377,10 @@ def evaluate_epoch(
     return squad_metrics(predictions, examples)
 
 
-def non_finite(run: Run, result: "StepResult", windows: Sequence[Feature]) -> NonFiniteError:
+def non_finite(run: Run, result: StepResult, windows: Sequence[Feature]) -> NonFiniteError:
     return NonFiniteError(
         f"step {run.step + 1}: not a finite number: loss {result.loss}, gradient norm "
-        f"{result.grad_norm}, or a logit; last good checkpoint: {run.last_checkpoint}; examples: "
+        f"{result.grad_norm}, or a logit; last good checkpoint: "
+        f"{run.last_checkpoint or 'none yet'}; examples: "
         f"{', '.join(window.example_id for window in windows)}"
     )

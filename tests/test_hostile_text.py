@@ -388,3 +388,18 @@ def test_what_answering_imports(tiny):
     )
     done = subprocess.run([sys.executable, "-c", code, str(tiny)], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == "", done.stdout
+
+
+def test_a_list_is_checked_for_every_kind_of_pair(monkeypatch, tiny):
+    """With two separators between question and context, as RoBERTa has them, less room is left."""
+    ours = QuestionAnswerer.from_pretrained(tiny, max_length=50, doc_stride=20, precision="fp32")
+    monkeypatch.setattr(ours.tokenizer, "separators", 2)
+    for words in range(22, 30):
+        pair = (" ".join(["lamp"] * words), "Ada lit the lamp.")
+        try:
+            list(ours.answer_many(iter([pair])))
+        except InputError as error:
+            with pytest.raises(InputError, match=re.escape(str(error))):
+                ours.answer_many([pair])
+        else:
+            list(ours.answer_many([pair]))

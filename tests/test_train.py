@@ -6,12 +6,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import minibert
 from minibert.batches import length_batches
-from minibert.training import TrainingConfig, decay_groups, schedule, train
+from minibert.training import TrainingConfig, decay_groups, schedule, train, train_step
 
 NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
 
@@ -222,3 +223,18 @@ def test_defaults_are_the_seed_s_recipe():
     wanted = {"learning_rate": 2e-5, "batch_size": 16, "epochs": 3, "weight_decay": 0.01}
     wanted |= {"max_length": 384, "doc_stride": 128, "warmup_ratio": 0.0}
     assert {name: recipe[name] for name in wanted} == wanted
+
+
+def test_padding_never_goes_beyond_the_positions():
+    """Windows of a length that is no multiple of what lengths are padded to."""
+    ids = np.arange(5, 57, dtype=np.int32)
+    context = minibert.Pieces(ids, np.zeros((52, 2), np.int32), ids)
+    feature = minibert.Feature("1", 0, (2, 4, 4, 4, 3), context, 0, 51, 7, 9)
+    assert len(feature) == 58
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = minibert.BertForQuestionAnswering(
+        minibert.BertConfig(vocab_size=60, max_position_embeddings=58, intermediate_size=8, **sizes)
+    )
+    settings = TrainingConfig("", "", "", max_length=58, precision="fp32")
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    assert train_step(model, optimizer, [feature], 0, "fp32", settings).finite
