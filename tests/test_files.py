@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from machine import needs_signals
 
 import minibert
 from minibert.files import all_or_nothing
@@ -98,6 +99,7 @@ def test_new_files_have_the_permissions_that_others_have(tmp_path):
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
+@needs_signals
 def test_a_killed_writer_leaves_the_old_files(tmp_path):
     """SIGKILL while a file is half written."""
     (tmp_path / "a").write_text("old")
