@@ -654,7 +654,7 @@ def inspect(
 ) -> None:
     """Print a checkpoint's configuration, parameter count and loading report."""
     model, expected = blank(BertForQuestionAnswering, source, "eager", revision)
-    tensors, report = map_tensors(read_tensors(source, revision), expected)
+    tensors, report = map_tensors(read_tensors(source, revision), expected, model.config.model_type)
     calibration = stored_calibration(read_config(source, revision))
     for name, value in (asdict(model.config) | asdict(calibration)).items():
         typer.echo(f"{name:30} {value}")

@@ -9,8 +9,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from .errors import DataError, InputError
 from .squad import Example
 from .tokenization import Pieces, Tokenizer
@@ -283,14 +281,13 @@ def answer_tokens(example: Example, context: Pieces) -> tuple[int, int] | None:
     if answer.char_start < 0:
         kind = "no place is known for the answer"
         raise DataError(f"{name}{kind} {answer.text!r}", kind)
-    pieces = np.flatnonzero(~context.blank)
-    starts, ends = context.offsets[pieces].T
+    starts, ends = context.offsets.T
     first = int(ends.searchsorted(answer.char_start, side="right"))  # ends after the answer's start
     last = int(starts.searchsorted(answer.char_end, side="left")) - 1  # starts before its end
     if first > last:
         kind = "no token of the context covers the answer"
         raise DataError(f"{name}{kind} {answer.text!r}", kind)
-    return int(pieces[first]), int(pieces[last])
+    return first, last
 
 
 def label(feature: Feature, tokens: tuple[int, int] | None) -> Feature:

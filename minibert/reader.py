@@ -543,8 +543,7 @@ def whole_graphemes(text: str, places: npt.NDArray[Any]) -> npt.NDArray[Any]:
             if b - a > 1:
                 begin[a:b], end[a + 1 : b + 1] = a, b
     starts, ends = places.T
-    widened = np.stack((begin[starts], end[ends]), axis=1)
-    return np.where(starts[:, None] == ends[:, None], places, widened)  # empty places stay so
+    return np.stack((begin[starts], end[ends]), axis=1)
 
 
 def require_fit(model: BertForQuestionAnswering, tokenizer: Tokenizer) -> None:

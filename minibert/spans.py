@@ -314,13 +314,15 @@ def merge_windows(windows: Sequence[WindowLogits], max_answer_len: int) -> tuple
 
 
 def drop_blanks(grid: Array, offsets: Array) -> None:
-    """Make the spans -inf that begin or end with a token of white space, whose place is empty."""
-    blank = np.flatnonzero(offsets[:, 0] == offsets[:, 1])
-    if not len(blank):
+    """Make those spans -inf that have no text, since all their tokens are white space.
+
+    Such a token has no place of its own: see `Pieces`.
+    """
+    starts, ends = offsets.T
+    if (starts < ends).all():
         return
-    grid[blank] = -np.inf
     for k in range(grid.shape[1]):
-        grid[blank[blank >= k] - k, k] = -np.inf
+        grid[: len(starts) - k, k][starts[: len(starts) - k] >= ends[k:]] = -np.inf
 
 
 def merge_characters(grid: Array, offsets: Array) -> None:

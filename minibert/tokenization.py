@@ -40,7 +40,9 @@ Places = npt.NDArray[np.int32]  # (T, 2): char_start, char_end (code points, end
 class Pieces:
     """A text's pieces: `ids[k]` is the k-th, and it covers text[a:b] with a, b = offsets[k].
 
-    A piece of white space alone, which byte pairs and unigrams have, covers nothing: a == b.
+    Byte pairs and unigrams have pieces of white space alone. Such a piece covers nothing, and has
+    a >= b: `a` is where the text after it begins, `b` where the text before it ends. So a span of
+    pieces covers from the `a` of its first to the `b` of its last, whatever these are.
     """
 
     ids: npt.NDArray[np.int32]  # (T,)
@@ -62,8 +64,8 @@ class Pieces:
     @property
     def blank(self) -> npt.NDArray[np.bool_]:
         """(T,) Which of them cover nothing."""
-        none: npt.NDArray[np.bool_] = self.offsets[:, 0] == self.offsets[:, 1]
-        return none
+        blank: npt.NDArray[np.bool_] = self.offsets[:, 0] >= self.offsets[:, 1]
+        return blank
 
 
 class Tokenizer:
@@ -113,6 +115,8 @@ class Tokenizer:
         # pieces that may begin or end with white space
         self._trims = not isinstance(backend.model, WordPiece)
         self._trims |= any(token.lstrip or token.rstrip for token in added)
+        # a unigram model's mark of a space; its place is that of the letter after it
+        self._space_id = backend.token_to_id("▁") if isinstance(backend.model, Unigram) else None
 
     def protected(self, backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
         """The tokenizer, changed where it would find the model's own tokens in a text, or not find
@@ -197,10 +201,12 @@ class Tokenizer:
             raise InputError("a text is not valid Unicode: it holds a lone surrogate") from error
         found = []
         for text, e in zip(texts, encodings, strict=True):
+            ids, words = (np.array(numbers, dtype=np.int32) for numbers in (e.ids, e.word_ids))
             offsets = np.array(e.offsets, dtype=np.int32).reshape(-1, 2)  # (0, 2) without a piece
             if self._trims:
+                space = ids == self._space_id
+                offsets[space, 1] = offsets[space, 0]
                 offsets = trimmed(text, offsets)
-            ids, words = (np.array(numbers, dtype=np.int32) for numbers in (e.ids, e.word_ids))
             found.append(Pieces(ids, offsets, words))
         return found
 
@@ -255,18 +261,17 @@ def read_limit(settings: Mapping[str, Any]) -> int | None:
 
 
 def trimmed(text: str, offsets: Places) -> Places:
-    """Places without the white space at their edges; of white space alone, empty ones.
+    """Places without the white space at their edges, as `Pieces` has them.
 
     >>> trimmed("Ada  lit", np.array([[0, 3], [3, 4], [4, 8]])).tolist()
-    [[0, 3], [4, 4], [5, 8]]
+    [[0, 3], [5, 3], [5, 8]]
     """
     letters = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
     blank = np.isin(letters, WHITE_SPACE)
-    places = np.arange(len(text) + 1)
+    places = np.arange(len(text) + 1, dtype=np.int32)
     # of each place: the next letter at or after it, and the end of the last one before it
     following = np.where(np.append(blank, False), len(text), places)
     following = np.minimum.accumulate(following[::-1])[::-1]
     preceding = np.maximum.accumulate(np.where(np.insert(blank, 0, True), 0, places))
-    starts = np.minimum(following[offsets[:, 0]], offsets[:, 1])
-    ends = np.maximum(preceding[offsets[:, 1]], starts)
-    return np.stack((starts, ends), axis=1).astype(np.int32)
+    starts, ends = offsets.T
+    return np.stack((following[starts], preceding[ends]), axis=1)

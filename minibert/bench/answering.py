@@ -13,15 +13,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
+from ..config import BertConfig
 from ..errors import InputError
 from ..fast.memory import keep_freed_memory
 from ..fast.processor import Precision, choose_precision
 from ..features import prepare_features
 from ..metric import squad_metrics
+from ..pretrained import read_config
 from ..reader import QuestionAnswerer
 from ..spans import WindowLogits, best_spans
 from ..squad import Example, load_squad
@@ -65,10 +66,10 @@ def reference(source: str, dtype: torch.dtype, attention: str) -> tuple[Any, Any
     import transformers
 
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    model = transformers.BertForQuestionAnswering.from_pretrained(
+    model = transformers.AutoModelForQuestionAnswering.from_pretrained(
         source, attn_implementation=attention, dtype=dtype
     )
-    model.eval()  # type: ignore[no-untyped-call]
+    model.eval()
     return model, transformers.AutoTokenizer.from_pretrained(source)
 
 
@@ -95,12 +96,11 @@ def reference_run_well(source: str, dtype: torch.dtype, batch_size: int = 16) ->
         best: dict[str, tuple[float, str]] = {}
         for i in range(0, len(order), batch_size):
             chosen = order[i : i + batch_size]
-            names = ("input_ids", "attention_mask", "token_type_ids")
-            rows = {name: [encoded[name][k] for k in chosen] for name in names}
+            rows = {n: [encoded[n][k] for k in chosen] for n in tokenizer.model_input_names}
             out = model(**tokenizer.pad(rows, return_tensors="pt"))
             starts, ends = (t.float().numpy() for t in (out.start_logits, out.end_logits))
             for row, k in enumerate(chosen):
-                context = np.flatnonzero(np.array(encoded["token_type_ids"][k]))[:-1]  # but [SEP]
+                context = [t for t, text in enumerate(encoded.sequence_ids(k)) if text == 1]
                 inside = slice(context[0], context[-1] + 1)
                 logits = WindowLogits(0, starts[row, inside], ends[row, inside])
                 span = best_spans([logits], 1, MAX_ANSWER_LEN)[0]
@@ -122,6 +122,7 @@ def reference_as_blog_post(source: str) -> Engine:
     The blog post reads what fits the model, and glues its pieces to a text.
     """
     model, tokenizer = reference(source, torch.float32, "eager")
+    room = BertConfig.from_dict(read_config(source)).max_length
 
     @torch.inference_mode()
     def answer(examples: Sequence[Example]) -> dict[str, str]:
@@ -131,7 +132,7 @@ def reference_as_blog_post(source: str) -> Engine:
                 example.question,
                 example.context,
                 truncation="only_second",
-                max_length=model.config.max_position_embeddings,
+                max_length=room,
                 return_tensors="pt",
             )
             out = model(**inputs)

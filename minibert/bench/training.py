@@ -59,7 +59,7 @@ def reference(init: str, pad_id: int, attention: str, as_blog_post: bool) -> Tra
     import transformers
 
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    model = transformers.BertForQuestionAnswering.from_pretrained(
+    model = transformers.AutoModelForQuestionAnswering.from_pretrained(
         init, attn_implementation=attention
     ).train()
     optimizer = torch.optim.AdamW(model.parameters(), 2e-5, fused=None if as_blog_post else True)
