@@ -116,6 +116,7 @@ def identity(qa: QuestionAnswerer, settings: LineSettings) -> dict[str, Any]:
     return {
         "model": fingerprint(qa),
         **{name: getattr(qa, name) for name in cut},
+        **asdict(qa.calibration),
         **asdict(settings),
     }
 

@@ -2,11 +2,14 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 import minibert
 from minibert import QuestionAnswerer
@@ -18,10 +21,13 @@ from minibert.calibration import (
     risk_coverage,
     save_calibrated,
 )
+from minibert.cli import app
+from minibert.lines import LineSettings, identity
 from minibert.metric import exact_match
 from minibert.reader import BUNDLED
 from minibert.spans import Calibration, WindowLogits, best_spans, scores_of_best
 
+NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
 SCORES = st.one_of(st.floats(0, 1), st.integers(0, 10).map(lambda n: n / 10))
 PAIRS = st.lists(st.tuples(SCORES, st.booleans()), min_size=1, max_size=40)
 
@@ -227,3 +233,38 @@ def test_only_answerable_examples_or_none(qa, notes):
     impossible = [example for example in notes if not example.answers]
     with pytest.raises(minibert.InputError, match="no question with an answer"):
         calibrate(qa, impossible)
+
+
+def test_a_copy_is_the_same_model(tiny, tmp_path, transformers):
+    """For transformers, which ignores our key; for a reader that saves; not for a job to resume."""
+    reader = QuestionAnswerer.from_pretrained(tiny, precision="fp32")
+    tuned = QuestionAnswerer(reader.model, reader.tokenizer, calibration=Calibration(2.0, 1.0))
+    tuned.save_pretrained(tmp_path / "saved")
+    save_calibrated(tiny, tmp_path / "copy", Calibration(2.0, 1.0))
+    ids = torch.arange(5, 25)[None]
+    original, copy = (
+        transformers.BertForQuestionAnswering.from_pretrained(folder)(ids).start_logits
+        for folder in (tiny, tmp_path / "copy")
+    )
+    assert torch.equal(original, copy)
+    for name in ("saved", "copy"):
+        again = QuestionAnswerer.from_pretrained(tmp_path / name)
+        assert again.calibration == Calibration(2.0, 1.0)
+    assert identity(tuned, LineSettings()) != identity(reader, LineSettings())
+
+
+def test_the_commands(tiny, tmp_path):
+    """`calibrate` writes a copy, which `inspect` shows; a folder that is full is met first."""
+    arguments = ["calibrate", "--model", str(tiny), "--data", NOTES, "--output"]
+    result = CliRunner().invoke(app, [*arguments, str(tmp_path / "copy")])
+    assert result.exit_code == 0, result.output
+    figures = json.loads(result.stdout)
+    stored = QuestionAnswerer.from_pretrained(tmp_path / "copy").calibration
+    assert figures["temperature"] == stored.temperature and figures["questions"] == 120
+    shown = CliRunner().invoke(app, ["inspect", str(tmp_path / "copy")]).stdout
+    lines = dict(line.split(maxsplit=1) for line in shown.splitlines() if " " in line)
+    assert float(lines["temperature"]) == stored.temperature
+    assert float(lines["null_threshold"]) == stored.null_threshold
+    result = CliRunner().invoke(app, [*arguments, str(tmp_path / "copy")])
+    assert isinstance(result.exception, minibert.InputError)
+    assert "holds files already" in str(result.exception)
