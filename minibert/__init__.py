@@ -17,8 +17,10 @@ The modules, in the order in which text flows; each imports only those before it
     lines                               JSON lines of questions -> the same lines, answered
     evaluation, calibration             predictions -> the metric; what their scores are worth
     parallel, run, training             fine-tuning, in a folder from which it resumes exactly
+    explain.attribution, explain.page, explain.explanation, explain.server
     viz                                 pictures for notebooks
     bench.turns, bench.training, bench.engines, bench.answering, bench.parts, bench.doubt
+    bench.parity
     cli
 
 "The blog post" in a comment is the text that this project grew from, "Understanding BERT with

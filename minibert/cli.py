@@ -1,5 +1,5 @@
-"""The command line: `minibert` demo, answer, show, check-data, train, evaluate, calibrate, bench,
-inspect."""
+"""The command line: `minibert` demo, answer, explain, serve, show, check-data, train, evaluate,
+calibrate, bench, inspect."""
 
 import codecs
 import io
@@ -9,6 +9,7 @@ import random
 import signal
 import sys
 import warnings
+import webbrowser
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -31,6 +32,7 @@ from typer.core import TyperGroup
 
 from .bench.answering import bench_answer
 from .bench.doubt import bench_doubt
+from .bench.parity import TOLERANCE, first_divergence, parity
 from .bench.parts import bench_parts
 from .bench.training import bench_train
 from .bench.turns import table_of
@@ -214,11 +216,7 @@ def answer(
             typer.echo(table(ranked))
         return
     if context_file is not None:
-        try:
-            # not read_text, which turns "\r\n" into "\n": offsets are the file's own
-            context = context_file.read_bytes().decode("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{context_file}: not readable as text: {error}") from error
+        context = read_text(context_file)
     assert context is not None
     qa = load(model, revision, precision, device)
     answers = ask(qa, question, context, top_k, max_answer_len, no_answer, text_score)
@@ -227,6 +225,15 @@ def answer(
     else:
         typer.echo(table(answers))
     typer.echo(qa.computes_with, err=True)  # last: what goes wrong is one line
+
+
+def read_text(path: Path) -> str:
+    """A file's text, in which every character is where it is in the file."""
+    try:
+        # not read_text, which turns "\r\n" into "\n": offsets are the file's own
+        return path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not readable as text: {error}") from error
 
 
 def load(model: str, revision: str | None, precision: str, device: str) -> QuestionAnswerer:
@@ -347,6 +354,76 @@ def table(answers: Sequence[Answer]) -> str:
         column = ["passage", *("none" if p is None else str(p) for p in passages)]
         rows = [f"{cell:>7} {row}" for cell, row in zip(column, rows, strict=True)]
     return "\n".join([*rows, ""])
+
+
+@app.command("explain")
+def explain_command(
+    question: Annotated[str, typer.Option(help="The question.")],
+    context_file: Annotated[Path, typer.Option(help="A file with the text to search.")],
+    output: Annotated[Path, typer.Option(help="The HTML file to write.")],
+    model: Model = str(BUNDLED),
+    revision: Revision = None,
+    top_k: Annotated[int, typer.Option(min=1, help="How many answers.")] = 10,
+    max_answer_len: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 30,
+    no_answer: Annotated[bool, typer.Option("--no-answer", help='"" may be the answer.')] = False,
+    attribution: Annotated[
+        bool, typer.Option(help="What the answer hangs on: reads the text many times more.")
+    ] = True,
+    precision: PrecisionName = "fp32",
+    device: Device = "cpu",
+) -> None:
+    """Show why a question is answered so: one HTML page that needs nothing else."""
+    context = read_text(context_file)
+    qa = load(model, revision, precision, device)
+    if output.exists():  # before the minutes are spent
+        raise InputError(f"{output}: cannot be written: File exists")
+    bar = Progress(console=Console(stderr=True))
+    task = bar.add_task("windows", total=None)
+    with ExitStack() as stack:
+
+        def on_progress(done: int, total: int) -> None:
+            if not bar.live.is_started:  # a question without words is one line, without a bar
+                stack.enter_context(bar)
+            bar.update(task, completed=done, total=total)
+
+        arguments = (question, context, top_k, max_answer_len, no_answer, attribution)
+        found = qa.explain(*arguments, on_progress=on_progress)
+    try:
+        with output.open("x", encoding="utf-8") as file:  # "x": no file is overwritten
+            file.write(found.to_html())
+    except OSError as error:
+        raise InputError(f"{output}: cannot be written: {error.strerror}") from error
+    typer.echo(
+        table(
+            [
+                Answer(a.answer, a.score, a.start, a.end, a.start_logit, a.end_logit)
+                for a in found.answers
+            ]
+        )
+    )
+
+
+@app.command()
+def serve(
+    model: Model = str(BUNDLED),
+    revision: Revision = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8123,
+    browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
+    precision: PrecisionName = "auto",
+    device: Device = "cpu",
+) -> None:
+    """Ask in a page of your own browser, and see why. Ctrl-C ends it."""
+    try:
+        from .explain.server import serve as serve_page
+    except ImportError as error:
+        raise InputError(f"{error}; serve needs: pip install 'minibert-qa[serve]'") from error
+
+    def ready(url: str) -> None:
+        typer.echo(f"{url}  (Ctrl-C ends it)")
+        if browser:
+            webbrowser.open(url)
+
+    serve_page(load(model, revision, precision, device), port, ready)
 
 
 @app.command()
@@ -651,8 +728,18 @@ def inspect(
         str, typer.Argument(help="Folder or hub id.", show_default="the bundled model")
     ] = str(BUNDLED),
     revision: Revision = None,
+    compare: Annotated[
+        bool, typer.Option("--parity", help="Compare each layer with transformers.")
+    ] = False,
+    reference: Annotated[Path | None, typer.Option(help="Or with what a file holds of it.")] = None,
+    output: Annotated[Path | None, typer.Option(help="A picture of the differences.")] = None,
 ) -> None:
     """Print a checkpoint's configuration, parameter count and loading report."""
+    if compare:
+        inspect_parity(source, reference, output)
+        return
+    if reference is not None or output is not None:
+        raise InputError("--reference and --output are for --parity")
     model, expected = blank(BertForQuestionAnswering, source, "eager", revision)
     tensors, report = map_tensors(read_tensors(source, revision), expected, model.config.model_type)
     calibration = stored_calibration(read_config(source, revision))
@@ -660,3 +747,28 @@ def inspect(
         typer.echo(f"{name:30} {value}")
     typer.echo(f"{'parameters':30} {sum(t.numel() for t in tensors.values()):,}")
     typer.echo(str(report))
+
+
+def inspect_parity(source: str, reference: Path | None, output: Path | None) -> None:
+    """The largest difference of each layer, and the first that is too large; exit code 1 then."""
+    if output is not None and output.exists():
+        raise InputError(f"{output}: cannot be written: File exists")
+    differences = parity(source, reference)
+    for name, value in differences.items():
+        verdict = "exact" if value == 0 else "within" if value <= TOLERANCE else "DIVERGES"
+        typer.echo(f"{name:20} {value:10.3g}  {verdict}")
+    diverged = first_divergence(differences)
+    typer.echo(f"tolerance {TOLERANCE:g}; first divergence: {diverged or 'none'}")
+    if output is not None:
+        try:
+            from .viz import error_by_layer
+
+            states = [v for k, v in differences.items() if k.startswith("hidden_states")]
+            picture = error_by_layer({Path(source).name: states}, TOLERANCE)
+            picture.savefig(output)
+        except ImportError as error:
+            raise InputError(f"{error}; a picture needs: pip install matplotlib") from error
+        except (OSError, ValueError) as error:
+            raise InputError(f"{output}: cannot be written: {error}") from error
+    if diverged:
+        raise typer.Exit(1)

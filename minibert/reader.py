@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,9 @@ from .qa import BertForQuestionAnswering
 from .spans import UNCALIBRATED, Calibration, WindowLogits, best_spans, text_scores
 from .squad import Example
 from .tokenization import Pieces, Tokenizer
+
+if TYPE_CHECKING:
+    from .explain.explanation import Explanation
 
 Chunk = list[tuple[Example, list[Feature]]]  # examples that are read at once, with their windows
 
@@ -261,6 +264,31 @@ class QuestionAnswerer:
         )
         answers = next(n_best)[:top_k]
         return answers if top_k > 1 else answers[0]
+
+    def explain(
+        self,
+        question: str,
+        context: str,
+        n_best: int = 10,
+        max_answer_len: int = 30,
+        handle_impossible_answer: bool = False,
+        attribution: bool = True,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> "Explanation":
+        """Why this answer: plain data, which a notebook shows as a page. See `minibert.explain`."""
+        # it stands behind the reader in the order of modules: imported when it is asked for
+        from .explain.explanation import explain
+
+        return explain(
+            self,
+            question,
+            context,
+            n_best,
+            max_answer_len,
+            handle_impossible_answer,
+            attribution,
+            on_progress,
+        )
 
     def answer_many(
         self,

@@ -2,8 +2,11 @@
 
 import importlib.util
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -60,6 +63,25 @@ def transformers() -> ModuleType:
     module.logging.set_verbosity_error()
     module.logging.disable_progress_bar()
     return module
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """The machine's own chromium, driven by playwright, which installs nothing."""
+    driver = pytest.importorskip("playwright.sync_api", reason="a browser: pip install playwright")
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("a browser: apt-get install chromium")
+    flags = (  # as root in a container, and quiet
+        "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync",
+        "disable-background-networking", "disable-component-update",
+    )  # fmt: skip
+    with driver.sync_playwright() as running:
+        browser = running.chromium.launch(
+            executable_path=path, args=[f"--{flag}" for flag in flags]
+        )
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(autouse=True)

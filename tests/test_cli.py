@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from minibert import cli
 from minibert.bench import training as bench
@@ -76,6 +77,57 @@ def test_inspect(run, tiny, minilm):
     code, out, _ = run("inspect", minilm)
     assert code == 0 and "22,565,376" in out
     assert "missing     head.S" in out and "ignored     pooler.dense.weight" in out
+
+
+def test_explain(run, tiny, tmp_path):
+    """One page, its answers also in the terminal; an existing file stays."""
+    context, page = tmp_path / "context.txt", tmp_path / "page.html"
+    context.write_bytes(b"Ada kept\r\nthe lamp. <script>")
+    arguments = (
+        "explain",
+        "--model",
+        tiny,
+        "--question",
+        "Who kept it?",
+        "--context-file",
+        context,
+    )
+    code, out, _ = run(*arguments, "--output", page, "--top-k", 3)
+    assert code == 0 and len(out.strip().splitlines()) == 4
+    html = page.read_text(encoding="utf-8")
+    assert "\\u003cscript" in html and '"gradients"' in html and "://" not in html
+    code, out, err = run(*arguments, "--output", page)
+    assert code == 2 and "page.html: cannot be written: File exists" in err and out == ""
+    assert page.read_text(encoding="utf-8") == html
+    code, _, _ = run(*arguments, "--output", tmp_path / "short.html", "--no-attribution")
+    assert code == 0 and '"gradients"' not in (tmp_path / "short.html").read_text(encoding="utf-8")
+
+
+def test_inspect_parity(run, tiny, tmp_path, transformers):
+    """Beside transformers, beside a stored file, and with a layer that differs: it is named."""
+    code, out, _ = run("inspect", tiny, "--parity")
+    assert code == 0 and out.count("exact") == 6 and "first divergence: none" in out
+    stored, picture = tiny.parent / "tiny.safetensors", tmp_path / "picture.png"
+    code, out, _ = run("inspect", tiny, "--parity", "--reference", stored, "--output", picture)
+    assert code == 0 and "first divergence: none" in out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    tensors = load_file(stored)
+    tensors["hidden_states.2"][0, 0, 0] += 0.5
+    save_file(tensors, tmp_path / "other.safetensors")
+    code, out, _ = run("inspect", tiny, "--parity", "--reference", tmp_path / "other.safetensors")
+    assert code == 1 and "first divergence: hidden_states.2" in out
+    assert out.count("DIVERGES") == 1
+
+
+def test_inspect_parity_of_an_encoder(run, minilm, transformers):
+    code, out, _ = run("inspect", minilm, "--parity")
+    assert code == 0 and "logits" not in out and out.count("exact") == 7
+
+
+def test_serve_says_what_it_needs(run, tiny, monkeypatch):
+    monkeypatch.setitem(sys.modules, "minibert.explain.server", None)
+    code, _, err = run("serve", "--model", tiny)
+    assert code == 2 and "pip install 'minibert-qa[serve]'" in err
 
 
 def test_evaluate_with_questions_that_have_no_answer(run, tiny, tmp_path):
@@ -317,6 +369,30 @@ ASKED = ("--question", "Who?", "--context", "a lamp")
             "cannot be a folder",
         ),
         (("inspect", "EMPTY"), "no config.json"),
+        (("inspect", "MODEL", "--output", "o"), "are for --parity"),
+        (("inspect", "MODEL", "--parity", "--reference", "none"), "none: not readable"),
+        (
+            ("inspect", "MODEL", "--parity", "--reference", "TRUNCATED/model.safetensors"),
+            "not readable as a safetensors file",
+        ),
+        (
+            ("explain", "--question", "Who?", "--context-file", "none", "--output", "o"),
+            "none: not readable as text",
+        ),
+        (
+            (
+                "explain",
+                "--model",
+                "MODEL",
+                "--question",
+                " ",
+                "--context-file",
+                NOTES,
+                "--output",
+                "o",
+            ),
+            "no words in the question",
+        ),
         (("show", "none.json"), "none.json"),
     ],
 )

@@ -46,10 +46,14 @@ def imports(path: Path) -> set[str]:
     return names
 
 
+# `qa.explain` is a method of the reader, and what explains stands after it: imported when called
+AHEAD = {"reader": {"explain.explanation"}}
+
+
 def test_a_module_imports_only_those_above_it():
     assert sorted(files()) == sorted(ORDER)
     for place, name in enumerate(ORDER):
-        ours = imports(files()[name]) & set(ORDER)
+        ours = imports(files()[name]) & set(ORDER) - AHEAD.get(name, set())
         assert ours <= set(ORDER[:place]), name
 
 
@@ -85,7 +89,8 @@ def test_importing_is_light_and_changes_nothing():
     code = (
         "import sys, torch; before = torch.get_num_threads(), torch.initial_seed();"
         "import minibert; assert before == (torch.get_num_threads(), torch.initial_seed());"
-        "heavy = {'transformers', 'datasets', 'matplotlib', 'huggingface_hub'} & set(sys.modules);"
+        "heavy = {'transformers', 'datasets', 'matplotlib', 'huggingface_hub', 'starlette',"
+        " 'uvicorn', 'minibert.explain'} & set(sys.modules);"
         "print(heavy); sys.exit(bool(heavy))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -1,0 +1,50 @@
+"""The page that shows an explanation: plain data -> one HTML file that needs nothing else."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent
+
+
+def asset(name: str) -> str:
+    """One of the page's parts, which lie beside this file."""
+    return (FOLDER / name).read_text(encoding="utf-8")
+
+
+def to_json(data: Any) -> str:
+    """JSON that may stand within an HTML script element: no text can end it, or open a comment."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def page(data: Mapping[str, Any]) -> str:
+    """`Explanation.to_dict()` -> the page; its own policy forbids every request."""
+    style, script = asset("page.css"), asset("page.js")
+    policy = (
+        f"default-src 'none'; style-src {source(style)}; script-src {source(script)}; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+    return fill(
+        policy=f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+        style=f"<style>{style}</style>",
+        script=f"<script>{script}</script>",
+        data=to_json(data),
+    )
+
+
+def fill(policy: str, style: str, script: str, data: str) -> str:
+    """`page.html` with its four places filled."""
+    parts = {"policy": policy, "style": style, "script": script, "data": data}
+    # split, not replaced one after another: text in the data may look like a place
+    head, *rest = asset("page.html").split("<!-- put: ")
+    return head + "".join(parts[name] + after for name, after in (r.split(" -->", 1) for r in rest))
+
+
+def source(text: str) -> str:
+    """An inline element's hash, as a Content-Security-Policy names it."""
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return f"'sha256-{digest}'"

@@ -1,0 +1,242 @@
+"""The page live: question and passage in, the same explanation out, a line of JSON at a time.
+
+Only the user's own browser may ask: the address is the loopback's, and a request whose Host or
+Origin is another is refused, so that no web page elsewhere can send one. Nothing is written.
+"""
+
+import asyncio
+import json
+import os
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..errors import InputError, MinibertError
+from ..reader import QuestionAnswerer
+from .explanation import attribute, explain
+from .page import asset, fill
+
+ADDRESS = "127.0.0.1"
+MAX_QUESTION, MAX_CONTEXT = 2_000, 200_000  # characters: a context of a minute's reading at most
+MAX_BYTES = 6 * (MAX_QUESTION + MAX_CONTEXT) + 1_000  # JSON may write a character as "\\u0000"
+MAX_ANSWERS = 50
+WAITING = 8  # requests, while one is worked on
+UNASKED_WINDOWS = 4  # so many are attributed without being asked: a few seconds
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+class Stopped(Exception):
+    """Nobody waits for the answer any more."""
+
+
+class Refused(Exception):
+    """A request that is not worked on: the HTTP status, and why."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the page sends."""
+
+    question: str
+    context: str
+    n_best: int = 10
+    no_answer: bool = False
+    attribution: bool = False
+
+    def __post_init__(self) -> None:
+        for name, kind in self.__annotations__.items():
+            if type(getattr(self, name)) is not kind:
+                raise Refused(400, f"{name}: expected a {kind.__name__}")
+        for name, limit in (("question", MAX_QUESTION), ("context", MAX_CONTEXT)):
+            if (length := len(getattr(self, name))) > limit:
+                what = "passage" if name == "context" else name
+                raise Refused(
+                    413,
+                    f"the {what} has {length:,} characters; this page reads up to {limit:,}. "
+                    "minibert answer has no limit",
+                )
+        if not 1 <= self.n_best <= MAX_ANSWERS:
+            raise Refused(400, f"answers: {self.n_best}; expected 1 to {MAX_ANSWERS}")
+
+
+class Guard:
+    """Refuses what comes from elsewhere, and gives every response its headers."""
+
+    def __init__(self, app: ASGIApp, port: int) -> None:
+        self.app = app
+        self.hosts = {f"{name}:{port}" for name in (ADDRESS, "localhost")}
+        self.origins = {None, *(f"http://{host}" for host in self.hosts)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        headers = Headers(scope=scope)
+        app = self.app
+        if headers.get("host") not in self.hosts or headers.get("origin") not in self.origins:
+            app = JSONResponse({"error": "this page answers its own browser alone"}, 403)
+        await app(scope, receive, send_guarded)
+
+
+class Live:
+    """One question at a time in a thread of its own, and a few that wait."""
+
+    def __init__(self, qa: QuestionAnswerer) -> None:
+        self.qa = qa
+        self.thread = ThreadPoolExecutor(1)
+        self.places = threading.Semaphore(1 + WAITING)
+        self.closing = threading.Event()
+
+    def app(self, port: int) -> ASGIApp:
+        page = fill(
+            policy="",  # a header says it
+            style='<link rel="stylesheet" href="page.css">',
+            script='<script src="page.js"></script>',
+            data="null",
+        )
+        parts = {
+            "/": (page, "text/html"),
+            "/page.css": (asset("page.css"), "text/css"),
+            "/page.js": (asset("page.js"), "text/javascript"),
+        }
+
+        async def part(request: Request) -> Response:
+            text, kind = parts[request.url.path]
+            return Response(text, media_type=kind)
+
+        routes = [Route(path, part) for path in parts]
+        return Guard(Starlette(routes=[*routes, Route("/ask", self.ask, methods=["POST"])]), port)
+
+    async def ask(self, request: Request) -> Response:
+        try:
+            asked = await read_question(request)
+            if not self.places.acquire(blocking=False):
+                raise Refused(503, f"{WAITING} questions are waiting already: ask again in a while")
+        except Refused as refused:
+            return JSONResponse({"error": str(refused)}, refused.status)
+        lines: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        loop, stop = asyncio.get_running_loop(), threading.Event()
+
+        def put(line: dict[str, Any] | None) -> None:
+            if not self.closing.is_set():  # the loop may be gone
+                loop.call_soon_threadsafe(lines.put_nowait, line)
+
+        def tell(line: dict[str, Any]) -> None:
+            if stop.is_set() or self.closing.is_set():
+                raise Stopped
+            put(line)
+
+        def work() -> None:
+            try:
+                self.answer(asked, tell)
+            except Stopped:
+                pass
+            except MinibertError as error:
+                put({"error": " ".join(str(error).split())})
+            except Exception as error:  # a fault of ours: the page must not wait for ever
+                put({"error": f"{type(error).__name__}: {error}"})
+            finally:
+                self.places.release()
+                put(None)
+
+        async def stream() -> AsyncIterator[str]:
+            try:
+                while (line := await lines.get()) is not None:
+                    yield json.dumps(line, allow_nan=False) + "\n"
+            finally:
+                stop.set()  # the browser has gone, or has all of it
+
+        self.thread.submit(work)
+        return StreamingResponse(stream(), media_type="application/x-ndjson")
+
+    def answer(self, asked: Asked, tell: Callable[[dict[str, Any]], None]) -> None:
+        """The explanation, then what the answer hangs on, and how far each has come."""
+        found = explain(
+            self.qa,
+            asked.question,
+            asked.context,
+            asked.n_best,
+            handle_impossible_answer=asked.no_answer,
+            attribution=False,
+            on_progress=lambda done, total: tell({"reading": (done, total)}),
+        )
+        tell({"explanation": found.to_dict()})
+        if not asked.attribution and len(found.windows) > UNASKED_WINDOWS:
+            tell({"skipped": True})
+            return
+        parts = attribute(self.qa, found, lambda done, total: tell({"progress": (done, total)}))
+        tell({"attribution": asdict(parts)})
+
+
+async def read_question(request: Request) -> Asked:
+    """The body of a request, read no further than it may be long. Raises `Refused`."""
+    if request.headers.get("content-type", "").partition(";")[0] != "application/json":
+        raise Refused(415, "expected application/json")
+    body, size = b"", 0
+    async for part in request.stream():
+        size += len(part)
+        if size <= MAX_BYTES:
+            body += part
+        elif size > 100 * MAX_BYTES:  # to there it is read and dropped: else no browser hears why
+            break
+    if size > MAX_BYTES:
+        limits = f"{MAX_BYTES:,} bytes; this page reads up to {MAX_CONTEXT:,} characters"
+        raise Refused(413, f"more than {limits}")
+    try:
+        return Asked(**json.loads(body))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise Refused(400, f"not a question as the page sends it: {error}") from error
+
+
+def serve(qa: QuestionAnswerer, port: int, on_ready: Callable[[str], None]) -> None:
+    """Serve the page on the loopback address until Ctrl-C; port 0 is any that is free.
+
+    `on_ready` is told the page's address. Raises `InputError` for a port that cannot be had.
+    """
+    with socket.socket() as listener:
+        if os.name == "posix":  # elsewhere it would share the port with another program
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((ADDRESS, port))
+        except OSError as error:
+            raise InputError(f"port {port} cannot be had: {error.strerror}") from error
+        listener.listen()
+        port = listener.getsockname()[1]
+        live = Live(qa)
+        config = uvicorn.Config(
+            live.app(port), lifespan="off", log_level="critical", timeout_graceful_shutdown=0
+        )
+        on_ready(f"http://{ADDRESS}:{port}/")
+        try:
+            uvicorn.Server(config).run(sockets=[listener])
+        except KeyboardInterrupt:  # raised again by uvicorn once all is closed
+            pass
+        finally:
+            live.closing.set()
+            live.thread.shutdown(cancel_futures=True)

@@ -1,0 +1,287 @@
+"""The live page: what the server refuses, what it answers, and the page of it in a browser."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import minibert
+
+httpx = pytest.importorskip("httpx", reason="pip install -e '.[test]'")
+server = pytest.importorskip(
+    "minibert.explain.server", reason="the live page: pip install -e '.[serve]'"
+)
+
+ASKED = {"question": "Who lit the lamp?", "context": "At dusk the keeper, Ada, lit the lamp."}
+LONG = "At dusk the keeper, Ada, lit the lamp. " * 4000  # 156,000 characters
+
+
+def start(tiny: Path, folder: Path) -> tuple[subprocess.Popen[str], str]:
+    """`minibert serve` with the tiny model in an empty folder -> the process, its address."""
+    command = [sys.executable, "-m", "minibert", "serve", "--model", str(tiny.absolute())]
+    process = subprocess.Popen(
+        [*command, "--port", "0", "--no-browser"],
+        cwd=folder,
+        env={**os.environ, "HOME": str(folder), "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    line = process.stdout.readline()
+    match = re.match(r"http://127\.0\.0\.1:\d+/", line)
+    assert match, line + process.stderr.read()
+    return process, match[0]
+
+
+@pytest.fixture(scope="module")
+def address(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server; it wrote nothing, and Ctrl-C ends it."""
+    folder = tmp_path_factory.mktemp("served")
+    process, url = start(tiny, folder)
+    yield url
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0 and process.stderr.read() == ""
+    assert list(folder.iterdir()) == []
+
+
+def lines(response: Any) -> list[dict[str, Any]]:
+    assert response.status_code == 200, response.text
+    return [json.loads(line) for line in response.text.splitlines()]
+
+
+def post(address: str, body: Any = ASKED, **options: Any) -> Any:
+    return httpx.post(f"{address}ask", json=body, timeout=300, **options)
+
+
+def test_the_answer_comes_first_then_the_rest(address, tiny):
+    told = lines(post(address))
+    kinds = [key for line in told for key in line]
+    assert kinds[0] == "reading" and kinds[-1] == "attribution"
+    assert kinds.index("explanation") < kinds.index("progress")
+    qa = minibert.QuestionAnswerer.from_pretrained(tiny)
+    wanted = json.loads(json.dumps(qa.explain(*ASKED.values()).to_dict()))
+    found = next(line["explanation"] for line in told if "explanation" in line)
+    assert found | {"attribution": told[-1]["attribution"]} == wanted
+
+
+def test_its_switches(address):
+    asked = ASKED | {"n_best": 3, "no_answer": True}
+    found = next(
+        line["explanation"] for line in lines(post(address, asked)) if "explanation" in line
+    )
+    assert found["handle_impossible_answer"] and "" in [a["answer"] for a in found["answers"]]
+    assert len(found["answers"]) in (3, 4)  # "no answer" is one more where it isn't among the best
+
+
+def test_a_long_passage_is_attributed_when_asked(address):
+    told = lines(post(address, ASKED | {"context": LONG[:12_000]}))
+    assert told[-1] == {"skipped": True}
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Host": "localhost:PORT"}, 200),
+        ({"Origin": "http://127.0.0.1:PORT"}, 200),
+        ({"Host": "example.org"}, 403),
+        ({"Host": "example.org:PORT"}, 403),
+        ({"Host": "127.0.0.1"}, 403),
+        ({"Origin": "http://example.org"}, 403),
+        ({"Origin": "http://127.0.0.1:1"}, 403),
+        ({"Origin": "https://127.0.0.1:PORT"}, 403),
+        ({"Origin": "null"}, 403),
+    ],
+)
+def test_only_its_own_page_may_ask(address, headers, status):
+    port = address.strip("/").rpartition(":")[2]
+    sent = {name: value.replace("PORT", port) for name, value in headers.items()}
+    for response in (httpx.get(address, headers=sent), post(address, headers=sent)):
+        assert response.status_code == status
+        policy = response.headers["content-security-policy"]
+        assert "default-src 'none'" in policy and "unsafe" not in policy
+        assert not [name for name in response.headers if name.startswith("access-control")]
+    if status == 403:
+        assert "own browser" in response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "named"),
+    [
+        (ASKED | {"context": "Ada lit it. " * 90_000}, 413, "up to 200,000"),
+        (ASKED | {"context": "Ada lit it. " * 17_000}, 413, "has 204,000 characters"),
+        (ASKED | {"question": "Who? " * 1000}, 413, "the question has 5,000 characters"),
+        (ASKED | {"n_best": 0}, 400, "expected 1 to 50"),
+        (ASKED | {"n_best": True}, 400, "n_best: expected a int"),
+        (ASKED | {"context": None}, 400, "context: expected a str"),
+        (ASKED | {"more": 1}, 400, "not a question"),
+        ({"question": "Who?"}, 400, "not a question"),
+        ([1], 400, "not a question"),
+    ],
+)
+def test_what_is_refused(address, body, status, named):
+    response = post(address, body)
+    assert response.status_code == status and named in response.json()["error"]
+
+
+def test_what_is_no_question(address):
+    for body in (b"{", b"\xff", b"[" * 100_000):
+        response = httpx.post(
+            f"{address}ask", content=body, headers={"Content-Type": "application/json"}
+        )
+        assert response.status_code == 400 and "not a question" in response.json()["error"]
+    # what a form of another page may send without asking
+    response = httpx.post(f"{address}ask", content=json.dumps(ASKED))
+    assert response.status_code == 415
+    for question, context, named in (
+        (" ", "Ada", "no words in the question"),
+        ("Who?", "\u200b", "no words in the context"),
+        ("Who?", "\ud800", "lone surrogate"),
+    ):
+        body = json.dumps({"question": question, "context": context})
+        response = httpx.post(
+            f"{address}ask", content=body, headers={"Content-Type": "application/json"}
+        )
+        assert named in lines(response)[-1]["error"]
+
+
+def test_fifty_at_once(address):
+    """All are answered or refused with a message, and the server goes on."""
+
+    with ThreadPoolExecutor(50) as threads:
+        responses = list(threads.map(lambda _: post(address), range(50)))
+    answered = refused = 0
+    for response in responses:
+        if response.status_code == 503:
+            assert "waiting already" in response.json()["error"]
+            refused += 1
+        else:
+            assert "attribution" in lines(response)[-1]
+            answered += 1
+    assert answered >= 1 + server.WAITING and answered + refused == 50
+    assert "attribution" in lines(post(address))[-1]
+
+
+def test_who_goes_away_is_not_worked_for(address):
+    """A long work ends when its browser leaves; the next question does not wait for all of it."""
+    body = ASKED | {"context": LONG, "attribution": True}
+    with httpx.stream("POST", f"{address}ask", json=body, timeout=300) as response:
+        assert response.status_code == 200
+        next(response.iter_lines())
+    assert "attribution" in lines(post(address))[-1]
+
+
+def test_ctrl_c_ends_it_in_the_midst_of_work(tiny, tmp_path):
+    process, url = start(tiny, tmp_path)
+    body = ASKED | {"context": LONG, "attribution": True}
+    with httpx.stream("POST", f"{url}ask", json=body, timeout=300) as response:
+        told = response.iter_lines()
+        next(told)
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(httpx.HTTPError):
+            list(told)
+    assert process.wait(60) == 0 and process.stderr.read() == ""
+
+
+def test_a_port_in_use_is_named(tiny):
+    qa = minibert.QuestionAnswerer.from_pretrained(tiny)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(minibert.InputError, match=f"port {port} cannot be had: Address"):
+            server.serve(qa, port, print)
+
+
+# --- in the browser
+
+
+@pytest.fixture
+def live(address: str, browser: Any) -> Iterator[Any]:
+    page = browser.new_page()
+    page.told, page.asked = [], []
+    page.on("console", lambda message: page.told.append(message.text))
+    page.on("pageerror", lambda error: page.told.append(str(error)))
+    page.on("request", lambda request: page.asked.append(request.url))
+    page.goto(address)
+    yield page
+    page.close()
+
+
+def test_ask_edit_ask_again(live, address):
+    page = live
+    assert not page.locator("main").is_visible()
+    page.keyboard.type(ASKED["question"])  # the question has the focus
+    page.locator("#ask-context").fill(ASKED["context"])
+    page.locator("#ask-question").press("Enter")
+    page.locator("#passage mark.chosen").first.wait_for()
+    before = "".join(page.locator("#passage mark.chosen").all_text_contents())
+    assert before in ASKED["context"] and not page.locator("#before").is_visible()
+    page.locator("#occlusions tbody tr").first.wait_for()  # the rest follows
+
+    page.locator("#ask-question").fill("Who kept it?")
+    page.locator("#ask-question").press("Enter")
+    page.locator("#before").wait_for()
+    assert ASKED["question"] in page.locator("#moved tr").first.text_content()
+    assert "Who kept it?" in page.locator("#moved tr").nth(1).text_content()
+    assert before in page.locator("#moved tr").first.text_content()
+
+    page.locator("#bars").press("ArrowRight")  # a word struck out, by the keyboard
+    word = page.locator("#bars .here").text_content()
+    side = "context" if "passage" in page.locator("#word").text_content() else "question"
+    length = len(page.locator(f"#ask-{side}").input_value())
+    page.locator("#strike").press("Enter")
+    page.wait_for_function(
+        "([side, length]) => document.getElementById(`ask-${side}`).value.length < length",
+        arg=[side, length],
+    )
+    assert len(page.locator(f"#ask-{side}").input_value()) <= length - len(word)
+    page.locator("#occlusions button").first.wait_for()
+    page.locator("#occlusions button").first.click()
+    page.wait_for_function("document.getElementById('message').textContent === ''")
+    assert page.told == [] and {url.startswith(address) for url in page.asked} == {True}
+
+
+def test_a_megabyte_gets_a_message(live):
+    live.locator("#ask-question").fill("Who?")
+    for times, named in ((90_000, "has 1,080,000 characters"), (900_000, "1,213,000 bytes")):
+        fill = (
+            "(times) => document.getElementById('ask-context').value = 'Ada lit it. '.repeat(times)"
+        )
+        live.evaluate(fill, times)
+        live.locator("button.ask").click()
+        live.get_by_text(named).wait_for()
+    assert [text for text in live.told if "413" not in text] == []
+
+
+def test_a_file_is_dropped(live):
+    drop = """([name, text]) => {
+      const data = new DataTransfer();
+      data.items.add(new File([text], name));
+      document.body.dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true}));
+    }"""
+    live.evaluate(drop, ["notes.md", "Ada lit it. <script>"])
+    live.wait_for_function(
+        "document.getElementById('ask-context').value === 'Ada lit it. <script>'"
+    )
+    live.evaluate(drop, ["notes.exe", "MZ"])
+    live.get_by_text("notes.exe: expected a .txt or .md").wait_for()
+
+
+def test_axe_finds_no_violation_in_the_live_page(live):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install it")
+    live.locator("#ask-question").fill("Who?")
+    live.locator("#ask-context").fill(ASKED["context"])
+    live.locator("button.ask").click()
+    live.locator("#occlusions tbody tr").first.wait_for()
+    results = axe.Axe().run(live)
+    assert results.violations_count == 0, results.generate_report()
