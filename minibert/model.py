@@ -124,7 +124,8 @@ class EncoderLayer(nn.Module):
 class Encoded:
     """What the encoder computed: nothing is kept on the modules."""
 
-    hidden_states: tuple[Tensor, ...]  # L + 1 of (B, T, H): the embeddings, then each layer
+    # L + 1 of (B, T, H): the embeddings, then each layer; or the last alone
+    hidden_states: tuple[Tensor, ...]
     # L of (B, N, T, T), when asked for: each row sums to 1, but in training mode, after dropout
     attentions: tuple[Tensor, ...] | None
 
@@ -179,8 +180,10 @@ class Bert(nn.Module):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         output_attentions: bool = False,
+        output_hidden_states: bool = True,
     ) -> Encoded:
-        """(B, T) token ids -> hidden states of every layer.
+        """(B, T) token ids -> hidden states of every layer; of the last alone, where the others
+        are not asked for: they take as much memory again.
 
         `attention_mask` is (B, T), 1 for tokens and 0 for padding (default: no padding);
         `token_type_ids` is (B, T), 0 for the question and 1 for the context (default: all 0).
@@ -208,6 +211,8 @@ class Bert(nn.Module):
         attentions = []
         for layer in self.layers:
             x, probabilities = layer(x, mask)
+            if not output_hidden_states:
+                hidden_states.clear()
             hidden_states.append(x)
             if output_attentions:
                 attentions.append(probabilities)

@@ -98,9 +98,12 @@ class BertForQuestionAnswering(nn.Module):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         output_attentions: bool = False,
+        output_hidden_states: bool = True,
     ) -> QuestionAnsweringOutput:
         """(B, T) token ids -> (B, T) start and end logits. Arguments and errors: `Bert.forward`."""
-        encoded = self.bert(input_ids, attention_mask, token_type_ids, output_attentions)
+        encoded = self.bert(
+            input_ids, attention_mask, token_type_ids, output_attentions, output_hidden_states
+        )
         start_logits, end_logits = self.head(encoded.hidden_states[-1])
         return QuestionAnsweringOutput(
             encoded.hidden_states, encoded.attentions, start_logits, end_logits

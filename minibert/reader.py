@@ -539,12 +539,13 @@ class QuestionAnswerer:
             chosen = [features[k] for k in indices]
             batch = collate(chosen, self.tokenizer.pad_id, multiple).to(device)
             with device_errors(device), torch.autocast(device.type, torch.bfloat16, autocast):
-                out = self.model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
+                out = self.model(*batch[:3], output_hidden_states=False)
             logits = torch.stack((out.start_logits, out.end_logits)).float().cpu().numpy()
             for row, (k, feature) in enumerate(zip(indices, chosen, strict=True)):
                 inside = feature.context_slice
                 kept[:, bounds[k] : bounds[k + 1]] = logits[:, row, inside]  # from (2, B, T)
                 nulls[k] = (float(logits[0, row, 0]), float(logits[1, row, 0]))
+            del out, batch  # before the next pass needs room
             on_batch(len(indices))
         return [
             WindowLogits(feature.token_start, kept[0, a:b], kept[1, a:b], null)
