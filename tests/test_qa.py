@@ -50,6 +50,17 @@ def test_logits_are_dot_products_with_S_and_E(tiny):
     torch.testing.assert_close(out.end_logits, end, rtol=0, atol=1e-5)
 
 
+def test_the_last_hidden_state_alone(tiny):
+    model = BertForQuestionAnswering.from_pretrained(tiny)
+    ids = torch.randint(100, (2, 8))
+    with torch.no_grad():
+        every, last = model(ids), model(ids, output_hidden_states=False)
+    assert len(every.hidden_states) == model.config.num_hidden_layers + 1
+    (state,) = last.hidden_states
+    assert torch.equal(state, every.hidden_states[-1])
+    assert torch.equal(last.start_logits, every.start_logits)
+
+
 def test_the_biases_cancel_in_the_softmax(tiny):
     model = BertForQuestionAnswering.from_pretrained(tiny)
     ids = torch.randint(100, (2, 8))

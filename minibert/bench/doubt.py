@@ -31,6 +31,7 @@ class Scored(NamedTuple):
     """An answer under each rule: its text and its score."""
 
     ours: tuple[str, float]
+    text_score: float  # of the text of `ours`, wherever it stands
     null_odds: float
     best_window: tuple[str, float]  # the pipeline's product, best over all windows
     summed: tuple[str, float]  # the same, scores of equal texts added up
@@ -59,7 +60,8 @@ def pipeline_scores(window: WindowLogits, max_answer_len: int = MAX_ANSWER_LEN) 
 def score(qa: QuestionAnswerer, examples: Iterable[Example]) -> Iterator[Scored]:
     """Each example's answer under each rule; an answer is forced, and never ""."""
     for reading in qa.read(examples):
-        [ours] = qa.answers_of(reading, 1, MAX_ANSWER_LEN)
+        [ours] = qa.answers_of(reading, 1, MAX_ANSWER_LEN, text_scored=True)
+        assert ours.text_score is not None
         sums: dict[str, tuple[str, float]] = {}  # lower case -> the text that came first, its sum
         best_window, product_of_ours = ("", 0.0), 0.0
         for window in reading.windows:
@@ -79,6 +81,7 @@ def score(qa: QuestionAnswerer, examples: Iterable[Example]) -> Iterator[Scored]
                 sums[text.lower()] = (shown, total + value)
         yield Scored(
             (ours.answer, ours.score),
+            ours.text_score,
             sum(reading.null_logits) - ours.start_logit - ours.end_logit,
             best_window,
             max(sums.values(), key=lambda item: item[1]),
@@ -119,6 +122,7 @@ def right_or_wrong(qa: QuestionAnswerer, examples: Sequence[Example]) -> dict[st
         "ece_first_gold": expected_calibration_error(ours, by_first),
         "ece_any_gold": expected_calibration_error(ours, by_any),
         "auroc_ours": auroc(ours, by_any),
+        "auroc_text_score": auroc([row.text_score for row in rows], by_any),
         "auroc_pipeline": auroc([row.product_of_ours for row in rows], by_any),
         "risk_coverage_area": float(risk_coverage(ours, by_any)[1].mean()),
         "coverage_at_80": coverage_at(0.8, ours, by_any),
