@@ -205,6 +205,12 @@ def test_a_port_in_use_is_named(tiny):
 # --- in the browser
 
 
+def expect(locator: Any) -> Any:
+    from playwright.sync_api import expect  # where there is a browser
+
+    return expect(locator)
+
+
 @pytest.fixture
 def live(address: str, browser: Any) -> Iterator[Any]:
     page = browser.new_page()
@@ -238,16 +244,13 @@ def test_ask_edit_ask_again(live, address):
     page.locator("#bars").press("ArrowRight")  # a word struck out, by the keyboard
     word = page.locator("#bars .here").text_content()
     side = "context" if "passage" in page.locator("#word").text_content() else "question"
-    length = len(page.locator(f"#ask-{side}").input_value())
+    text = page.locator(f"#ask-{side}").input_value()
     page.locator("#strike").press("Enter")
-    page.wait_for_function(
-        "([side, length]) => document.getElementById(`ask-${side}`).value.length < length",
-        arg=[side, length],
-    )
-    assert len(page.locator(f"#ask-{side}").input_value()) <= length - len(word)
+    expect(page.locator(f"#ask-{side}")).not_to_have_value(text)
+    assert len(page.locator(f"#ask-{side}").input_value()) <= len(text) - len(word)
     page.locator("#occlusions button").first.wait_for()
     page.locator("#occlusions button").first.click()
-    page.wait_for_function("document.getElementById('message').textContent === ''")
+    expect(page.locator("#message")).to_have_text("")
     assert page.told == [] and {url.startswith(address) for url in page.asked} == {True}
 
 
@@ -270,9 +273,7 @@ def test_a_file_is_dropped(live):
       document.body.dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true}));
     }"""
     live.evaluate(drop, ["notes.md", "Ada lit it. <script>"])
-    live.wait_for_function(
-        "document.getElementById('ask-context').value === 'Ada lit it. <script>'"
-    )
+    expect(live.locator("#ask-context")).to_have_value("Ada lit it. <script>")
     live.evaluate(drop, ["notes.exe", "MZ"])
     live.get_by_text("notes.exe: expected a .txt or .md").wait_for()
 
