@@ -44,7 +44,7 @@ class Foreign(nn.Module):
         self.config, self.run = config, run
         self.weight = nn.Parameter(torch.zeros(0))  # says: float32, on the CPU
 
-    def forward(self, *tensors: Tensor) -> SimpleNamespace:
+    def forward(self, *tensors: Tensor, output_hidden_states: bool = False) -> SimpleNamespace:
         start, end = self.run({n: t.numpy() for n, t in zip(NAMES, tensors, strict=True)})
         return SimpleNamespace(start_logits=torch.as_tensor(start), end_logits=torch.as_tensor(end))
 
