@@ -266,6 +266,8 @@ def test_batches_hold_no_more_tokens_than_asked(tiny, field_notes, multiple):
     assert sorted(k for batch in batches for k in batch) == list(range(len(features)))
     shapes = [collate([features[k] for k in b], 0, multiple).input_ids.shape for b in batches]
     assert all(b * t <= 500 and t % multiple == 0 for b, t in shapes)
+    lengths = [[len(features[k]) for k in batch] for batch in batches]
+    assert all(min(tokens) >= 0.7 * max(tokens) for tokens in lengths)
     assert len(set(shapes)) < len(shapes) or multiple == 1
 
 
