@@ -178,6 +178,22 @@ def test_one_separator_or_a_segment_too_many_shows(transformers, tmp_path):
         assert (logits(once, [0] * len(once)) - wanted).abs().max() > 1e-2
 
 
+@pytest.mark.parametrize("model_type", ["distilbert", "roberta", "electra"])
+def test_stored_outputs(model_type):
+    """The reference's own numbers, where it is not installed: 1e-5 on another processor."""
+    folder = Path(__file__).parent / "reference"
+    stored = load_file(folder / f"{model_type}.safetensors")
+    ids, mask = stored["input_ids"], stored["attention_mask"]
+    model = minibert.BertForQuestionAnswering.from_pretrained(folder / model_type)
+    with torch.no_grad():
+        out = model(ids, mask, stored.get("token_type_ids"))
+    found = {f"hidden_states.{k}": state for k, state in enumerate(out.hidden_states)}
+    found |= {"start_logits": out.start_logits, "end_logits": out.end_logits}
+    for name, tensor in found.items():
+        a, b = tensor[mask.bool()], stored[name][mask.bool()]
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
 # --- files ---------------------------------------------------------------------------------------
 
 

@@ -55,3 +55,48 @@ def test_parity_on_the_blog_post_s_model(transformers):
 def test_squad_from_the_hub():
     examples = minibert.load_squad("rajpurkar/squad", "validation")
     assert len(examples) == 10_570
+
+
+# A context of each card or documentation page, what was asked there, and the answer it prints
+CARDS = {
+    "distilbert-base-cased-distilled-squad": (
+        "What is a good example of a question answering dataset?",
+        "\nExtractive Question Answering is the task of extracting an answer from a text given a "
+        "question. An example     of a\nquestion answering dataset is the SQuAD dataset, which is "
+        "entirely based on that task. If you would like to fine-tune\na model on a SQuAD task, you "
+        "may leverage the examples/pytorch/question-answering/run_squad.py script.\n",
+        "SQuAD dataset",
+    ),
+    "deepset/roberta-base-squad2": (
+        "Why is model conversion important?",
+        "The option to convert models between FARM and transformers gives freedom to the user and "
+        "let people easily switch between frameworks.",
+        "gives freedom to the user",
+    ),
+}
+
+
+@pytest.mark.parametrize("model", CARDS)
+def test_answers_of_the_siblings_cards(model):
+    question, context, expected = CARDS[model]
+    answer = minibert.pipeline("question-answering", model=model)(
+        question=question, context=context
+    )
+    assert answer["answer"] == expected
+    assert answer["start"] == context.index(expected)
+
+
+@pytest.mark.parametrize("model", [*CARDS, "google/electra-small-discriminator"])
+def test_parity_on_the_siblings(transformers, model):
+    """Their encoders, bit for bit; and their tokenizers, on the cards' contexts."""
+    ours = minibert.Bert.from_pretrained(model)
+    theirs = transformers.AutoModel.from_pretrained(model, attn_implementation="eager").eval()
+    ids = torch.randint(1000, 20000, (2, 50))
+    with torch.no_grad():
+        a, b = ours(ids), theirs(input_ids=ids, output_hidden_states=True)
+    assert all(map(torch.equal, a.hidden_states, b.hidden_states))
+    tokenizer = minibert.Tokenizer.from_pretrained(model)
+    reference = transformers.AutoTokenizer.from_pretrained(model)
+    for _, context, _ in CARDS.values():
+        wanted = reference(context, add_special_tokens=False)["input_ids"]
+        assert tokenizer.encode(context).ids.tolist() == wanted

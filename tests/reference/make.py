@@ -7,6 +7,8 @@ writes, beside itself:
     tiny/                 a random BertForQuestionAnswering of 3 layers, 16 wide, with a vocabulary
                           drawn from tests/data/field_notes.json
     tiny.safetensors      what transformers computes with it: every hidden state, both logits
+    distilbert/, roberta/, electra/, and a .safetensors of each
+                          the same for three of BERT's siblings (tests/siblings.py makes them)
     minilm.safetensors    the same for the real encoder, as slices and sums
     pipeline.json         the best spans of transformers' question-answering pipeline, tiny model
     metrics.json          what the official scripts give for the adversarial predictions below
@@ -26,6 +28,9 @@ from safetensors.torch import save_file
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 HERE = Path(__file__).parent
+sys.path.append(str(HERE.parent))
+import siblings  # noqa: E402  # it stands beside this folder
+
 PAIRS = [
     ("Who was the first president?", "George Washington was the first president."),
     ("Why is the light seen so far?", "A lens gathers it. " * 12),
@@ -114,6 +119,19 @@ def outputs(
     return {**inputs, **states, **logits}
 
 
+def make_sibling(model_type: str) -> None:
+    folder = HERE / model_type
+    if not folder.exists():
+        torch.manual_seed(14)
+        siblings.checkpoint(transformers, model_type, folder, max_position_embeddings=192)
+    model = transformers.AutoModelForQuestionAnswering.from_pretrained(
+        folder, attn_implementation="eager"
+    ).eval()
+    found = outputs(model, transformers.AutoTokenizer.from_pretrained(folder))
+    tensors = {name: tensor.contiguous() for name, tensor in found.items()}
+    save_file(tensors, HERE / f"{model_type}.safetensors")
+
+
 def summary(name: str, tensor: torch.Tensor) -> torch.Tensor:
     """Of a hidden state (B, T, H): the first 8 numbers of the first 8 tokens, and their sums."""
     if not name.startswith("hidden_states"):
@@ -171,6 +189,9 @@ def main() -> None:
     save_file(
         {k: v.contiguous() for k, v in outputs(model, tokenizer).items()}, HERE / "tiny.safetensors"
     )
+
+    for model_type in ("distilbert", "roberta", "electra"):
+        make_sibling(model_type)
 
     minilm = transformers.BertModel.from_pretrained(sys.argv[1], **eager).eval()
     found = outputs(minilm, transformers.AutoTokenizer.from_pretrained(sys.argv[1]))
