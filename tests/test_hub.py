@@ -57,12 +57,13 @@ def test_squad_from_the_hub():
     assert len(examples) == 10_570
 
 
-# A context of each card or documentation page, what was asked there, and the answer it prints
+# What each card asks, and of which context. DistilBERT's prints its answer, at 147 to 160; RoBERTa's
+# prints none, and the answer here is the span that one reads in the context.
 CARDS = {
     "distilbert-base-cased-distilled-squad": (
         "What is a good example of a question answering dataset?",
         "\nExtractive Question Answering is the task of extracting an answer from a text given a "
-        "question. An example     of a\nquestion answering dataset is the SQuAD dataset, which is "
+        "question. An example of a\nquestion answering dataset is the SQuAD dataset, which is "
         "entirely based on that task. If you would like to fine-tune\na model on a SQuAD task, you "
         "may leverage the examples/pytorch/question-answering/run_squad.py script.\n",
         "SQuAD dataset",
