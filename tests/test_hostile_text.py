@@ -364,7 +364,7 @@ finally:
 """
 )
 MEGABYTE = '[("Who lit the lamp?", "The keeper lit the lamp at dusk. " * 32_000)]'
-PAIRS = '((f"Who is {k}?", f"Ada lit lamp {k} of all.") for k in range(100_000))'
+PAIRS = '((f"Who is {k}?", f"Ada lit lamp {k} of all.") for k in range(%d))'
 
 
 def measured(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -374,19 +374,20 @@ def measured(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 @needs_proc
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
-    ("pairs", "count", "budget"),
+    ("precision", "pairs", "count", "budget"),
     [
-        (MEGABYTE, 1, 500),
-        (PAIRS, 100_000, 300),
-        (f"list({PAIRS})", 100_000, 300),
+        ("fp32", MEGABYTE, 1, 500),
+        ("auto", MEGABYTE, 1, 500),
+        ("fp32", PAIRS % 20_000, 20_000, 300),
+        ("auto", PAIRS % 100_000, 100_000, 300),
+        ("auto", f"list({PAIRS % 20_000})", 20_000, 300),
     ],
-    ids=["a megabyte", "100,000 pairs", "a list of them"],
+    ids=["megabyte-fp32", "megabyte", "pairs-fp32", "pairs", "list"],
 )
 def test_memory_is_bounded(precision, pairs, count, budget):
-    """In MB beyond what the bundled model takes once it has answered a first question. (A list
-    itself takes 30 MB of these.)"""
+    """In MB beyond what the bundled model takes once it has answered a first question. (The list
+    itself takes 6 MB of these.)"""
     told, more = map(int, measured(AS_A_LIBRARY, precision, pairs, False).stdout.split())
     assert told == count and more < budget, more
 
@@ -394,20 +395,20 @@ def test_memory_is_bounded(precision, pairs, count, budget):
 @needs_proc
 @pytest.mark.slow
 def test_memory_of_text_scores_is_bounded():
-    told, more = map(int, measured(AS_A_LIBRARY, "bf16", MEGABYTE, True).stdout.split())
+    told, more = map(int, measured(AS_A_LIBRARY, "auto", MEGABYTE, True).stdout.split())
     assert told == 1 and more < 500, more
 
 
 @needs_proc
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "auto"])
 def test_memory_of_the_command_is_bounded(tmp_path, precision):
     """The same through `minibert answer`, whole processes: beyond one with a short question."""
     pairs, context = tmp_path / "pairs.jsonl", tmp_path / "megabyte.txt"
     pairs.write_text(
         "".join(
             json.dumps({"question": f"Who is {k}?", "context": f"Ada lit lamp {k} of all."}) + "\n"
-            for k in range(100_000)
+            for k in range(20_000)
         )
     )
     context.write_text("The keeper lit the lamp at dusk. " * 32_000)
@@ -420,7 +421,7 @@ def test_memory_of_the_command_is_bounded(tmp_path, precision):
             ("answer", "--precision", precision, "--input", pairs, "--output", tmp_path / "out"),
         )
     )
-    assert len((tmp_path / "out").read_bytes().splitlines()) == 100_000
+    assert len((tmp_path / "out").read_bytes().splitlines()) == 20_000
     assert megabyte - short < 500 and many - short < 300, (short, megabyte, many)
 
 

@@ -57,8 +57,8 @@ def test_squad_from_the_hub():
     assert len(examples) == 10_570
 
 
-# What each card asks, and of which context. DistilBERT's prints its answer, at 147 to 160; RoBERTa's
-# prints none, and the answer here is the span that one reads in the context.
+# What each card asks, and of which context. DistilBERT's prints its answer, at 147 to 160;
+# RoBERTa's prints none, and the answer here is the span that one reads in the context.
 CARDS = {
     "distilbert-base-cased-distilled-squad": (
         "What is a good example of a question answering dataset?",
