@@ -43,9 +43,9 @@ def evaluate(
     """
     if (tune_threshold or null_threshold) and not version_2:
         raise InputError("null_threshold and tune_threshold are for version_2")
+    folder = None if output_dir is None else make_folder(output_dir)  # before the long work
     if null_threshold is None:
         null_threshold = qa.calibration.null_threshold
-    folder = None if output_dir is None else make_folder(output_dir)  # before the long work
     warn_of_long_answers(examples, qa.tokenizer, max_answer_len)
     answered = qa.n_best(examples, n_best, max_answer_len, version_2, on_batch=on_batch)
     nbest = {example.id: answers for example, answers in zip(examples, answered, strict=True)}
