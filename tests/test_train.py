@@ -198,7 +198,9 @@ def test_an_output_that_cannot_be_a_folder_is_met_before_training(tiny, tmp_path
         minibert.evaluate(None, [], tmp_path / "file")
 
 
-@pytest.mark.parametrize(("every", "good"), [(500, "none yet"), (1, "checkpoint-0000001.safetensors")])
+@pytest.mark.parametrize(
+    ("every", "good"), [(500, "none yet"), (1, "checkpoint-0000001.safetensors")]
+)
 def test_a_number_that_is_none_stops_the_run(tiny, tmp_path, every, good):
     """The message names the step, the last good checkpoint and the batch's examples."""
     wild = config(tiny, tmp_path / "run", learning_rate=1e30, checkpoint_every=every)
