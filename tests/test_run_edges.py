@@ -201,7 +201,7 @@ def test_a_checkpoint_holds_no_pickle(stopped):
 def test_reading_a_checkpoint_takes_its_size_once(tmp_path):
     """In a process of its own: what it grows by, beside the size of the file (200 MB)."""
     state = {f"model.{k}": torch.ones(2**20) for k in range(50)}
-    path = run.write_checkpoint(tmp_path, 1, state, {}, keep=1)
+    path = run.write_checkpoint(tmp_path, 1, state, dict.fromkeys(run.STATE), keep=1)
     program = """
 import resource, sys
 import torch
