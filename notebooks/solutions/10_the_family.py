@@ -1,3 +1,6 @@
+from dataclasses import replace
+
+
 def lampbert():
     known = FAMILIES["roberta"]
     return replace(
