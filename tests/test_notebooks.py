@@ -1,4 +1,4 @@
-"""The ten notebooks: they run, they were run as they stand, and their exercises can be solved."""
+"""The notebooks: they run, they were run as they stand, and their exercises can be solved."""
 
 import ast
 import importlib.util
@@ -44,8 +44,8 @@ def tagged(notebook: Any, tag: str) -> Any:
     return cell
 
 
-def test_there_are_ten():
-    assert [name[:2] for name in NAMES] == [f"{k:02}" for k in range(1, 11)]
+def test_there_are_eleven():
+    assert [name[:2] for name in NAMES] == [f"{k:02}" for k in range(1, 12)]
     assert sum((FOLDER / f"{name}.ipynb").stat().st_size for name in NAMES) <= 6 * 2**20
     assert sorted(path.stem for path in (FOLDER / "solutions").glob("*.py")) == NAMES
 
