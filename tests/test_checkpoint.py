@@ -96,7 +96,7 @@ def survives(tiny: Path, folder: Path, kills: int) -> None:
             step = steps_done(output) + choose.randrange(1, 6)
             wait(process, lambda step=step: steps_done(output) >= step)
             time.sleep(choose.uniform(0, 0.1))
-        assert process.poll() is None, "it had ended before it was killed"
+        assert process.poll() is None, f"ended before it was killed: {process.communicate()[0]}"
         process.kill()
         process.communicate()
     process = start(settings)
