@@ -192,6 +192,24 @@ def test_ctrl_c_ends_it_in_the_midst_of_work(tiny, tmp_path):
     assert process.wait(60) == 0 and process.stderr.read() == ""
 
 
+@pytest.mark.filterwarnings("ignore:Using `httpx` with")
+def test_within_this_process(tiny):
+    """The same without a network: answered, refused, and from elsewhere."""
+    from starlette.testclient import TestClient
+
+    live = server.Live(minibert.QuestionAnswerer.from_pretrained(tiny, precision="fp32"))
+    client = TestClient(live.app(8123), base_url="http://127.0.0.1:8123")
+    assert client.get("/").status_code == client.get("/page.js").status_code == 200
+    assert "attribution" in lines(client.post("/ask", json=ASKED))[-1]
+    assert "no words" in lines(client.post("/ask", json=ASKED | {"question": " "}))[-1]["error"]
+    assert client.post("/ask", json=ASKED | {"n_best": 0}).status_code == 400
+    assert client.get("/", headers={"Origin": "http://example.org"}).status_code == 403
+    for _ in range(1 + server.WAITING):
+        live.places.acquire()
+    assert client.post("/ask", json=ASKED).status_code == 503
+    live.thread.shutdown()
+
+
 def test_a_port_in_use_is_named(tiny):
     qa = minibert.QuestionAnswerer.from_pretrained(tiny)
     with socket.socket() as taken:
