@@ -280,9 +280,12 @@ def test_it_fits(show, found, width):
 
 
 def test_printing(show, found):
-    """The whole text, not the part that a box shows."""
-    page = show(found).page
+    """The whole text, not the part that a box shows; dark on white, also from a dark screen."""
+    page = show(found, color_scheme="dark").page
+    ink = "getComputedStyle(document.body).color"
+    on_screen = page.evaluate(ink)
     page.emulate_media(media="print")
+    assert page.evaluate(ink) == "rgb(28, 30, 33)" != on_screen
     for place in ("#passage", "#bars", "#windows", "#shares"):
         assert page.evaluate(
             "(place) => { const e = document.querySelector(place);"
