@@ -111,6 +111,10 @@ def token_batches(
     return batches
 
 
+# A question counts as so many characters more than it has: its windows and arrays take memory too.
+QUESTION_CHARACTERS = 128
+
+
 def chunks(examples: Iterable[Example], characters: int, first: int) -> Iterator[list[Example]]:
     """Examples together as long as they have fewer characters; an error comes after those read.
 
@@ -122,7 +126,7 @@ def chunks(examples: Iterable[Example], characters: int, first: int) -> Iterator
     try:
         for example in examples:
             chunk.append(example)
-            size += len(example.question) + len(example.context)
+            size += QUESTION_CHARACTERS + len(example.question) + len(example.context)
             if size >= enough:
                 yield chunk
                 chunk, size = [], 0

@@ -16,6 +16,8 @@ import minibert
 from minibert import InputError, QuestionAnswerer
 from minibert.qa import QuestionAnsweringOutput
 
+# characters that the pair ("Who?", "Ada") counts as, where questions are read in chunks
+COUNTED = len("Who?Ada") + minibert.batches.QUESTION_CHARACTERS
 LONG = "the keeper lit the lamp at dusk . " * 30
 
 
@@ -268,7 +270,7 @@ def test_a_letter_is_a_token(qa):
 
 def test_a_list_is_not_held(qa, monkeypatch):
     """Its windows are made chunk by chunk, as an iterator's are."""
-    monkeypatch.setattr(minibert.reader, "CHUNK_CHARACTERS", 70)  # ten of these pairs
+    monkeypatch.setattr(minibert.reader, "CHUNK_CHARACTERS", 10 * COUNTED)  # ten of these pairs
     held = []
     windows = qa._windows
 
@@ -287,8 +289,8 @@ def test_a_list_is_not_held(qa, monkeypatch):
 
 def test_the_first_chunks_are_small(qa, monkeypatch):
     """The first answers come soon: each chunk is twice the one before, up to the bound."""
-    monkeypatch.setattr(minibert.reader, "CHUNK_CHARACTERS", 70)
-    monkeypatch.setattr(minibert.reader, "FIRST_CHUNK_CHARACTERS", 14)
+    monkeypatch.setattr(minibert.reader, "CHUNK_CHARACTERS", 10 * COUNTED)
+    monkeypatch.setattr(minibert.reader, "FIRST_CHUNK_CHARACTERS", 2 * COUNTED)
     read = itertools.count()
     answers = qa.answer_many(("Who?", "Ada") for _ in iter(lambda: next(read), None))
     reached = []
@@ -328,7 +330,7 @@ def test_a_context_is_tokenized_once(qa, monkeypatch):
 
 
 def test_an_iterator_is_read_no_further_than_the_buffer(qa, monkeypatch):
-    monkeypatch.setattr(minibert.reader, "CHUNK_CHARACTERS", 70)  # ten of these pairs
+    monkeypatch.setattr(minibert.reader, "CHUNK_CHARACTERS", 10 * COUNTED)  # ten of these pairs
     read = itertools.count()
     answers = qa.answer_many(("Who?", "Ada") for _ in iter(lambda: next(read), None))
     for _ in range(25):
