@@ -176,7 +176,13 @@ def test_a_killed_job_keeps_its_answers(tiny, tmp_path, name):
     output = tmp_path / "out.jsonl"
     command = [*ASK, "--model", str(tiny), "--input", "-", "--output", str(output)]
     asked = rows(700)  # several chunks, and less than a pipe holds
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as job:
+
+    def heed_ctrl_c() -> None:  # which a shell's background jobs ignore, and so do their children
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed_ctrl_c
+    ) as job:
         assert job.stdin is not None and job.stderr is not None
         job.stdin.write(b"".join(asked))
         job.stdin.flush()
