@@ -196,7 +196,7 @@ def answer(
     if input_file is not None:
         if any(given is not None for given in (question, context, context_file, passages)):
             raise InputError("--input has its own questions and contexts")
-        qa = load(model, revision, precision, device)
+        qa = load_reader(model, revision, precision, device)
         settings = LineSettings(top_k, max_answer_len, no_answer, text_score)
         answer_file(qa, input_file, output, resume, settings)
         return
@@ -207,7 +207,7 @@ def answer(
     if sum(given is not None for given in (context, context_file, passages)) != 1:
         raise InputError("give one of --context, --context-file and --passages")
     if passages is not None:
-        qa = load(model, revision, precision, device)
+        qa = load_reader(model, revision, precision, device)
         ranked = best_of_lines(qa, question, passages, top_k, max_answer_len)
         if as_json:
             rows = [{**a.to_dict(), "passage": a.passage} for a in ranked]
@@ -218,7 +218,7 @@ def answer(
     if context_file is not None:
         context = read_text(context_file)
     assert context is not None
-    qa = load(model, revision, precision, device)
+    qa = load_reader(model, revision, precision, device)
     answers = ask(qa, question, context, top_k, max_answer_len, no_answer, text_score)
     if as_json:
         typer.echo(json.dumps([a.to_dict() for a in answers], ensure_ascii=False))
@@ -236,7 +236,7 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path}: not readable as text: {error}") from error
 
 
-def load(model: str, revision: str | None, precision: str, device: str) -> QuestionAnswerer:
+def load_reader(model: str, revision: str | None, precision: str, device: str) -> QuestionAnswerer:
     return QuestionAnswerer.from_pretrained(
         model, device=device, precision=cast(Precision, precision), revision=revision
     )
@@ -374,7 +374,7 @@ def explain_command(
 ) -> None:
     """Show why a question is answered so: one HTML page that needs nothing else."""
     context = read_text(context_file)
-    qa = load(model, revision, precision, device)
+    qa = load_reader(model, revision, precision, device)
     if output.exists():  # before the minutes are spent
         raise InputError(f"{output}: cannot be written: File exists")
     bar = Progress(console=Console(stderr=True))
@@ -423,7 +423,7 @@ def serve(
         if browser:
             webbrowser.open(url)
 
-    serve_page(load(model, revision, precision, device), port, ready)
+    serve_page(load_reader(model, revision, precision, device), port, ready)
 
 
 @app.command()
@@ -650,7 +650,7 @@ def calibrate_command(
     of its article that does not hold its answer.
     """
     examples = load_squad(data, split)
-    qa = load(model, revision, precision, device)
+    qa = load_reader(model, revision, precision, device)
     require_empty(output)  # before the long work
     with Progress(console=Console(stderr=True)) as bar:
         task = bar.add_task("windows", total=None)
