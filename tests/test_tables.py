@@ -152,7 +152,7 @@ NESTED: dict[str, tuple[str, Callable[[list[Row]], bytes]]] = {
     "SQuAD": ("d.json", lambda rows: as_json({"data": [{"paragraphs": nested(rows)}]})),
     "SQuAD, with a mark": (
         "d.JSON",
-        lambda rows: BOM + as_json({"data": [{"title": "t", "paragraphs": nested(rows)}]}),
+        lambda rows: BOM + as_json({"data": [{"paragraphs": nested(rows)}]}),
     ),
     "a list of articles": ("d.json", lambda rows: as_json([{"paragraphs": nested(rows)}])),
     "a list of paragraphs": ("d.json", lambda rows: as_json(nested(rows))),
