@@ -306,7 +306,8 @@ def test_a_pickle_is_refused_where_torch_may_execute_it(folder, weights, monkeyp
         read_tensors(folder)
 
 
-def test_neither_folder_nor_id(tmp_path):
+def test_neither_folder_nor_id(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for source in (tmp_path / "nowhere", "no/such/place", "../x", "-flag"):
         with pytest.raises(minibert.PretrainedError, match="neither a folder nor a hub id"):
             minibert.Bert.from_pretrained(source)

@@ -56,7 +56,7 @@ def test_every_form_gives_the_same_examples(tmp_path, field_notes):
     rows = [
         {
             "id": e.id,
-            "title": "t",
+            "title": e.title,
             "context": e.context,
             "question": e.question,
             "answers": {
