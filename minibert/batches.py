@@ -112,7 +112,7 @@ def token_batches(
 
 
 # A question counts as so many characters more than it has: its windows and arrays take memory too.
-QUESTION_CHARACTERS = 128
+QUESTION_CHARACTERS = 192
 
 
 def chunks(examples: Iterable[Example], characters: int, first: int) -> Iterator[list[Example]]:
