@@ -9,9 +9,15 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import torch
 
-import minibert
+# Two processes run the tests (see pyproject.toml): each gets its share of the cores, and so does
+# what it starts. Threads that wait for a core spin, which takes longer than doing without them.
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // WORKERS)))
+
+import torch  # noqa: E402 (it reads that number as it is imported)
+
+import minibert  # noqa: E402
 
 HERE = Path(__file__).parent
 collect_ignore = ["reference"]  # the script there needs transformers

@@ -397,8 +397,8 @@ def test_arguments_that_change_nothing(tiny, ours, argument):
         ({"token": "a secret"}, "token= is not taken: set HF_TOKEN"),
         ({"local_files_only": True}, "set HF_HUB_OFFLINE=1"),
         ({"model": None, "tokenizer": "x/y"}, "tokenizer= belongs to a model"),
-        ({"model": object()}, r"model= is a object: .* model.save_pretrained\(FOLDER\)"),
-        ({"tokenizer": object()}, r"tokenizer= is a object: .* tokenizer.save_pretrained"),
+        ({"model": 1.5}, r"model= is a float: .* model.save_pretrained\(FOLDER\)"),
+        ({"tokenizer": 1.5}, r"tokenizer= is a float: .* tokenizer.save_pretrained"),
     ],
     ids=str,
 )

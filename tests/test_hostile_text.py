@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import random
 import re
 import subprocess
@@ -367,6 +368,8 @@ finally:
 )
 MEGABYTE = '[("Who lit the lamp?", "The keeper lit the lamp at dusk. " * 32_000)]'
 PAIRS = '((f"Who is {k}?", f"Ada lit lamp {k} of all.") for k in range(%d))'
+# The third of the largest chunks ends before 8,000 of these; the peak is flat from the first one on.
+COUNT = int(os.environ.get("MINIBERT_PAIRS", 8_000))
 
 
 def measured(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -381,15 +384,14 @@ def measured(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     [
         ("fp32", MEGABYTE, 1, 500),
         ("auto", MEGABYTE, 1, 500),
-        ("fp32", PAIRS % 20_000, 20_000, 300),
-        ("auto", PAIRS % 100_000, 100_000, 300),
-        ("auto", f"list({PAIRS % 20_000})", 20_000, 300),
+        ("fp32", PAIRS % COUNT, COUNT, 300),
+        ("auto", PAIRS % COUNT, COUNT, 300),
+        ("auto", f"list({PAIRS % COUNT})", COUNT, 300),
     ],
     ids=["megabyte-fp32", "megabyte", "pairs-fp32", "pairs", "list"],
 )
 def test_memory_is_bounded(precision, pairs, count, budget):
-    """In MB beyond what the bundled model takes once it has answered a first question. (The list
-    itself takes 6 MB of these.)"""
+    """In MB beyond what the bundled model takes once it has answered a first question."""
     told, more = map(int, measured(AS_A_LIBRARY, precision, pairs, False).stdout.split())
     assert told == count and more < budget, more
 
@@ -410,7 +412,7 @@ def test_memory_of_the_command_is_bounded(tmp_path, precision):
     pairs.write_text(
         "".join(
             json.dumps({"question": f"Who is {k}?", "context": f"Ada lit lamp {k} of all."}) + "\n"
-            for k in range(20_000)
+            for k in range(COUNT)
         )
     )
     context.write_text("The keeper lit the lamp at dusk. " * 32_000)
@@ -423,7 +425,7 @@ def test_memory_of_the_command_is_bounded(tmp_path, precision):
             ("answer", "--precision", precision, "--input", pairs, "--output", tmp_path / "out"),
         )
     )
-    assert len((tmp_path / "out").read_bytes().splitlines()) == 20_000
+    assert len((tmp_path / "out").read_bytes().splitlines()) == COUNT
     assert megabyte - short < 500 and many - short < 300, (short, megabyte, many)
 
 
