@@ -70,6 +70,13 @@ class SelfAttention(nn.Module):
         q = self.split_heads(self.query(x))  # (B, T, H) -> (B, N, T, D)
         k = self.split_heads(self.key(x))
         v = self.split_heads(self.value(x))
+        mixed, probabilities = self.mix(q, k, v, mask)
+        return self.output(mixed), probabilities
+
+    def mix(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Values mixed by how well keys match each query, (B, T, H); the weights too, if eager."""
         probabilities = None
         if self.attention == "sdpa":
             p = self.dropout.p if self.training else 0.0
@@ -77,14 +84,13 @@ class SelfAttention(nn.Module):
         else:
             # The scores are by far the largest tensors, so they are changed in place. Autocast is
             # off, since it would have softmax return float32 (inside it computes in that anyway).
-            with torch.autocast(x.device.type, enabled=False):
+            with torch.autocast(q.device.type, enabled=False):
                 scores = (q @ k.transpose(2, 3)).mul_(self.head_size**-0.5)  # (B, N, T, T)
                 if mask is not None:  # (B, 1, 1, T): the same for every head and every query
                     scores.add_(mask.to(scores.dtype))
                 probabilities = self.dropout(scores.softmax(dim=-1))
                 mixed = probabilities @ v  # (B, N, T, T) @ (B, N, T, D) -> (B, N, T, D)
-        merged = mixed.transpose(1, 2).flatten(2)  # (B, N, T, D) -> (B, T, H)
-        return self.output(merged), probabilities
+        return mixed.transpose(1, 2).flatten(2), probabilities  # (B, N, T, D) -> (B, T, H)
 
 
 class FeedForward(nn.Module):

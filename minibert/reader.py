@@ -58,9 +58,9 @@ GRAPHEME = regex.compile(r"\X")
 
 ASCII_WORD = re.compile("[0-9A-Za-z]")  # of these every vocabulary makes a token
 
-# Windows of full length that are read at once: of 8 to 16 among the fastest, in both precisions, on
-# two cores.
-BATCH_SIZE = 12
+# Windows of full length that are read at once: the fastest of 1 to 12 in both precisions, on two
+# cores, as the C library keeps memory by default. Larger blocks it takes from the kernel each time.
+BATCH_SIZE = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +164,8 @@ class QuestionAnswerer:
         `revision` is the hub id's branch, tag or commit. `tokenizer` is a `Tokenizer`, or the
         folder or hub id to load one from (its newest revision); None: the one beside the model.
 
-        With bfloat16 the weights are converted too. On a CPU `fuse` then replaces the linear layers
-        by faster ones, and the model can no longer be trained.
+        With bfloat16 the weights are converted too. On a CPU `fuse` then has the layers compute by
+        faster kernels, with copies of the weights: the model can't be trained.
         `attention` None is the faster one: "sdpa", but for bfloat16 on a CPU without matrix
         instructions (AMX). The calibration is the one stored there, if any. Raises
         `PretrainedError`, and `InputError` for a device that cannot be used.
@@ -178,7 +178,7 @@ class QuestionAnswerer:
         model = BertForQuestionAnswering.from_pretrained(source, attention, revision=revision)
         with device_errors(chosen):
             model.to(chosen, torch.float32 if precise else torch.bfloat16)
-        if not precise and chosen.type == "cpu":
+        if chosen.type == "cpu":
             fuse(model)
         if tokenizer is None:
             tokenizer = Tokenizer.from_pretrained(source, revision)

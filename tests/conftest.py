@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
-# Two processes run the tests (see pyproject.toml): each gets its share of the cores, and so does
-# what it starts. Threads that wait for a core spin, which takes longer than doing without them.
-WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
-os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // WORKERS)))
+# Several processes run the tests (see pyproject.toml). Each gets its share of the cores, and so
+# does what it starts: threads that wait for a core spin, and all takes several times as long.
+# (Before torch is imported, which reads that number once.)
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // int(workers)))
 
-import torch  # noqa: E402 (it reads that number as it is imported)
+import torch
 
-import minibert  # noqa: E402
+import minibert
 
 HERE = Path(__file__).parent
 collect_ignore = ["reference"]  # the script there needs transformers

@@ -368,7 +368,7 @@ finally:
 )
 MEGABYTE = '[("Who lit the lamp?", "The keeper lit the lamp at dusk. " * 32_000)]'
 PAIRS = '((f"Who is {k}?", f"Ada lit lamp {k} of all.") for k in range(%d))'
-# The third of the largest chunks ends before 8,000 of these; the peak is flat from the first one on.
+# The third of the largest chunks ends before 8,000 of these; the peak is flat after the first.
 COUNT = int(os.environ.get("MINIBERT_PAIRS", 8_000))
 
 

@@ -17,19 +17,19 @@ from minibert.fast import processor
 PROGRAM = """
 import json, sys
 from minibert import QuestionAnswerer
-from minibert.fast.linear import FusedLinear
+from minibert.fast.linear import FusedLayer
 def logit(precision):
     qa = QuestionAnswerer.from_pretrained(sys.argv[1], precision=precision)
     return qa("Who lit the lamp?", "Ada lit the lamp.", 2)[0].start_logit
 model = QuestionAnswerer.from_pretrained(sys.argv[1]).model
 print(json.dumps({
     "dtype": str(next(model.parameters()).dtype),
-    "fused": any(isinstance(module, FusedLinear) for module in model.modules()),
+    "fused": any(isinstance(module, FusedLayer) for module in model.modules()),
     "attention": model.bert.attention,
     "logits": [logit("fp32"), logit("bf16")],
 }))
 """
-PLAIN = {"dtype": "torch.float32", "fused": False, "attention": "sdpa"}
+FLOAT32 = {"dtype": "torch.float32", "fused": True, "attention": "sdpa"}
 BFLOAT16 = {"dtype": "torch.bfloat16", "fused": True}
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
 
@@ -52,7 +52,7 @@ def chosen(tiny: Path, variables: dict[str, str]) -> dict[str, Any]:
 )
 def test_without_bfloat16_instructions_it_is_float32(tiny, variables):
     """Also where the processor has them and the user keeps torch from them."""
-    assert chosen(tiny, variables) == PLAIN
+    assert chosen(tiny, variables) == FLOAT32
 
 
 @pytest.mark.skipif(

@@ -1,9 +1,11 @@
-"""Faster reading in bfloat16 on a CPU: a linear map, its bias and its GELU in one kernel.
+"""Faster reading on a CPU: a layer in kernels that do more than one thing.
 
-`nn.Linear` there first copies the bias to every row of the output, then has oneDNN add the product
-to it, and GELU reads and writes all of it once more. The kernel is oneDNN's as well: the one that
+`nn.Linear` in bfloat16 first copies the bias to every row of the output, then has oneDNN add the
+product to it; GELU, and the sum with a layer's input, each read and write all of it once more. Here
+one kernel does each of these together, queries, keys and values are one product, and the weights
+are stored once in the order that the kernel reads. The kernels are oneDNN's: those that
 `torch.compile` puts in their place (torch/_inductor/fx_passes/mkldnn_fusion.py), for which no
-compiler is needed. It has no gradient.
+compiler is needed. They have no gradient.
 """
 
 from typing import Any, Literal
@@ -11,54 +13,94 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..model import FeedForward
+from ..model import EncoderLayer
 from ..qa import BertForQuestionAnswering
 
 
-class FusedLinear(nn.Module):
-    """x W^T + b, and the erf GELU of it where asked for. It shares the weights of `linear`."""
+class FusedLayer(EncoderLayer):
+    """An `EncoderLayer` to read with. It takes over the parts of `layer`: weights keep their names.
 
-    def __init__(self, linear: nn.Linear, then: Literal["none", "gelu"] = "none") -> None:
-        super().__init__()
-        self.weight, self.bias = linear.weight, linear.bias
-        self.then = then
+    Where gradients are recorded it computes as `layer` does.
+    """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def __init__(self, layer: EncoderLayer) -> None:
+        nn.Module.__init__(self)
+        for name, part in layer.named_children():
+            self.add_module(name, part)
+        self.pack()
+        self.register_load_state_dict_post_hook(repack)  # type: ignore[no-untyped-call]
+
+    def pack(self) -> None:
+        """Copy the weights for the kernels."""
+        attention, feed_forward = self.attention, self.feed_forward
+        self.project = PackedLinear(attention.query, attention.key, attention.value)
+        self.merge = PackedLinear(attention.output)
+        self.expand = PackedLinear(feed_forward.expand)
+        self.contract = PackedLinear(feed_forward.contract)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Packed weights can't be pickled, nor copied."""
+        return {k: v for k, v in self.__dict__.items() if not isinstance(v, PackedLinear)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.pack()
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        if torch.is_grad_enabled():
+            return super().forward(x, mask)
+        heads = self.attention.split_heads
+        q, k, v = (heads(part) for part in self.project(x).chunk(3, dim=-1))  # (B, N, T, D)
+        mixed, probabilities = self.attention.mix(q, k, v, mask)
+        x = self.attention_norm(self.merge.plus(mixed, x))
+        return self.feed_forward_norm(self.contract.plus(self.expand(x, "gelu"), x)), probabilities
+
+
+def repack(layer: FusedLayer, _: object) -> None:
+    layer.pack()
+
+
+class PackedLinear:
+    """x W^T + b of one or more maps, one after another in the last dimension."""
+
+    def __init__(self, *maps: nn.Linear) -> None:
+        weight = torch.cat([part.weight.detach() for part in maps])
+        self.bias = torch.cat([part.bias.detach() for part in maps])
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight)
+
+    def __call__(self, x: Tensor, then: Literal["none", "gelu"] = "none") -> Tensor:
+        """The result, or the erf GELU of it."""
         mapped: Tensor = torch.ops.mkldnn._linear_pointwise(
-            x, self.weight, self.bias, self.then, [], "none"
+            x, self.weight, self.bias, then, [], "none"
         )
         return mapped
 
-
-class FusedFeedForward(nn.Module):
-    """`FeedForward` in two kernels."""
-
-    def __init__(self, plain: FeedForward) -> None:
-        super().__init__()
-        self.expand = FusedLinear(plain.expand, "gelu")
-        self.contract = FusedLinear(plain.contract)
-
-    def forward(self, x: Tensor) -> Tensor:
-        contracted: Tensor = self.contract(self.expand(x))  # (B, T, H) -> (B, T, 4H) -> (B, T, H)
-        return contracted
+    def plus(self, x: Tensor, other: Tensor) -> Tensor:
+        """other + x W^T + b."""
+        added: Tensor = torch.ops.mkldnn._linear_pointwise.binary(
+            x, other, self.weight, self.bias, "add"
+        )
+        return added
 
 
-def supported() -> bool:
+def supported(dtype: torch.dtype) -> bool:
     """Whether this torch and this CPU have the kernels."""
-    known = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-    return known is not None and bool(known())
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    names = ("_linear_pointwise", "_reorder_linear_weight", "_is_mkldnn_bf16_supported")
+    if not all(hasattr(torch.ops.mkldnn, name) for name in names):
+        return False
+    return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def fuse(model: BertForQuestionAnswering) -> None:
     """Have the layers of a model compute by these kernels, where they are `supported`.
 
-    Its weights keep their names and are frozen: from now on it can only be read with.
+    Its weights are frozen: the kernels compute with copies of them.
     """
-    if not supported():
+    if not supported(model.head.S.dtype):
         return
     model.requires_grad_(False)
     layers: Any = model.bert.layers
-    for layer in layers:
-        for name in ("query", "key", "value", "output"):
-            setattr(layer.attention, name, FusedLinear(getattr(layer.attention, name)))
-        layer.feed_forward = FusedFeedForward(layer.feed_forward)
+    for k, layer in enumerate(layers):
+        layers[k] = FusedLayer(layer)
