@@ -688,10 +688,14 @@ def bench_answer_command(
     data: Annotated[str, typer.Option(help="SQuAD dev file, folder of them, or hub id.")],
     model: Model = str(BUNDLED),
     turns: Annotated[int, typer.Option(min=1)] = 5,
+    questions: Annotated[
+        int | None, typer.Option(min=1, help="300; 100 where bfloat16 is emulated.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="A JSON file for all the figures.")] = None,
 ) -> None:
-    """Answering: how many questions a second, and how well, beside transformers."""
-    write_report(lambda: bench_answer(model, data, turns), output)
+    """Answering: how many questions a second, and how well, beside other engines that are
+    installed."""
+    write_report(lambda: bench_answer(model, data, turns, questions), output)
 
 
 @bench.command("parts")

@@ -4,6 +4,7 @@ import random
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -83,22 +84,40 @@ def test_the_reference_run_well_answers_as_we_do(transformers, tiny, field_notes
     assert ours == theirs
 
 
+class InThisProcess:
+    """Of `one_process`, what is used of it."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def submit(self, function, *arguments):
+        outcome = function(*arguments)
+        return SimpleNamespace(result=lambda: outcome)
+
+
 def test_bench_answer(monkeypatch, transformers, tiny):
-    """All figures; here in this process, otherwise each from one of its own."""
+    """All figures; here in this process, otherwise each way of keeping memory in its own."""
+    monkeypatch.setattr(answering, "one_process", InThisProcess)
     monkeypatch.setattr(
         answering, "in_fresh_process", lambda function, *arguments: function(*arguments)
     )
-    monkeypatch.setattr(answering, "QUESTIONS", 5)
     monkeypatch.setattr(answering, "keep_freed_memory", lambda: None)
-    report = answering.bench_answer(str(tiny), NOTES, turns=2)
-    for memory in ("tuned", "untuned"):
-        for figures in report[memory]["engines"].values():
+    monkeypatch.setattr(turns, "PAUSE", 0)
+    report = answering.bench_answer(str(tiny), NOTES, turns=2, questions=5)
+    for memory in turns.MEMORY:
+        engines = report[memory]["engines"]
+        for figures in engines.values():
             assert all(value is None or value >= 0 for value in figures.values())
             assert figures["forward_questions_per_second"] > figures["questions_per_second"]
-        engines = report[memory]["engines"]
         assert engines[report["best"]]["ratio"] == 1
         assert engines["minibert, float32"]["ratio_same_precision"] == 1
         assert "minibert is" in turns.table_of(report)
+    assert all(f["ratio_to_tuned"] == 1 for f in report["tuned"]["engines"].values())
+    with pytest.raises(minibert.InputError, match="fewer than 1000 questions"):
+        answering.bench_answer(str(tiny), NOTES, questions=1000)
 
 
 def test_without_resource_the_memory_is_left_out(monkeypatch):

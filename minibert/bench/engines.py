@@ -1,7 +1,6 @@
 """Other engines for the same weights, for `bench answer` where they are installed.
 
-Text, windows and search stay minibert's; the forward pass alone is theirs, in the precision in
-which each is fastest: OpenVINO in bfloat16, onnxruntime with int8 matrices.
+Text, windows and search stay minibert's; the forward pass alone is theirs.
 """
 
 import tempfile
@@ -9,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +48,7 @@ class Foreign(nn.Module):
         return SimpleNamespace(start_logits=torch.as_tensor(start), end_logits=torch.as_tensor(end))
 
 
-def openvino(source: str) -> QuestionAnswerer:
+def openvino(source: str, precision: Literal["f32", "bf16"]) -> QuestionAnswerer:
     import openvino as ov
 
     model = BertForQuestionAnswering.from_pretrained(source, "sdpa")
@@ -60,7 +59,7 @@ def openvino(source: str) -> QuestionAnswerer:
     for given, name in zip(converted.inputs, NAMES, strict=True):
         given.get_tensor().set_names({name})
     compiled = ov.Core().compile_model(
-        converted, "CPU", {"INFERENCE_PRECISION_HINT": "bf16", "PERFORMANCE_HINT": "LATENCY"}
+        converted, "CPU", {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
     )
 
     def run(arrays: dict[str, Any]) -> tuple[Any, Any]:
@@ -70,7 +69,8 @@ def openvino(source: str) -> QuestionAnswerer:
     return answerer(source, model, run)
 
 
-def onnxruntime(source: str) -> QuestionAnswerer:
+def onnxruntime(source: str, int8: bool) -> QuestionAnswerer:
+    """With the matrices in int8, each output's with its own scale, if asked for."""
     import onnxruntime as ort
     from onnxruntime.quantization import quantize_dynamic
 
@@ -87,10 +87,13 @@ def onnxruntime(source: str) -> QuestionAnswerer:
             dynamic_axes={name: {0: "B", 1: "T"} for name in NAMES},
             dynamo=False,
         )
-        quantize_dynamic(plain, small, per_channel=True)
+        if int8:
+            quantize_dynamic(plain, small, per_channel=True)
         options = ort.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        session = ort.InferenceSession(small, options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(
+            small if int8 else plain, options, providers=["CPUExecutionProvider"]
+        )
 
     def run(arrays: dict[str, Any]) -> tuple[Any, Any]:
         start, end = session.run(None, arrays)
