@@ -110,8 +110,8 @@ def test_a_killed_run_ends_with_the_same_weights(tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_killed_twenty_times_ends_with_the_same_weights(tiny, tmp_path):
-    survives(tiny, tmp_path, kills=20)
+def test_a_run_killed_ten_times_ends_with_the_same_weights(tiny, tmp_path):
+    survives(tiny, tmp_path, kills=10)
 
 
 @needs_signals

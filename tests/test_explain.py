@@ -348,7 +348,7 @@ def test_memory_of_one_batch_gives_the_same(qa, field_notes):
 @pytest.mark.slow
 def test_completeness_on_squad(bundled, squad):
     """What the attributions miss is below 1 % of the difference. (200 questions take a while.)"""
-    count = int(os.environ.get("MINIBERT_ATTRIBUTED", 20))
+    count = int(os.environ.get("MINIBERT_ATTRIBUTED", 10))
     examples = random.Random(0).sample(minibert.load_squad(squad, "validation"), count)
     gaps = []
     for example in examples:

@@ -264,7 +264,7 @@ def test_windows_and_labels_of_2000_squad_questions(transformers, tmp_path, squa
     lengths = map(len, tokenizer.encode_batch([example.question for example in examples]))
     # longer ones are cut, which the reference doesn't do (its windows hold less of the context)
     examples = [e for e, length in zip(examples, lengths, strict=True) if length <= 64]
-    assert len(examples) > 1950
+    assert len(examples) > 1900
     assert_labels_are_theirs(transformers, model_type, tmp_path, examples, (384, 128))
 
 
