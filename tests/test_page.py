@@ -163,6 +163,12 @@ def test_the_grid_shows_the_object_s_numbers(show, found):
     assert rules == {"order", "length", "outside"}
 
 
+def open_pieces(page):
+    """The table of pieces is filled once its `details` have opened, a task later than the click."""
+    page.locator("summary").click()
+    page.locator("#piece-table tbody tr").first.wait_for()
+
+
 def test_the_other_numbers(show, found):
     opened = show(found)
     lens = opened.page.locator("#lens tbody tr").all_text_contents()
@@ -178,7 +184,7 @@ def test_the_other_numbers(show, found):
     for occlusion, text in zip(found.attribution.occlusions, rows, strict=True):
         assert " ".join(occlusion.answer.split()) in text
         assert (occlusion.log_p is None) == ("went with it" in text)
-    opened.page.locator("summary").click()
+    open_pieces(opened.page)
     pieces = opened.page.locator("#piece-table tbody tr").all_text_contents()
     window = found.windows[found.answers[0].window]
     assert len(pieces) == len(window.tokens)
@@ -222,7 +228,7 @@ def test_the_keyboard_alone(show, found):
 def test_axe_finds_no_violation(show, found, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install it")
     page = show(found, color_scheme=scheme).page
-    page.locator("summary").click()
+    open_pieces(page)
     page.locator("#answers button").nth(1).click()
     results = axe.Axe().run(page)
     assert results.violations_count == 0, results.generate_report()
@@ -275,7 +281,7 @@ def test_words_stay_where_plain_text_has_them(show, qa, context):
 @pytest.mark.parametrize("width", [375, 768, 1920])
 def test_it_fits(show, found, width):
     page = show(found, viewport={"width": width, "height": 900}).page
-    page.locator("summary").click()
+    open_pieces(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
