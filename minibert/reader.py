@@ -59,8 +59,8 @@ GRAPHEME = regex.compile(r"\X")
 
 ASCII_WORD = re.compile("[0-9A-Za-z]")  # of these every vocabulary makes a token
 
-# Windows of full length that are read at once: the fastest of 1 to 12 in both precisions, on two
-# cores, as the C library keeps memory by default. Larger blocks it takes from the kernel each time.
+# Windows of full length that are read at once: among the fastest of 2 to 12 in both precisions, on
+# two cores, as the C library keeps memory by default: larger blocks it takes from the kernel anew.
 BATCH_SIZE = 6
 
 

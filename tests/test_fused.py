@@ -46,7 +46,8 @@ def test_a_packed_map_is_the_plain_one():
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("dtype", PRECISIONS)
 def test_a_fused_model_is_as_exact_as_the_plain_one(attention, dtype):
-    """Beside float64, over ten models: it rounds less often."""
+    """Beside float64, over ten models. In bfloat16 it rounds less often; in float32 it only adds up
+    in another order, to which a fifth is left."""
     errors = torch.zeros(2)
     for seed in range(10):
         torch.manual_seed(seed)
@@ -60,7 +61,9 @@ def test_a_fused_model_is_as_exact_as_the_plain_one(attention, dtype):
             out = model(ids, mask, output_attentions=attention == "eager")
             errors[k] += (out.start_logits - exact)[mask == 1].norm()
             for weights in out.attentions or ():
-                assert (weights.sum(-1) - 1).abs().max() < (1e-5 if dtype == torch.float32 else 0.1)
+                assert (weights.float().sum(-1) - 1).abs().max() < (
+                    1e-5 if dtype == torch.float32 else 0.01
+                )
     assert 0 < errors[1] < (1.2 if dtype == torch.float32 else 1) * errors[0]
 
 
@@ -76,6 +79,19 @@ def test_a_fused_model_keeps_its_weights_and_cannot_be_trained(tmp_path, dtype):
     again = BertForQuestionAnswering.from_pretrained(tmp_path)
     assert torch.equal(again.bert.layers[2].feed_forward.expand.weight.to(dtype),
                        before["bert.layers.2.feed_forward.expand.weight"])  # fmt: skip
+
+
+@torch.inference_mode()
+def test_in_training_mode_it_computes_as_the_plain_model():
+    """With dropout everywhere, also where no gradients are recorded."""
+    plain = BertForQuestionAnswering(CONFIG).train()
+    fused = copy.deepcopy(plain)
+    fuse(fused)
+    logits = []
+    for model in (plain, fused):
+        torch.manual_seed(0)
+        logits.append(model(torch.arange(9)[None]).start_logits)
+    assert torch.equal(*logits)
 
 
 def test_gradients_by_its_inputs_are_the_plain_model_s():

@@ -20,13 +20,14 @@ from ..qa import BertForQuestionAnswering
 class FusedLayer(EncoderLayer):
     """An `EncoderLayer` to read with. It takes over the parts of `layer`: weights keep their names.
 
-    Where gradients are recorded it computes as `layer` does.
+    In training mode, and where gradients are recorded, it computes as `layer` does.
     """
 
     def __init__(self, layer: EncoderLayer) -> None:
         nn.Module.__init__(self)
         for name, part in layer.named_children():
             self.add_module(name, part)
+        self.training = layer.training
         self.pack()
         self.register_load_state_dict_post_hook(repack)  # type: ignore[no-untyped-call]
 
@@ -47,7 +48,7 @@ class FusedLayer(EncoderLayer):
         self.pack()
 
     def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        if torch.is_grad_enabled():
+        if self.training or torch.is_grad_enabled():
             return super().forward(x, mask)
         heads = self.attention.split_heads
         q, k, v = (heads(part) for part in self.project(x).chunk(3, dim=-1))  # (B, N, T, D)
