@@ -296,6 +296,15 @@ def test_dropout_follows_torch_s_generator():
     assert layer.eval()(x) is x and Dropout(0.0)(x) is x
 
 
+def test_factors_first_drawn_in_inference_mode_serve_training_too():
+    """Inference mode marks every tensor made in it, and autograd refuses to keep a marked one."""
+    layer, x = Dropout(0.25), torch.ones(7, 13)
+    with torch.inference_mode():
+        layer(x)
+    layer(x.requires_grad_()).sum().backward()
+    assert x.grad is not None
+
+
 def test_the_factors_of_dropout_take_a_bounded_memory():
     """One row for a rate and dtype, the longest asked for; and never more than a few of them."""
     dropout.ROWS.clear()

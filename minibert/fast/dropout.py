@@ -40,7 +40,8 @@ def dropout_factors(p: float, dtype: torch.dtype, size: int) -> Tensor:
         ROWS.pop((p, dtype), None)  # before the longer one takes memory
         while len(ROWS) >= MAX_ROWS:
             ROWS.pop(next(iter(ROWS)))
-        ROWS[p, dtype] = draw_factors(p, dtype, size)
+        with torch.inference_mode(False):  # else no training could use the row after this call
+            ROWS[p, dtype] = draw_factors(p, dtype, size)
     return ROWS[p, dtype][:size]
 
 
