@@ -104,14 +104,33 @@ class InThisProcess:
         return SimpleNamespace(result=lambda: outcome)
 
 
+def stay_in_this_process(monkeypatch):
+    monkeypatch.setattr(turns, "one_process", InThisProcess)
+    for module in (answering, bench):
+        monkeypatch.setattr(
+            module, "in_fresh_process", lambda function, *arguments: function(*arguments)
+        )
+    monkeypatch.setattr(turns, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(turns, "PAUSE", 0)
+
+
+def test_bench_train(monkeypatch, transformers, tiny):
+    """All figures; here in this process, otherwise each way of keeping memory in its own."""
+    stay_in_this_process(monkeypatch)
+    monkeypatch.setattr(bench, "LOADED", {})
+    report = bench.bench_train(str(tiny), NOTES, turns=1)
+    for memory in turns.MEMORY:
+        engines = report[memory]["engines"]
+        assert engines.keys() == bench.ENGINES.keys() and engines["minibert"]["ratio"] == 1
+        for figures in engines.values():
+            assert figures["tokens_per_second"] > figures["windows_per_second"] > 0
+            assert figures["gflops"] > 0 and figures["peak_memory_mb"] != 0
+    assert "windows/s" in turns.table_of(report)
+
+
 def test_bench_answer(monkeypatch, transformers, tiny):
     """All figures; here in this process, otherwise each way of keeping memory in its own."""
-    monkeypatch.setattr(answering, "one_process", InThisProcess)
-    monkeypatch.setattr(
-        answering, "in_fresh_process", lambda function, *arguments: function(*arguments)
-    )
-    monkeypatch.setattr(answering, "keep_freed_memory", lambda: None)
-    monkeypatch.setattr(turns, "PAUSE", 0)
+    stay_in_this_process(monkeypatch)
     report = answering.bench_answer(str(tiny), NOTES, turns=2, questions=5)
     for memory in turns.MEMORY:
         engines = report[memory]["engines"]

@@ -9,7 +9,6 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -18,7 +17,6 @@ from torch import nn
 
 from ..config import BertConfig
 from ..errors import InputError
-from ..fast.memory import keep_freed_memory
 from ..fast.processor import Precision, choose_precision
 from ..features import prepare_features
 from ..metric import squad_metrics
@@ -30,10 +28,11 @@ from . import engines as other_engines
 from .turns import (
     CPU,
     MEMORY,
+    both_ways,
     by_turns,
     forward_flops,
     in_fresh_process,
-    one_process,
+    keep_memory,
     peak_memory_mb,
     times_as_fast,
 )
@@ -197,10 +196,7 @@ def bench_answer(
     asked = sample(data, questions, seed)
     report: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__}
     report |= {"turns": turns, "seed": seed, "questions": questions, "best": best}
-    with ExitStack() as stack:
-        processes = {memory: stack.enter_context(one_process()) for memory in MEMORY}
-        for memory, process in processes.items():
-            process.submit(load_engines, names, source, asked, memory).result()
+    with both_ways(load_engines, names, source, asked) as processes:
         told: dict[tuple[str, str], list[Told]] = {(m, n): [] for n in names for m in MEMORY}
         work = {
             (memory, name): lambda m=memory, n=name: told[m, n].append(
@@ -255,9 +251,7 @@ LOADED: dict[str, Engine] = {}
 ASKED: list[Example] = []
 
 
-def load_engines(names: Sequence[str], source: str, asked: list[Example], memory: str) -> None:
-    if memory == "tuned":
-        keep_freed_memory()
+def load_engines(names: Sequence[str], source: str, asked: list[Example]) -> None:
     ASKED[:] = asked
     LOADED.update({name: ENGINES[name][1](source) for name in names})
 
@@ -270,6 +264,7 @@ def ask(name: str) -> Told:
 
 def memory_of_answers(name: str, source: str, asked: list[Example], memory: str) -> float | None:
     """Peak memory of a fresh process that answers with one engine, in MB."""
-    load_engines([name], source, asked, memory)
+    keep_memory(memory)
+    load_engines([name], source, asked)
     ask(name)
     return peak_memory_mb()

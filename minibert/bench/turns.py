@@ -8,8 +8,9 @@ way has its own, and so has each measurement of memory.
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from ..config import BertConfig
+from ..fast.memory import keep_freed_memory
 
 CPU = torch.device("cpu")
 
@@ -37,6 +39,25 @@ def in_fresh_process(function: Callable[..., Result], *arguments: Any) -> Result
     """The function's result from a fresh process."""
     with one_process() as process:
         return process.submit(function, *arguments).result()
+
+
+def keep_memory(memory: str) -> None:
+    """Have this process keep freed memory in one of the ways of `MEMORY`."""
+    if memory == "tuned":
+        keep_freed_memory()
+
+
+@contextmanager
+def both_ways(
+    load: Callable[..., None], *arguments: Any
+) -> Iterator[dict[str, ProcessPoolExecutor]]:
+    """A process for each way of keeping memory, where `load(*arguments)` has been called."""
+    with ExitStack() as stack:
+        processes = {memory: stack.enter_context(one_process()) for memory in MEMORY}
+        for memory, process in processes.items():
+            process.submit(keep_memory, memory).result()
+            process.submit(load, *arguments).result()
+        yield processes
 
 
 def by_turns(
