@@ -539,14 +539,16 @@ class QuestionAnswerer:
         for indices in token_batches(features, self.batch_size * self.max_length, multiple):
             chosen = [features[k] for k in indices]
             batch = collate(chosen, self.tokenizer.pad_id, multiple).to(device)
+            ids, mask, segments = batch[:3]
+            full = len(chosen[-1]) == ids.shape[1]  # the shortest: as in most of a long context
             with device_errors(device), torch.autocast(device.type, torch.bfloat16, autocast):
-                out = self.model(*batch[:3], output_hidden_states=False)
+                out = self.model(ids, None if full else mask, segments, output_hidden_states=False)
             logits = torch.stack((out.start_logits, out.end_logits)).float().cpu().numpy()
             for row, (k, feature) in enumerate(zip(indices, chosen, strict=True)):
                 inside = feature.context_slice
                 kept[:, bounds[k] : bounds[k + 1]] = logits[:, row, inside]  # from (2, B, T)
                 nulls[k] = (float(logits[0, row, 0]), float(logits[1, row, 0]))
-            del out, batch  # before the next pass needs room
+            del out, batch, ids, mask, segments  # before the next pass needs room
             on_batch(len(indices))
         return [
             WindowLogits(feature.token_start, kept[0, a:b], kept[1, a:b], null)

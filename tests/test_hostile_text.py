@@ -195,7 +195,8 @@ def test_question_and_separators_never_answer(qa, monkeypatch):
 
     def shout(input_ids, attention_mask, token_type_ids, **asked):
         out = forward(input_ids, attention_mask, token_type_ids, **asked)
-        last = attention_mask.sum(1, keepdim=True) - 1  # the second [SEP]
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        last = mask.sum(1, keepdim=True) - 1  # the second [SEP]
         place = torch.arange(input_ids.shape[1])
         outside = (token_type_ids == 0) | (place >= last)
         logits = (t.masked_fill(outside, 1e4) for t in (out.start_logits, out.end_logits))

@@ -134,6 +134,25 @@ def test_batching_does_not_change_an_answer(qa, field_notes):
             assert a.score == pytest.approx(b.score, rel=1e-3)
 
 
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_full_windows_are_read_without_a_mask(tiny, monkeypatch, attention):
+    """As with one that hides nothing: to 1e-5, since sdpa has another kernel for them."""
+    qa = QuestionAnswerer.from_pretrained(tiny, attention, precision="fp32", max_length=32)
+    context = "Ada lit the lamp, and the keeper slept. " * 40
+    forward, unmasked = qa.model.forward, []
+
+    def watch(ids, mask, segments, **asked):
+        unmasked.append(mask is None)
+        return forward(ids, torch.ones_like(ids) if mask is None else mask, segments, **asked)
+
+    without = qa("Who lit it?", context, top_k=20)
+    monkeypatch.setattr(qa.model, "forward", watch)
+    for a, b in zip(without, qa("Who lit it?", context, top_k=20), strict=True):
+        assert (a.start, a.end) == (b.start, b.end)
+        assert a.score == pytest.approx(b.score, abs=1e-5)
+    assert any(unmasked) and not all(unmasked)  # the last window is shorter
+
+
 def test_max_answer_len_counts_tokens(qa):
     context = "one two three four five six seven eight nine ten"
     pieces = qa.tokenizer.encode(context).offsets.tolist()

@@ -43,7 +43,10 @@ class Foreign(nn.Module):
         self.config, self.run = config, run
         self.weight = nn.Parameter(torch.zeros(0))  # says: float32, on the CPU
 
-    def forward(self, *tensors: Tensor, output_hidden_states: bool = False) -> SimpleNamespace:
+    def forward(
+        self, ids: Tensor, mask: Tensor | None, segments: Tensor, output_hidden_states: bool = False
+    ) -> SimpleNamespace:
+        tensors = (ids, torch.ones_like(ids) if mask is None else mask, segments)
         start, end = self.run({n: t.numpy() for n, t in zip(NAMES, tensors, strict=True)})
         return SimpleNamespace(start_logits=torch.as_tensor(start), end_logits=torch.as_tensor(end))
 
