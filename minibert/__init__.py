@@ -17,6 +17,7 @@ The modules, in the order in which text flows; each imports only those before it
     lines                               JSON lines of questions -> the same lines, answered
     evaluation, calibration             predictions -> the metric; what their scores are worth
     parallel, run, training             fine-tuning, in a folder from which it resumes exactly
+    mlm                                 pretraining gone on with, before fine-tuning
     explain.attribution, explain.page, explain.explanation, explain.server
     viz                                 pictures for notebooks
     bench.turns, bench.training, bench.engines, bench.answering, bench.parts, bench.doubt
@@ -42,6 +43,7 @@ from .errors import (
 from .evaluation import evaluate
 from .features import Feature, prepare_features, prepare_train_features
 from .metric import squad_metrics
+from .mlm import adapt
 from .model import Bert
 from .qa import BertForQuestionAnswering, span_loss
 from .reader import Answer, PassageAnswer, QuestionAnswerer
@@ -72,6 +74,7 @@ __all__ = [
     "QuestionAnsweringPipeline",
     "Tokenizer",
     "TrainingConfig",
+    "adapt",
     "best_spans",
     "calibrate",
     "evaluate",

@@ -45,6 +45,7 @@ from .fast.processor import Precision
 from .features import data_report, has_outer_white_space, prepare_features
 from .files import all_or_nothing, make_folder
 from .lines import LineSettings, answer_lines, identity, partial_file
+from .mlm import adapt
 from .negatives import make_negatives, negatives_report
 from .pretrained import blank, map_tensors, read_config, read_tensors
 from .qa import BertForQuestionAnswering
@@ -560,6 +561,55 @@ def train_command(
     metrics = train(config, resume, allow_other_machine)
     if os.environ.get("RANK", "0") == "0":  # under torchrun one speaks
         typer.echo(json.dumps({"output": output} | metrics))
+
+
+@app.command("adapt")
+def adapt_command(
+    train_file: Annotated[str, typer.Option(help="Data file, folder of them, or hub id.")],
+    output: Annotated[Path, typer.Option(help="Folder to write.")],
+    init: Annotated[str, typer.Option(help="Folder or hub id of the encoder.")],
+    revision: Revision = None,
+    epochs: Annotated[float, typer.Option(help="Times over the passages.")] = 2,
+    batch_size: Annotated[int, typer.Option(help="Windows a step.")] = 32,
+    learning_rate: Annotated[float, typer.Option()] = 5e-4,
+    warmup_ratio: Annotated[float, typer.Option(help="Part of the steps.")] = 0.06,
+    dropout: Annotated[float, typer.Option()] = 0.0,
+    max_length: Annotated[int, typer.Option(help="Tokens a window.")] = 384,
+    doc_stride: DocStride = 128,
+    precision: PrecisionName = "auto",
+    device: Device = "auto",
+    seed: Annotated[int, typer.Option()] = 42,
+    checkpoint_every: Annotated[int, typer.Option(help="Steps.")] = 500,
+    skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Read the rest.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in there.")] = False,
+) -> None:
+    """Have an encoder guess hidden words of a data set's passages, as in its pretraining.
+
+    `train --init` OUTPUT begins with what it has learned. Ctrl-C and --resume as there.
+    """
+    adapt(
+        TrainingConfig(
+            init=init,
+            revision=revision,
+            train_file=train_file,
+            output_dir=str(output),
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            warmup_ratio=warmup_ratio,
+            dropout=dropout,
+            max_length=max_length,
+            doc_stride=doc_stride,
+            precision=cast(Precision, precision),
+            device=device,
+            seed=seed,
+            checkpoint_every=checkpoint_every,
+            skip_invalid=skip_invalid,
+        ),
+        resume,
+    )
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(json.dumps({"output": str(output)}))
 
 
 @app.command("evaluate")

@@ -143,6 +143,16 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     ]
 
 
+def make_optimizer(
+    model: nn.Module, config: TrainingConfig, device: torch.device
+) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        decay_groups(model, config.weight_decay),
+        config.learning_rate,
+        fused=device.type in ("cpu", "cuda"),  # not every torch has the kernel elsewhere
+    )
+
+
 class StepResult(NamedTuple):
     loss: float  # mean over the batch, before the step
     grad_norm: float  # of all gradients together, before clipping
@@ -186,10 +196,25 @@ def train_step(
         part_loss.backward()  # type: ignore[no-untyped-call]
         loss += part_loss.item()
         finite = finite and bool((out.start_logits + out.end_logits).isfinite().all())
+    return apply_gradients(model, optimizer, loss, finite, config.max_grad_norm, group)
+
+
+def apply_gradients(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: float,
+    finite: bool,
+    max_grad_norm: float,
+    group: ProcessGroup,
+) -> StepResult:
+    """Clip what all processes' backward passes have left, and step where all numbers are finite.
+
+    `loss` is this process's share of the batch's, `finite` whether its logits were.
+    """
     group.add_gradients(model)
     losses, all_finite = zip(*group.gather((loss, finite)), strict=True)
     loss, finite = sum(losses), all(all_finite)
-    norm = nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm).item()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm).item()
     finite = finite and math.isfinite(loss) and math.isfinite(norm)
     if finite:
         optimizer.step()
@@ -248,15 +273,11 @@ def _train(
     dev_windows = count_windows(group.share(data.dev_examples), qa)
     if group.rank == 0:
         warn_of_long_answers(data.dev_examples, tokenizer, config.max_answer_len)
-    optimizer = torch.optim.AdamW(
-        decay_groups(model, config.weight_decay),
-        config.learning_rate,
-        fused=device.type in ("cpu", "cuda"),  # not every torch has the kernel elsewhere
-    )
+    optimizer = make_optimizer(model, config, device)
     steps_per_epoch = math.ceil(len(data.features) / config.batch_size)
     total_steps = max(1, round(config.epochs * steps_per_epoch))
     warmup_steps = round(config.warmup_ratio * total_steps)
-    identity = identity_of(config, model, data, group)
+    identity = identity_of(config, model, data.features, data.dev_examples, group)
     if group.rank > 0:  # the same new head everywhere, but each process its own dropout
         torch.manual_seed(config.seed + group.rank)
     run = Run(folder, identity, model, optimizer, group, config.keep_checkpoints)
@@ -334,8 +355,9 @@ def count_windows(examples: Sequence[Example], qa: QuestionAnswerer) -> int:
 
 def identity_of(
     config: TrainingConfig,
-    model: BertForQuestionAnswering,
-    data: TrainingData,
+    model: nn.Module,
+    features: Sequence[Feature],
+    dev_examples: Sequence[Example],
     group: ProcessGroup,
 ) -> dict[str, Any]:
     """All that the weights depend on; what a path stands for by a fingerprint of what is there."""
@@ -345,8 +367,8 @@ def identity_of(
         **asdict(config),
         "processes": group.size,
         "init_weights": tensors_digest(model.state_dict())[:16],
-        "train_data": features_digest(data.features)[:16],
-        "dev_data": examples_digest(data.dev_examples)[:16],
+        "train_data": features_digest(features)[:16],
+        "dev_data": examples_digest(dev_examples)[:16],
         "machine": sorted(set(group.gather(machine))),
     }
 

@@ -1,0 +1,181 @@
+"""Going on with an encoder's pretraining: masks, head, and a run that stops and resumes."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+import minibert
+from minibert import Bert, Tokenizer, TrainingConfig, mlm
+from minibert.cli import app
+from minibert.fast.dropout import Dropout
+
+NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
+
+
+def config(tiny, output, **changes) -> TrainingConfig:
+    given = {"epochs": 2, "batch_size": 8, "learning_rate": 3e-3, "dropout": 0.0} | changes
+    return TrainingConfig(str(tiny), NOTES, str(output), progress=False, **given)
+
+
+def test_masks_have_the_paper_s_shares():
+    """300,000 tokens: each share within 5 standard deviations of the paper's."""
+    ids = torch.randint(10, 1000, (300, 1000), generator=torch.Generator().manual_seed(1))
+    ids[:, 0], ids[:, 700], ids[:, 900:] = 1, 2, 0
+    shown, chosen = mlm.mask_tokens(ids, [0, 1, 2], 3, 1000, seed=5)
+    assert not chosen[:, [0, 700, *range(900, 1000)]].any()
+    assert torch.equal(shown[~chosen], ids[~chosen])
+    tokens = 300 * 898
+    assert chosen.sum().item() / tokens == pytest.approx(
+        0.15, abs=5 * (0.15 * 0.85 / tokens) ** 0.5
+    )
+    count = int(chosen.sum())
+    hidden = (shown == 3)[chosen].sum().item() / count
+    same = (shown == ids)[chosen].sum().item() / count
+    assert hidden == pytest.approx(0.8, abs=5 * (0.8 * 0.2 / count) ** 0.5)
+    # a random token is now and then the same one
+    assert same == pytest.approx(0.1, abs=5 * (0.1 * 0.9 / count) ** 0.5 + 1e-3)
+    replaced = shown[chosen & (shown != 3) & (shown != ids)]
+    assert replaced.min() < 20 and replaced.max() > 980  # from all of the vocabulary
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**63 - 1), st.integers(1, 6), st.integers(1, 40))
+def test_masks_are_those_of_their_seed(seed, rows, tokens):
+    ids = torch.arange(rows * tokens).view(rows, tokens) + 5
+    first, again = (mlm.mask_tokens(ids, [0], 3, 300, seed) for _ in range(2))
+    assert torch.equal(first.input_ids, again.input_ids)
+    assert torch.equal(first.chosen, again.chosen)
+
+
+def test_logits_are_the_reference_s(transformers, tiny):
+    """Given its head's weights; to 1e-5, since products of other shapes round otherwise."""
+    torch.manual_seed(0)
+    reference = transformers.BertForMaskedLM(transformers.BertConfig.from_pretrained(tiny)).eval()
+    encoder = transformers.BertModel.from_pretrained(tiny, add_pooling_layer=False)
+    reference.bert.load_state_dict(encoder.state_dict())
+    predictions = reference.cls.predictions
+    torch.nn.init.normal_(predictions.bias)
+    model = mlm.MaskedLM(Bert.from_pretrained(tiny)).eval()
+    transform = predictions.transform
+    model.head.dense.load_state_dict(transform.dense.state_dict())
+    model.head.norm.load_state_dict(transform.LayerNorm.state_dict())
+    model.head.bias.data.copy_(predictions.bias)
+    ids = torch.randint(5, 90, (3, 17))
+    mask, segments = torch.ones_like(ids), torch.zeros_like(ids)
+    mask[1, 12:] = 0
+    chosen = torch.rand(3, 17).lt(0.4) & mask.bool()
+    with torch.no_grad():
+        ours = model(ids, mask, segments, chosen)
+        theirs = reference(ids, mask, segments).logits[chosen]
+    assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_a_step_in_parts_is_a_step_in_one(tiny):
+    """The loss is a mean over all chosen tokens, however many windows one pass holds."""
+    tokenizer = Tokenizer.from_pretrained(tiny)
+    settings = config(tiny, "")
+    windows = [w for batch in mlm.load_passages(settings, tokenizer)[0][0] for w in batch][:8]
+
+    def weights_after(max_tokens):
+        torch.manual_seed(0)
+        model = mlm.MaskedLM(Bert.from_pretrained(tiny)).train()
+        for module in model.modules():
+            if isinstance(module, Dropout):
+                module.p = 0.0
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        part = replace(settings, max_tokens=max_tokens, precision="fp32")
+        result = mlm.masked_lm_step(model, optimizer, windows, tokenizer, part, seed=3)
+        return result, torch.nn.utils.parameters_to_vector(model.parameters())
+
+    (whole, one), (parts, other) = weights_after(10**6), weights_after(1)
+    assert whole.finite and whole.loss == pytest.approx(parts.loss, rel=1e-5)
+    assert torch.allclose(one, other, atol=1e-6)  # sums in another order
+
+
+def test_every_epoch_asks_something_of_every_passage():
+    examples = minibert.load_squad(NOTES)
+    first, second = (mlm.one_question_each(examples, seed) for seed in (1, 2))
+    contexts = {example.context for example in examples}
+    for asked in (first, second):
+        assert len(asked) == len(contexts) and {e.context for e in asked} == contexts
+    assert {e.id for e in first} != {e.id for e in second}
+
+
+def test_it_learns_and_leaves_an_encoder(transformers, tiny, tmp_path):
+    minibert.adapt(config(tiny, tmp_path / "out", epochs=6))
+    lines = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["loss"] for line in lines]
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+    report = json.loads((tmp_path / "out" / "config.json").read_text())
+    was = json.loads((tiny / "config.json").read_text())
+    # dropout was for this run alone
+    assert report["architectures"] == ["BertModel"]
+    assert report["hidden_dropout_prob"] == was["hidden_dropout_prob"]
+    ours = Bert.from_pretrained(tmp_path / "out")
+    theirs = transformers.AutoModel.from_pretrained(tmp_path / "out", add_pooling_layer=False)
+    ids = torch.randint(5, 90, (2, 9))
+    with torch.no_grad():
+        expected = theirs.eval()(ids).last_hidden_state
+        assert torch.allclose(ours(ids).hidden_states[-1], expected, atol=1e-5)  # theirs: sdpa
+        before = Bert.from_pretrained(tiny)(ids).hidden_states[-1]
+    assert not torch.allclose(before, expected, atol=0.01)
+    # what is there is what fine-tuning begins with
+    minibert.train(
+        TrainingConfig(
+            str(tmp_path / "out"), NOTES, str(tmp_path / "tuned"), epochs=0.1, progress=False
+        )
+    )
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop_at", [3, 9])
+def test_stopped_and_resumed_it_ends_with_the_same_weights(tiny, tmp_path, monkeypatch, stop_at):
+    """In the first epoch, and in the second; with dropout, whose random numbers go on too."""
+    settings = {"checkpoint_every": 2, "dropout": 0.1, "batch_size": 4, "epochs": 1.5}
+    minibert.adapt(config(tiny, tmp_path / "whole", **settings))
+    step = mlm.masked_lm_step
+    calls = []
+
+    def stopping(*arguments):
+        calls.append(1)
+        if len(calls) == stop_at:
+            raise Stop
+        return step(*arguments)
+
+    monkeypatch.setattr(mlm, "masked_lm_step", stopping)
+    with pytest.raises(Stop):
+        minibert.adapt(config(tiny, tmp_path / "parts", **settings))
+    minibert.adapt(config(tiny, tmp_path / "parts", **settings), resume=True)
+    whole, parts = (
+        safetensors.torch.load_file(tmp_path / name / "model.safetensors")
+        for name in ("whole", "parts")
+    )
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+@pytest.mark.parametrize("change", [{"negatives": 0.5}, {"dev_file": NOTES}])
+def test_settings_of_fine_tuning_are_refused(tiny, tmp_path, change):
+    with pytest.raises(minibert.InputError, match=next(iter(change))):
+        minibert.adapt(config(tiny, tmp_path, **change))
+
+
+def test_the_command(tiny, tmp_path):
+    output = str(tmp_path / "out")
+    arguments = ["adapt", "--train-file", NOTES, "--output", output, "--init", str(tiny)]
+    result = CliRunner().invoke(app, [*arguments, "--epochs", "0.5"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout.splitlines()[-1]) == {"output": output}
+    assert Bert.from_pretrained(output)
+    again = CliRunner().invoke(app, arguments)
+    assert again.exit_code != 0
