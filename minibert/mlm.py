@@ -134,7 +134,8 @@ def masked_lm_step(
     count = max(1, int(chosen.sum()))
     loss, finite = 0.0, True
     share = torch.tensor(group.share(range(len(windows))), dtype=torch.long)
-    for rows in torch.split(share, max(1, config.max_tokens // ids.shape[1])):
+    passes = torch.split(share, max(1, config.max_tokens // ids.shape[1]))
+    for rows in passes if len(share) else ():  # fewer windows than processes: none for this one
         shown = (ids[rows], batch.attention_mask[rows], batch.token_type_ids[rows], chosen[rows])
         targets = batch.input_ids[rows][chosen[rows]].to(device)
         with torch.autocast(device.type, torch.bfloat16, config.precision == "bf16"):

@@ -15,6 +15,7 @@ import minibert
 from minibert import Bert, Tokenizer, TrainingConfig, mlm
 from minibert.cli import app
 from minibert.fast.dropout import Dropout
+from minibert.parallel import ProcessGroup
 
 NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
 
@@ -97,6 +98,39 @@ def test_a_step_in_parts_is_a_step_in_one(tiny):
     (whole, one), (parts, other) = weights_after(10**6), weights_after(1)
     assert whole.finite and whole.loss == pytest.approx(parts.loss, rel=1e-5)
     assert torch.allclose(one, other, atol=1e-6)  # sums in another order
+
+
+class Rank(ProcessGroup):
+    """One of several processes, alone: the others' part is missing."""
+
+    def gather(self, value):
+        return [value]
+
+    def add_gradients(self, model):
+        pass
+
+
+@pytest.mark.parametrize("count", [1, 5])  # fewer windows than processes too
+def test_shares_of_a_batch_add_up_to_it(tiny, count):
+    """The parts' changes to the weights, without clipping: 1e-6, for sums in another order."""
+    tokenizer = Tokenizer.from_pretrained(tiny)
+    part = config(tiny, "", precision="fp32", max_grad_norm=1e9)
+    windows = [w for batch in mlm.load_passages(part, tokenizer)[0][0] for w in batch][:count]
+
+    def change(group):
+        torch.manual_seed(0)
+        model = mlm.MaskedLM(Bert.from_pretrained(tiny)).eval()  # no dropout
+        before = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        result = mlm.masked_lm_step(model, optimizer, windows, tokenizer, part, 3, group)
+        return result.loss, torch.nn.utils.parameters_to_vector(model.parameters()) - before
+
+    loss, whole = change(Rank(0, 1))
+    losses, parts = zip(*(change(Rank(rank, 2)) for rank in (0, 1)), strict=True)
+    assert loss == pytest.approx(sum(losses), rel=1e-5) and whole.abs().max() > 1e-4
+    assert torch.allclose(whole, sum(parts), atol=1e-6)
 
 
 def test_every_epoch_asks_something_of_every_passage():
