@@ -1,9 +1,8 @@
 """Masked language modelling: BERT's pretraining, gone on with on the text of a task.
 
 BERT (arXiv:1810.04805v2) section 3.1, "Task #1: Masked LM", and appendix A.1. An encoder that has
-read the task's passages so before it is fine-tuned learns the task better (arXiv:2004.10964v3,
-section 4); most of all one that was trained for something else in between, such as to compare
-sentences.
+read the task's passages so before it is fine-tuned may learn the task better (arXiv:2004.10964v3,
+section 4); what it brought here: `checkpoints/README.md`.
 """
 
 import math
@@ -26,6 +25,7 @@ from .features import Feature, prepare_train_features
 from .files import all_or_nothing
 from .model import Bert
 from .parallel import SINGLE_PROCESS, ProcessGroup, process_group
+from .reader import require_fit
 from .run import Run, require_folder
 from .squad import Example, load_squad
 from .tokenization import Tokenizer
@@ -184,6 +184,7 @@ def _adapt(
         if isinstance(module, Dropout) and config.dropout is not None:
             module.p = config.dropout  # here alone: fine-tuning has the encoder's own again
     tokenizer = Tokenizer.from_pretrained(config.init, config.revision)
+    require_fit(model.config, tokenizer)
     epochs, skipped = load_passages(config, tokenizer)
     optimizer = make_optimizer(model, config, device)
     every_window = [window for batches in epochs for batch in batches for window in batch]
@@ -211,7 +212,7 @@ def _adapt(
                 rate = config.learning_rate * schedule(run.step, warmup_steps, total_steps)
                 for param_group in optimizer.param_groups:
                     param_group["lr"] = rate
-                seed = config.seed * 2**32 + run.step
+                seed = random.Random(f"{config.seed}, step {run.step}").getrandbits(63)
                 result = masked_lm_step(model, optimizer, windows, tokenizer, config, seed, group)
                 if not result.finite:
                     raise non_finite(run, result, windows)

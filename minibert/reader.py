@@ -19,7 +19,7 @@ import regex
 import torch
 
 from .batches import chunks, collate, token_batches
-from .config import Attention
+from .config import Attention, BertConfig
 from .errors import InputError, PretrainedError
 from .fast.linear import fuse
 from .fast.processor import (
@@ -138,7 +138,7 @@ class QuestionAnswerer:
             )
         if batch_size < 1:
             raise InputError(f"batch_size={batch_size}: expected 1 or more")
-        require_fit(model, tokenizer)
+        require_fit(config, tokenizer)
         self.model = model
         self.tokenizer = tokenizer
         self.max_length = max_length
@@ -578,9 +578,8 @@ def whole_graphemes(text: str, places: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.stack((begin[starts], end[ends]), axis=1)
 
 
-def require_fit(model: BertForQuestionAnswering, tokenizer: Tokenizer) -> None:
-    """Raise `PretrainedError` when the model cannot read what the tokenizer writes."""
-    config = model.config
+def require_fit(config: BertConfig, tokenizer: Tokenizer) -> None:
+    """Raise `PretrainedError` when a model so made cannot read what the tokenizer writes."""
     if tokenizer.vocab_size > config.vocab_size:
         raise PretrainedError(
             f"the tokenizer has {tokenizer.vocab_size} tokens, but the model has embeddings "

@@ -1,6 +1,7 @@
 """Going on with an encoder's pretraining: masks, head, and a run that stops and resumes."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -202,6 +203,18 @@ def test_stopped_and_resumed_it_ends_with_the_same_weights(tiny, tmp_path, monke
 def test_settings_of_fine_tuning_are_refused(tiny, tmp_path, change):
     with pytest.raises(minibert.InputError, match=next(iter(change))):
         minibert.adapt(config(tiny, tmp_path, **change))
+
+
+def test_a_tokenizer_that_does_not_fit_is_named(tiny, minilm, tmp_path):
+    shutil.copytree(tiny, tmp_path / "mixed")
+    for name in ("vocab.txt", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(minilm / name, tmp_path / "mixed" / name)
+    with pytest.raises(minibert.PretrainedError, match="30522 tokens"):
+        minibert.adapt(config(tmp_path / "mixed", tmp_path / "out"))
+
+
+def test_any_seed_of_torch_will_do(tiny, tmp_path):
+    minibert.adapt(config(tiny, tmp_path, epochs=0.1, seed=2**63))
 
 
 def test_the_command(tiny, tmp_path):
