@@ -11,7 +11,7 @@ The modules, in the order in which text flows; each imports only those before it
     negatives                           questions with an answer -> questions without one
     features, batches                   question + context -> windows -> padded batches
     model, qa                           token ids -> hidden states -> two logits a token
-    fast.linear                         a layer in fused kernels, to read with
+    fast.linear, fast.quantized         layers in faster kernels, to read with
     spans, reader                       logits -> spans -> answers: the whole arrow
     dropin                              the pipeline that transformers had
     lines                               JSON lines of questions -> the same lines, answered

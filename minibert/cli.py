@@ -102,7 +102,9 @@ Negatives = Annotated[
     float, typer.Option(help="Share of the questions to ask also of a text without the answer.")
 ]
 DocStride = Annotated[int | None, typer.Option(help="Tokens that two windows share.")]
-PrecisionName = Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16")]
+PrecisionName = Annotated[
+    str, typer.Option("--precision", help="auto, fp32, bf16; for answering also int8")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
 
 

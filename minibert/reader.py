@@ -29,6 +29,7 @@ from .fast.processor import (
     device_errors,
     processor_has,
 )
+from .fast.quantized import QuantizedLayer, quantize
 from .features import MAX_QUESTION_LEN, Feature, example_windows
 from .files import all_or_nothing
 from .pretrained import prefix_errors, read_config
@@ -146,6 +147,8 @@ class QuestionAnswerer:
         self.max_question_len = max_question_len
         self.batch_size = batch_size
         self.precision = choose_precision(precision, self.device)
+        if self.precision == "int8" and not isinstance(model.bert.layers[0], QuantizedLayer):
+            raise InputError("precision='int8': load the model with from_pretrained")
         self.calibration = calibration
 
     @classmethod
@@ -165,21 +168,25 @@ class QuestionAnswerer:
         `revision` is the hub id's branch, tag or commit. `tokenizer` is a `Tokenizer`, or the
         folder or hub id to load one from (its newest revision); None: the one beside the model.
 
-        With bfloat16 the weights are converted too. On a CPU `fuse` then has the layers compute by
-        faster kernels, with copies of the weights: the model can't be trained.
+        With bfloat16 the weights are converted too. On a CPU `fuse`, for "int8" `quantize`, then
+        has the layers compute by faster kernels, with copies of the weights: the model can't be
+        trained.
         `attention` None is the faster one: "sdpa", but for bfloat16 on a CPU without matrix
         instructions (AMX). The calibration is the one stored there, if any. Raises
         `PretrainedError`, and `InputError` for a device that cannot be used.
         """
         chosen = choose_device(device)
-        precise = choose_precision(precision, chosen) == "fp32"
+        computed = choose_precision(precision, chosen)
+        half = computed == "bf16"
         if attention is None:
-            slow = not precise and chosen.type == "cpu" and not processor_has("amx_bf16")
+            slow = half and chosen.type == "cpu" and not processor_has("amx_bf16")
             attention = "eager" if slow else "sdpa"
         model = BertForQuestionAnswering.from_pretrained(source, attention, revision=revision)
         with device_errors(chosen):
-            model.to(chosen, torch.float32 if precise else torch.bfloat16)
-        if chosen.type == "cpu":
+            model.to(chosen, torch.bfloat16 if half else torch.float32)
+        if computed == "int8":
+            quantize(model)
+        elif chosen.type == "cpu":
             fuse(model)
         if tokenizer is None:
             tokenizer = Tokenizer.from_pretrained(source, revision)

@@ -93,6 +93,8 @@ class TrainingConfig:
             )
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise InputError(f"dropout={self.dropout}: expected from 0 to below 1")
+        if self.precision == "int8":
+            raise InputError("precision='int8' is for answering: train in 'fp32' or 'bf16'")
         choose_precision(self.precision, torch.device("cpu"))  # is it a name of one?
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from minibert import BertConfig, BertForQuestionAnswering, QuestionAnswerer
-from minibert.fast.linear import FusedLayer, PackedLinear, fuse, supported
+from minibert import BertConfig, BertForQuestionAnswering, InputError, QuestionAnswerer
+from minibert.fast.linear import FusedLayer, PackedBert, PackedLinear, fuse, supported
 
 pytestmark = pytest.mark.skipif(
     not supported(torch.float32), reason="this torch has no fused kernels here"
@@ -65,6 +65,50 @@ def test_a_fused_model_is_as_exact_as_the_plain_one(attention, dtype):
                     1e-5 if dtype == torch.float32 else 0.01
                 )
     assert 0 < errors[1] < (1.2 if dtype == torch.float32 else 1) * errors[0]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_windows_without_their_padding_are_read_as_with_it(attention):
+    """Of any lengths, a window of none among them; all 0 beyond them. In float32 they differ by no
+    more than the order of a sum."""
+    torch.manual_seed(0)
+    plain = BertForQuestionAnswering(CONFIG, attention).eval()
+    fused = copy.deepcopy(plain)
+    fuse(fused)
+    assert isinstance(fused.bert, PackedBert)
+    read = []
+    fused.bert.layers[0].read_packed = lambda x, lengths: (
+        read.append((len(x), lengths)) or FusedLayer.read_packed(fused.bert.layers[0], x, lengths)
+    )
+    ids = torch.randint(0, 100, (6, 50))
+    lengths = torch.tensor([50, 1, 0, 17, 49, 2])
+    mask = (torch.arange(50) < lengths[:, None]).long()
+    for segments in (None, torch.randint(0, 2, (6, 50))):
+        for states in (True, False):
+            a, b = (
+                model(ids, mask, segments, output_hidden_states=states) for model in (plain, fused)
+            )
+            assert len(b.hidden_states) == len(a.hidden_states)
+            for x, y in zip(a.hidden_states, b.hidden_states, strict=True):
+                torch.testing.assert_close(y[mask == 1], x[mask == 1], rtol=1e-5, atol=1e-5)
+            assert not b.hidden_states[-1][mask == 0].any()
+    assert read == [(119, [50, 1, 17, 49, 2])] * 4
+
+
+@torch.inference_mode()
+def test_what_needs_padding_is_computed_with_it():
+    """The weights of attention; and too long a window is refused as ever."""
+    plain = BertForQuestionAnswering(CONFIG).eval()
+    fused = copy.deepcopy(plain)
+    fuse(fused)
+    ids, mask = torch.randint(0, 100, (2, 9)), torch.ones(2, 9, dtype=torch.int64)
+    mask[1, 5:] = 0
+    a, b = (model(ids, mask, output_attentions=True) for model in (plain, fused))
+    torch.testing.assert_close(b.attentions[2], a.attentions[2], rtol=1e-5, atol=1e-5)
+    with pytest.raises(InputError, match="65 tokens, but this model has 64"):
+        ids = torch.ones(1, 65, dtype=torch.int64)
+        fused(ids, torch.zeros_like(ids))
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)

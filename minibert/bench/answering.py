@@ -156,6 +156,7 @@ def reference_as_blog_post(source: str) -> Engine:
 ENGINES: dict[str, tuple[torch.dtype, Callable[[str], Engine]]] = {
     "minibert, float32": (torch.float32, lambda s: ours(loaded(s, "fp32"))),
     "minibert, bfloat16": (torch.bfloat16, lambda s: ours(loaded(s, "bf16"))),
+    "minibert, int8": (torch.float32, lambda s: ours(loaded(s, "int8"))),
     "transformers, float32": (torch.float32, lambda s: reference_run_well(s, torch.float32)),
     "transformers, bfloat16": (torch.bfloat16, lambda s: reference_run_well(s, torch.bfloat16)),
     "transformers, the blog post's way": (torch.float32, reference_as_blog_post),

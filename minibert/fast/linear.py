@@ -1,4 +1,4 @@
-"""Faster reading on a CPU: a layer in kernels that do more than one thing.
+"""Faster reading on a CPU: a layer in kernels that do more than one thing, windows without padding.
 
 `nn.Linear` in bfloat16 first copies the bias to every row of the output, then has oneDNN add the
 product to it; GELU, and the sum with a layer's input, each read and write all of it once more. Here
@@ -13,8 +13,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..model import EncoderLayer
+from ..model import Bert, Encoded, EncoderLayer
 from ..qa import BertForQuestionAnswering
+from .processor import processor_has
+
+
+PACKED = ("project", "merge", "expand", "contract")  # a layer's maps for the kernels
 
 
 class FusedLayer(EncoderLayer):
@@ -41,7 +45,7 @@ class FusedLayer(EncoderLayer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Packed weights can't be pickled, nor copied."""
-        return {k: v for k, v in self.__dict__.items() if not isinstance(v, PackedLinear)}
+        return {k: v for k, v in self.__dict__.items() if k not in PACKED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -50,11 +54,23 @@ class FusedLayer(EncoderLayer):
     def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if self.training or torch.is_grad_enabled():
             return super().forward(x, mask)
-        heads = self.attention.split_heads
-        q, k, v = (heads(part) for part in self.project(x).chunk(3, dim=-1))  # (B, N, T, D)
-        mixed, probabilities = self.attention.mix(q, k, v, mask)
+        mixed, probabilities = self.mix(self.project(x), mask)
+        return self.finish(mixed, x), probabilities
+
+    def read_packed(self, x: Tensor, lengths: list[int]) -> Tensor:
+        """(n, H) -> (n, H): windows of these lengths, one after another."""
+        windows = self.project(x).split(lengths)  # of (T, 3H)
+        return self.finish(torch.cat([self.mix(window[None])[0][0] for window in windows]), x)
+
+    def mix(self, projected: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Attention from queries, keys and values (B, T, 3H): `SelfAttention.mix`."""
+        q, k, v = (self.attention.split_heads(part) for part in projected.chunk(3, dim=-1))
+        return self.attention.mix(q, k, v, mask)
+
+    def finish(self, mixed: Tensor, x: Tensor) -> Tensor:
+        """What follows attention in the layer that reads x. It reads each token alone."""
         x = self.attention_norm(self.merge.plus(mixed, x))
-        return self.feed_forward_norm(self.contract.plus(self.expand(x, "gelu"), x)), probabilities
+        return self.feed_forward_norm(self.contract.plus(self.expand(x, "gelu"), x))
 
 
 def repack(layer: FusedLayer, _: object) -> None:
@@ -94,14 +110,63 @@ def supported(dtype: torch.dtype) -> bool:
     return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+class PackedBert(Bert):
+    """An encoder of `FusedLayer`s that reads windows of different lengths without their padding.
+
+    It takes over the parts of `bert`. Where attention's weights are asked for, where no window is
+    padded, and where it does not only read, it computes as `bert` does. After a layer the states of
+    padding are 0.
+    """
+
+    def __init__(self, bert: Bert) -> None:
+        nn.Module.__init__(self)
+        self.config, self.attention, self.training = bert.config, bert.attention, bert.training
+        for name, part in bert.named_children():
+            self.add_module(name, part)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        output_attentions: bool = False,
+        output_hidden_states: bool = True,
+    ) -> Encoded:
+        plain = output_attentions or self.training or torch.is_grad_enabled()
+        too_long = input_ids.shape[1] > self.config.max_length
+        if attention_mask is not None and attention_mask.all():
+            attention_mask = None
+        if plain or too_long or attention_mask is None:
+            asked = attention_mask, token_type_ids, output_attentions, output_hidden_states
+            return super().forward(input_ids, *asked)
+        if token_type_ids is None:
+            token_type_ids = torch.zeros_like(input_ids)
+        embedded = self.embeddings(input_ids, token_type_ids)  # (B, T, H)
+        inside = attention_mask != 0
+        lengths = [length for length in inside.sum(1).tolist() if length]
+        x = embedded[inside]  # (n, H)
+        hidden_states = [embedded]
+        for k, layer in enumerate(self.layers):
+            x = layer.read_packed(x, lengths)
+            if output_hidden_states or k == len(self.layers) - 1:
+                states = torch.zeros_like(embedded)
+                states[inside] = x
+                hidden_states.append(states)
+        return Encoded(tuple(hidden_states if output_hidden_states else hidden_states[-1:]), None)
+
+
 def fuse(model: BertForQuestionAnswering) -> None:
     """Have the layers of a model compute by these kernels, where they are `supported`.
 
     Its weights are frozen: the kernels compute with copies of them.
     """
-    if not supported(model.head.S.dtype):
+    dtype = model.head.S.dtype
+    if not supported(dtype):
         return
     model.requires_grad_(False)
     layers: Any = model.bert.layers
     for k, layer in enumerate(layers):
         layers[k] = FusedLayer(layer)
+    # AMX multiplies whole tiles: there attention to lengths of all kinds takes longer than padding
+    if dtype == torch.float32 or not processor_has("amx_bf16"):
+        model.bert = PackedBert(model.bert)

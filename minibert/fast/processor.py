@@ -13,7 +13,7 @@ import torch
 
 from ..errors import InputError
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "int8"]
 
 # The values of ONEDNN_MAX_CPU_ISA under which oneDNN does without these instructions
 # (https://uxlfoundation.github.io/oneDNN/dev_guide_cpu_dispatcher_control.html).
@@ -71,15 +71,21 @@ def device_name(device: torch.device) -> str:
     return f"{name} ({', '.join([torch.backends.cpu.get_cpu_capability(), *used])})"
 
 
-def choose_precision(name: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
+def choose_precision(name: Precision, device: torch.device) -> Literal["fp32", "bf16", "int8"]:
     """A precision by name; "auto" is bfloat16 where the processor computes in it, else float32.
 
-    Where it does not, bfloat16 is emulated, and slower than float32. Raises `InputError`.
+    Where it does not, bfloat16 is emulated, and slower than float32. Raises `InputError`, also for
+    "int8" where its kernels are not.
     """
     if name == "fp32" or name == "bf16":
         return name
+    if name == "int8":
+        kernels = hasattr(torch.ops.onednn, "qlinear_pointwise")
+        if device.type == "cpu" and kernels and "AVX" in torch.backends.cpu.get_cpu_capability():
+            return name
+        raise InputError("precision='int8': only an x86 CPU with AVX2 reads in it")
     if name != "auto":
-        raise InputError(f"precision={name!r}: expected 'auto', 'fp32' or 'bf16'")
+        raise InputError(f"precision={name!r}: expected 'auto', 'fp32', 'bf16' or 'int8'")
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     able = device.type == "cpu" and processor_has("avx512_bf16", "amx_bf16")

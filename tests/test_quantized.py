@@ -1,0 +1,165 @@
+"""Reading in 8-bit integers beside reading in float32, and beside exact sums of the same integers."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+import minibert
+from minibert import BertConfig, BertForQuestionAnswering, QuestionAnswerer
+from minibert.errors import InputError
+from minibert.fast import quantized
+from minibert.fast.processor import choose_precision
+from minibert.fast.quantized import QuantizedLayer, QuantizedLinear, largest_weight, quantize
+
+
+def kernels() -> bool:
+    try:
+        return choose_precision("int8", torch.device("cpu")) == "int8"
+    except InputError:
+        return False
+
+
+pytestmark = pytest.mark.skipif(not kernels(), reason="no kernels for 8-bit integers here")
+
+CONFIG = BertConfig(
+    vocab_size=100, hidden_size=64, num_hidden_layers=3, num_attention_heads=4,
+    intermediate_size=256, max_position_embeddings=64, initializer_range=0.2,
+)  # fmt: skip
+PAIR = ("Who lit the lamp?", "At dusk the keeper, Ada, lit the lamp.")
+
+
+def by_hand(x, weight, bias, zero):
+    """The same rounding, summed up in float64."""
+    step = torch.maximum(x.amax(-1) / (255 - zero), -x.amin(-1) / zero)[:, None]
+    integers = (x / step).round().double()
+    assert integers.min() >= -zero and integers.max() <= 255 - zero
+    scale = weight.abs().amax(1) / largest_weight()
+    return (integers @ (weight / scale[:, None]).round().double().T) * scale * step + bias
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("zero", [128, 32])
+def test_a_map_in_integers_adds_up_exactly(zero, monkeypatch):
+    """But for float32's own rounding, at which one number in thousands falls to the next step."""
+    torch.manual_seed(0)
+    maps = [nn.Linear(64, 96), nn.Linear(64, 32)]
+    x = nn.functional.gelu(3 * torch.randn(70, 64)) if zero == 32 else torch.randn(70, 64)
+    weight, bias = torch.cat([m.weight for m in maps]), torch.cat([m.bias for m in maps])
+    found = QuantizedLinear(*maps, zero=zero)(x)
+    near = by_hand(x, weight, bias, zero).float()
+    assert ((found - near).abs() > 1e-5).float().mean() < 0.01
+    exact = nn.functional.linear(x, weight, bias)
+    assert 1e-4 < (found - exact).norm() / exact.norm() < 0.02
+    monkeypatch.setattr(quantized, "BLOCK", 128 * 9)  # nine rows at once
+    assert torch.equal(QuantizedLinear(*maps, zero=zero)(x.view(7, 10, 64)), found.view(7, 10, 128))
+
+
+@torch.inference_mode()
+def test_wide_channels_do_not_cost_the_others_their_steps():
+    """As some of a LayerNorm's are, which its gain says, where the weights make up for it."""
+    torch.manual_seed(0)
+    one, norm, x = nn.Linear(64, 96), nn.LayerNorm(64), torch.randn(50, 64)
+    norm.weight[:3], one.weight[:, :3] = 30.0, one.weight[:, :3] / 30
+    x = norm(x)
+    exact = one(x)
+    loss = [(QuantizedLinear(one, norm=n)(x) - exact).norm() / exact.norm() for n in (norm, None)]
+    assert loss[0] < 0.5 * loss[1]
+
+
+@torch.inference_mode()
+def test_numbers_of_every_size_and_none_at_all():
+    one = nn.Linear(64, 96)
+    packed = QuantizedLinear(one)
+    x = torch.randn(8, 64) * torch.logspace(-9, 9, 8)[:, None]
+    x[3] = 0
+    loss = (packed(x) - one(x)).norm(dim=1) / one(x).norm(dim=1)
+    assert loss.max() < 0.02
+    for hostile in (float("nan"), float("inf")):
+        x[5, 7] = hostile
+        assert not packed(x)[5].isfinite().any() and packed(x)[:5].isfinite().all()
+    assert QuantizedLinear(nn.Linear(64, 96), norm=nn.LayerNorm(64))(x[:0]).shape == (0, 96)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_a_model_in_integers_is_near_the_plain_one(attention):
+    torch.manual_seed(0)
+    plain = BertForQuestionAnswering(CONFIG, attention).eval()
+    whole = copy.deepcopy(plain)
+    quantize(whole)
+    ids = torch.randint(0, 100, (8, 50))
+    mask = (torch.arange(50) < torch.randint(20, 51, (8, 1))).long()
+    exact = plain(ids, mask).start_logits[mask == 1]
+    packed, padded = (
+        whole(ids, mask, output_hidden_states=states).start_logits[mask == 1]
+        for states in (False, True)
+    )
+    for logits in (packed, padded):
+        assert 1e-3 < (logits - exact).norm() / exact.norm() < 0.1
+    assert list(whole.state_dict()) == list(plain.state_dict())
+    assert all(
+        torch.equal(a, b) for a, b in zip(whole.parameters(), plain.parameters(), strict=True)
+    )
+
+
+@torch.inference_mode()
+def test_an_answer_does_not_depend_on_its_batch():
+    """Each token has its own scale: what is read beside it changes nothing but the last bits, and
+    a number that they put over the edge of a step."""
+    qa = QuestionAnswerer.from_pretrained(precision="int8")
+    alone = qa(*PAIR)
+    beside = list(qa.answer_many([PAIR, ("How long?", "It took weeks. " * 60), ("Why?", "Ill.")]))
+    assert beside[0].answer == alone.answer
+    assert beside[0].score == pytest.approx(alone.score, abs=2e-3)
+
+
+def test_the_reader_in_integers(tiny, tmp_path):
+    """It answers, says what it computes with, is copied and saved, and can be loaded again."""
+    qa = QuestionAnswerer.from_pretrained(tiny, precision="int8")
+    assert all(isinstance(layer, QuantizedLayer) for layer in qa.model.bert.layers)
+    assert qa.computes_with == "cpu, int8, sdpa attention"
+    assert not any(weight.requires_grad for weight in qa.model.parameters())
+    answer = qa(*PAIR)
+    for copied in (copy.deepcopy(qa), pickle.loads(pickle.dumps(qa))):
+        assert copied(*PAIR) == answer
+    qa.save_pretrained(tmp_path / "saved")
+    for source in (tiny, tmp_path / "saved"):
+        assert QuestionAnswerer.from_pretrained(source, precision="int8")(*PAIR) == answer
+    exact = QuestionAnswerer.from_pretrained(tiny, precision="fp32")(*PAIR)
+    assert answer != exact and answer.start_logit == pytest.approx(exact.start_logit, abs=0.5)
+
+
+def test_other_weights_are_computed_with_once_they_are_loaded():
+    first, second = (BertForQuestionAnswering(CONFIG).eval() for _ in range(2))
+    quantize(first)
+    first.load_state_dict(second.state_dict())
+    quantize(second)
+    with torch.inference_mode():
+        a, b = (model(torch.arange(9)[None]).start_logits for model in (first, second))
+    assert torch.equal(a, b)
+
+
+def test_an_answer_in_integers_is_explained():
+    """By the gradients of the float32 weights, which are still there."""
+    qa = QuestionAnswerer.from_pretrained(precision="int8")
+    found = qa.explain(*PAIR, n_best=3)
+    assert [(a.answer, a.score) for a in found.answers] == [
+        (a.answer, pytest.approx(a.score, abs=1e-6)) for a in qa(*PAIR, top_k=3)
+    ]
+    assert found.attribution.gradients.gap < 0.01
+
+
+def test_where_there_is_no_reading_in_integers(tiny, monkeypatch):
+    plain = QuestionAnswerer.from_pretrained(tiny, precision="fp32")
+    with pytest.raises(InputError, match="from_pretrained"):
+        QuestionAnswerer(plain.model, plain.tokenizer, precision="int8")
+    with pytest.raises(InputError, match="train in 'fp32' or 'bf16'"):
+        minibert.TrainingConfig("x", "y", "z", precision="int8")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    with pytest.raises(InputError, match="x86 CPU with AVX2"):
+        QuestionAnswerer.from_pretrained(tiny, precision="int8")
+    with pytest.raises(InputError, match="x86 CPU with AVX2"):
+        choose_precision("int8", torch.device("meta"))
