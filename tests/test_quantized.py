@@ -1,4 +1,4 @@
-"""Reading in 8-bit integers beside reading in float32, and beside exact sums of the same integers."""
+"""Reading in 8-bit integers beside float32, and beside exact sums of the same integers."""
 
 import copy
 import pickle

@@ -17,7 +17,6 @@ from ..model import Bert, Encoded, EncoderLayer
 from ..qa import BertForQuestionAnswering
 from .processor import processor_has
 
-
 PACKED = ("project", "merge", "expand", "contract")  # a layer's maps for the kernels
 
 
@@ -59,7 +58,7 @@ class FusedLayer(EncoderLayer):
 
     def read_packed(self, x: Tensor, lengths: list[int]) -> Tensor:
         """(n, H) -> (n, H): windows of these lengths, one after another."""
-        windows = self.project(x).split(lengths)  # of (T, 3H)
+        windows = self.project(x).split_with_sizes(lengths)  # of (T, 3H)
         return self.finish(torch.cat([self.mix(window[None])[0][0] for window in windows]), x)
 
     def mix(self, projected: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -70,7 +69,8 @@ class FusedLayer(EncoderLayer):
     def finish(self, mixed: Tensor, x: Tensor) -> Tensor:
         """What follows attention in the layer that reads x. It reads each token alone."""
         x = self.attention_norm(self.merge.plus(mixed, x))
-        return self.feed_forward_norm(self.contract.plus(self.expand(x, "gelu"), x))
+        x = self.feed_forward_norm(self.contract.plus(self.expand(x, "gelu"), x))
+        return x
 
 
 def repack(layer: FusedLayer, _: object) -> None:
@@ -146,9 +146,10 @@ class PackedBert(Bert):
         lengths = [length for length in inside.sum(1).tolist() if length]
         x = embedded[inside]  # (n, H)
         hidden_states = [embedded]
-        for k, layer in enumerate(self.layers):
+        layers: Any = self.layers
+        for k, layer in enumerate(layers):
             x = layer.read_packed(x, lengths)
-            if output_hidden_states or k == len(self.layers) - 1:
+            if output_hidden_states or k == len(layers) - 1:
                 states = torch.zeros_like(embedded)
                 states[inside] = x
                 hidden_states.append(states)

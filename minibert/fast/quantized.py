@@ -70,7 +70,7 @@ class QuantizedLinear:
 
 def rows_of(x: Tensor, width: int) -> tuple[Tensor, ...]:
     """(..., K) cut into (n, K), so many rows that n numbers of this width fit the cache."""
-    return x.flatten(0, -2).split(max(1, BLOCK // width))
+    return torch.split(x.flatten(0, -2), max(1, BLOCK // width))
 
 
 def product(x: Tensor, zero: int, weight: Tensor, scale: Tensor, zeros: Tensor) -> Tensor:
@@ -112,7 +112,8 @@ class QuantizedLayer(FusedLayer):
 
     def finish_block(self, mixed: Tensor, x: Tensor) -> Tensor:
         x = self.attention_norm(self.merge(mixed).add_(x))
-        return self.feed_forward_norm(self.contract(F.gelu(self.expand(x))).add_(x))
+        x = self.feed_forward_norm(self.contract(F.gelu(self.expand(x))).add_(x))
+        return x
 
 
 def quantize(model: BertForQuestionAnswering) -> None:
