@@ -33,6 +33,7 @@ from .turns import (
     forward_flops,
     in_fresh_process,
     keep_memory,
+    measured_on,
     peak_memory_mb,
     times_as_fast,
 )
@@ -165,6 +166,7 @@ ENGINES: dict[str, tuple[torch.dtype, Callable[[str], Engine]]] = {
     "onnxruntime, float32": (torch.float32, lambda s: ours(other_engines.onnxruntime(s, False))),
     "onnxruntime, int8": (torch.float32, lambda s: ours(other_engines.onnxruntime(s, True))),
 }
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}
 # the first word of a name -> what must be installed
 NEEDS = {
     "minibert": (),
@@ -181,12 +183,14 @@ def bench_answer(
 
     Returns the processor's and the engines' figures, for each way of keeping memory: "untuned" as
     the C library does it, "tuned" as `minibert answer` does. `ratio` is the speed, end to end, of
-    minibert in its best precision over the engine's, `ratio_to_tuned` the engine's own over its
-    speed with memory tuned. Engines in bfloat16 are measured where the processor computes in it,
-    other libraries where they are installed. `questions` None are 300, or 100 without bfloat16.
+    minibert in the precision that it chooses by itself over the engine's, `ratio_to_tuned` the
+    engine's own over its speed with memory tuned. Engines in bfloat16 are measured where the
+    processor computes in it, other libraries where they are installed. `questions` None are 300, or
+    100 without bfloat16.
     """
-    able = choose_precision("auto", CPU) == "bf16"
-    best = f"minibert, {'bfloat16' if able else 'float32'}"
+    chosen = choose_precision("auto", CPU)
+    able = chosen == "bf16"
+    best = f"minibert, {PRECISIONS[chosen]}"
     names = [
         name
         for name, (dtype, _) in ENGINES.items()
@@ -195,8 +199,7 @@ def bench_answer(
     ]
     questions = questions or (300 if able else 100)
     asked = sample(data, questions, seed)
-    report: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__}
-    report |= {"turns": turns, "seed": seed, "questions": questions, "best": best}
+    report = measured_on() | {"turns": turns, "seed": seed, "questions": questions, "best": best}
     with both_ways(load_engines, names, source, asked) as processes:
         told: dict[tuple[str, str], list[Told]] = {(m, n): [] for n in names for m in MEMORY}
         work = {

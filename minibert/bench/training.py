@@ -27,6 +27,7 @@ from .turns import (
     forward_flops,
     in_fresh_process,
     keep_memory,
+    measured_on,
     peak_memory_mb,
     times_as_fast,
 )
@@ -100,8 +101,7 @@ def bench_train(init: str, data: str, turns: int = 5, seed: int = 0) -> dict[str
     engine's. Without `transformers` only minibert is measured.
     """
     names = [n for n in ENGINES if n == "minibert" or importlib.util.find_spec("transformers")]
-    report: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__}
-    report |= {"turns": turns, "seed": seed, "windows_a_turn": BATCH * BATCHES}
+    report = measured_on() | {"turns": turns, "seed": seed, "windows_a_turn": BATCH * BATCHES}
     batches, _, config = real_batches(init, data, seed)
     windows = [window for batch in batches for window in batch]
     tokens = sum(map(len, windows))

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 
 from ..config import BertConfig
 from ..fast.memory import keep_freed_memory
+from ..fast.processor import device_name
 
 CPU = torch.device("cpu")
 
@@ -45,6 +46,12 @@ def keep_memory(memory: str) -> None:
     """Have this process keep freed memory in one of the ways of `MEMORY`."""
     if memory == "tuned":
         keep_freed_memory()
+
+
+def measured_on() -> dict[str, Any]:
+    """What every figure of a report depends on."""
+    threads = torch.get_num_threads()
+    return {"machine": device_name(CPU), "threads": threads, "torch": torch.__version__}
 
 
 @contextmanager
@@ -134,7 +141,7 @@ FIGURES = {
 
 def table_of(report: dict[str, Any]) -> str:
     """A report as text: a row an engine, a block for each way of keeping memory."""
-    rows = []
+    rows = [", ".join(f"{name} {report[name]}" for name in measured_on()), ""]
     for memory in MEMORY:
         peaks = ", ".join(f"{k} {v:.0f}" for k, v in report[memory]["peak_gflops"].items())
         rows += [f"memory {memory}; peak GFLOP/s: {peaks}", ""]
