@@ -83,6 +83,15 @@ def test_the_default_precision_is_explained_as_it_answers():
     assert found.attribution.gradients.gap < 0.01  # in float32, whatever the answer was read in
 
 
+def test_full_windows_are_explained_as_they_answer():
+    """To the last bit, though they are read without a mask."""
+    qa = minibert.QuestionAnswerer.from_pretrained()
+    context = CONTEXT * 90
+    found = qa.explain(QUESTION, context, n_best=5, attribution=False)
+    assert answers_of(found)[:5] == qa(QUESTION, context, top_k=5)
+    assert len(found.windows) > qa.batch_size
+
+
 def test_a_window_alone(qa, field_notes):
     """As if its part of the context were all there is; and what it shows around the answer."""
     lengths, same = set(), 0

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from minibert import BertConfig, BertForQuestionAnswering, InputError, QuestionAnswerer
-from minibert.fast.linear import FusedLayer, PackedBert, PackedLinear, fuse, supported
+from minibert.fast.linear import FusedLayer, PackedLinear, UnpaddedBert, fuse, supported
 
 pytestmark = pytest.mark.skipif(
     not supported(torch.float32), reason="this torch has no fused kernels here"
@@ -76,10 +76,10 @@ def test_windows_without_their_padding_are_read_as_with_it(attention):
     plain = BertForQuestionAnswering(CONFIG, attention).eval()
     fused = copy.deepcopy(plain)
     fuse(fused)
-    assert isinstance(fused.bert, PackedBert)
+    assert isinstance(fused.bert, UnpaddedBert)
     read = []
-    fused.bert.layers[0].read_packed = lambda x, lengths: (
-        read.append((len(x), lengths)) or FusedLayer.read_packed(fused.bert.layers[0], x, lengths)
+    fused.bert.layers[0].read_unpadded = lambda x, lengths: (
+        read.append((len(x), lengths)) or FusedLayer.read_unpadded(fused.bert.layers[0], x, lengths)
     )
     ids = torch.randint(0, 100, (6, 50))
     lengths = torch.tensor([50, 1, 0, 17, 49, 2])
@@ -106,6 +106,7 @@ def test_what_needs_padding_is_computed_with_it():
     mask[1, 5:] = 0
     a, b = (model(ids, mask, output_attentions=True) for model in (plain, fused))
     torch.testing.assert_close(b.attentions[2], a.attentions[2], rtol=1e-5, atol=1e-5)
+    assert fused(ids, torch.zeros_like(ids)).start_logits.isfinite().all()
     with pytest.raises(InputError, match="65 tokens, but this model has 64"):
         ids = torch.ones(1, 65, dtype=torch.int64)
         fused(ids, torch.zeros_like(ids))

@@ -361,8 +361,10 @@ def read_layers(
     for indices in token_batches(features, qa.batch_size * qa.max_length, multiple):
         chosen = [features[k] for k in indices]
         batch = collate(chosen, qa.tokenizer.pad_id, multiple).to(device)
+        full = len(chosen[-1]) == batch.input_ids.shape[1]  # the shortest
+        mask = None if full else batch.attention_mask
         with torch.autocast(device.type, torch.bfloat16, mixed):
-            out = qa.model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
+            out = qa.model(batch.input_ids, mask, batch.token_type_ids)
             for depth, states in zip(depths, out.hidden_states, strict=True):
                 start, end = (side.float().cpu().numpy() for side in qa.model.head(states))
                 for row, (k, feature) in enumerate(zip(indices, chosen, strict=True)):

@@ -56,7 +56,7 @@ class FusedLayer(EncoderLayer):
         mixed, probabilities = self.mix(self.project(x), mask)
         return self.finish(mixed, x), probabilities
 
-    def read_packed(self, x: Tensor, lengths: list[int]) -> Tensor:
+    def read_unpadded(self, x: Tensor, lengths: list[int]) -> Tensor:
         """(n, H) -> (n, H): windows of these lengths, one after another."""
         windows = self.project(x).split_with_sizes(lengths)  # of (T, 3H)
         return self.finish(torch.cat([self.mix(window[None])[0][0] for window in windows]), x)
@@ -110,12 +110,12 @@ def supported(dtype: torch.dtype) -> bool:
     return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-class PackedBert(Bert):
+class UnpaddedBert(Bert):
     """An encoder of `FusedLayer`s that reads windows of different lengths without their padding.
 
-    It takes over the parts of `bert`. Where attention's weights are asked for, where no window is
-    padded, and where it does not only read, it computes as `bert` does. After a layer the states of
-    padding are 0.
+    It takes over the parts of `bert`. Without a mask, where attention's weights are asked for, and
+    where it does not only read, it computes as `bert` does. After a layer the states of padding are
+    0.
     """
 
     def __init__(self, bert: Bert) -> None:
@@ -134,9 +134,7 @@ class PackedBert(Bert):
     ) -> Encoded:
         plain = output_attentions or self.training or torch.is_grad_enabled()
         too_long = input_ids.shape[1] > self.config.max_length
-        if attention_mask is not None and attention_mask.all():
-            attention_mask = None
-        if plain or too_long or attention_mask is None:
+        if plain or too_long or attention_mask is None or not attention_mask.any():
             asked = attention_mask, token_type_ids, output_attentions, output_hidden_states
             return super().forward(input_ids, *asked)
         if token_type_ids is None:
@@ -148,7 +146,7 @@ class PackedBert(Bert):
         hidden_states = [embedded]
         layers: Any = self.layers
         for k, layer in enumerate(layers):
-            x = layer.read_packed(x, lengths)
+            x = layer.read_unpadded(x, lengths)
             if output_hidden_states or k == len(layers) - 1:
                 states = torch.zeros_like(embedded)
                 states[inside] = x
@@ -170,4 +168,4 @@ def fuse(model: BertForQuestionAnswering) -> None:
         layers[k] = FusedLayer(layer)
     # AMX multiplies whole tiles: there attention to lengths of all kinds takes longer than padding
     if dtype == torch.float32 or not processor_has("amx_bf16"):
-        model.bert = PackedBert(model.bert)
+        model.bert = UnpaddedBert(model.bert)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..model import EncoderLayer
 from ..qa import BertForQuestionAnswering
-from .linear import FusedLayer, PackedBert
+from .linear import FusedLayer, UnpaddedBert
 
 # Numbers of the widest tensor that are computed at once: it is read five times, from the cache.
 BLOCK = 2**19
@@ -125,4 +125,4 @@ def quantize(model: BertForQuestionAnswering) -> None:
     for k, layer in enumerate(layers):
         layers[k] = QuantizedLayer(layer, norm)
         norm = layer.feed_forward_norm
-    model.bert = PackedBert(model.bert)
+    model.bert = UnpaddedBert(model.bert)
