@@ -102,7 +102,7 @@ def pipeline(
     `tokenizer` is a folder, a hub id or a `Tokenizer`, None the model's own. `device` is a name
     ("cpu", "cuda:1"), the number of a GPU (-1: the CPU) or a `torch.device`, None the GPU where
     there is one. `dtype`, or `torch_dtype` as it once was called, is "float32", "bfloat16" or
-    "auto", bfloat16 where the processor computes in it. `settings` are defaults for the calls: see
+    "auto", the fastest here. `settings` are defaults for the calls: see
     `PipelineSettings`. Raises `InputError` for another task or argument, and what loading raises.
     """
     if task not in (None, "question-answering"):

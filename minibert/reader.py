@@ -146,9 +146,9 @@ class QuestionAnswerer:
         self.doc_stride = doc_stride
         self.max_question_len = max_question_len
         self.batch_size = batch_size
-        self.precision = choose_precision(precision, self.device)
-        if self.precision == "int8" and not isinstance(model.bert.layers[0], QuantizedLayer):
-            raise InputError("precision='int8': load the model with from_pretrained")
+        quantized = any(isinstance(part, QuantizedLayer) for part in model.modules())
+        floats = choose_precision(precision, self.device, float_weights=not quantized)
+        self.precision = "int8" if quantized else floats
         self.calibration = calibration
 
     @classmethod

@@ -93,9 +93,7 @@ class TrainingConfig:
             )
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise InputError(f"dropout={self.dropout}: expected from 0 to below 1")
-        if self.precision == "int8":
-            raise InputError("precision='int8' is for answering: train in 'fp32' or 'bf16'")
-        choose_precision(self.precision, torch.device("cpu"))  # is it a name of one?
+        choose_precision(self.precision, torch.device("cpu"), float_weights=True)  # a name of one?
 
 
 # Padded tokens in one pass. On a CPU a batch of 16 full windows. On a GPU as many as fit into 16 GB
@@ -111,7 +109,7 @@ def resolved(config: TrainingConfig, device: torch.device) -> TrainingConfig:
     return replace(
         config,
         device=device.type,
-        precision=choose_precision(config.precision, device),
+        precision=choose_precision(config.precision, device, float_weights=True),
         attention=config.attention or ("eager" if on_cpu else "sdpa"),
         max_tokens=config.max_tokens or (CPU_TOKENS if on_cpu else GPU_TOKENS),
     )

@@ -21,16 +21,18 @@ from minibert.fast.linear import FusedLayer
 def logit(precision):
     qa = QuestionAnswerer.from_pretrained(sys.argv[1], precision=precision)
     return qa("Who lit the lamp?", "Ada lit the lamp.", 2)[0].start_logit
-model = QuestionAnswerer.from_pretrained(sys.argv[1]).model
+qa = QuestionAnswerer.from_pretrained(sys.argv[1])
+model = qa.model
 print(json.dumps({
+    "precision": qa.precision,
     "dtype": str(next(model.parameters()).dtype),
     "fused": any(isinstance(module, FusedLayer) for module in model.modules()),
     "attention": model.bert.attention,
     "logits": [logit("fp32"), logit("bf16")],
 }))
 """
-FLOAT32 = {"dtype": "torch.float32", "fused": True, "attention": "sdpa"}
-BFLOAT16 = {"dtype": "torch.bfloat16", "fused": True}
+INT8 = {"precision": "int8", "dtype": "torch.float32", "fused": True, "attention": "sdpa"}
+BFLOAT16 = {"precision": "bf16", "dtype": "torch.bfloat16", "fused": True}
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
 
 
@@ -50,9 +52,9 @@ def chosen(tiny: Path, variables: dict[str, str]) -> dict[str, Any]:
     [AVX2, {"ATEN_CPU_CAPABILITY": "avx2"}, {"ONEDNN_MAX_CPU_ISA": "avx512_core"}],
     ids=str,
 )
-def test_without_bfloat16_instructions_it_is_float32(tiny, variables):
+def test_without_bfloat16_instructions_it_is_int8(tiny, variables):
     """Also where the processor has them and the user keeps torch from them."""
-    assert chosen(tiny, variables) == FLOAT32
+    assert chosen(tiny, variables) == INT8
 
 
 @pytest.mark.skipif(

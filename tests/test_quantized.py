@@ -10,7 +10,7 @@ from torch import nn
 import minibert
 from minibert import BertConfig, BertForQuestionAnswering, QuestionAnswerer
 from minibert.errors import InputError
-from minibert.fast import quantized
+from minibert.fast import processor, quantized
 from minibert.fast.processor import choose_precision
 from minibert.fast.quantized import QuantizedLayer, QuantizedLinear, largest_weight, quantize
 
@@ -152,11 +152,24 @@ def test_an_answer_in_integers_is_explained():
     assert found.attribution.gradients.gap < 0.01
 
 
+def test_it_is_chosen_where_bfloat16_is_not(tiny, monkeypatch):
+    """But not for weights that must stay floats; whose weights are integers, reads in them."""
+    monkeypatch.setattr(processor, "processor_has", lambda *instructions: False)
+    qa = QuestionAnswerer.from_pretrained(tiny)
+    assert qa.precision == QuestionAnswerer(qa.model, qa.tokenizer).precision == "int8"
+    plain = QuestionAnswerer.from_pretrained(tiny, precision="fp32")
+    assert QuestionAnswerer(plain.model, plain.tokenizer, precision="auto").precision == "fp32"
+    cpu = torch.device("cpu")
+    assert choose_precision("auto", cpu, float_weights=True) == "fp32"
+    monkeypatch.setattr(processor, "processor_has", lambda *instructions: True)
+    assert choose_precision("auto", cpu) == "bf16"
+
+
 def test_where_there_is_no_reading_in_integers(tiny, monkeypatch):
     plain = QuestionAnswerer.from_pretrained(tiny, precision="fp32")
-    with pytest.raises(InputError, match="from_pretrained"):
+    with pytest.raises(InputError, match="only from_pretrained loads a model for it"):
         QuestionAnswerer(plain.model, plain.tokenizer, precision="int8")
-    with pytest.raises(InputError, match="train in 'fp32' or 'bf16'"):
+    with pytest.raises(InputError, match="none is trained in it"):
         minibert.TrainingConfig("x", "y", "z", precision="int8")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
     with pytest.raises(InputError, match="x86 CPU with AVX2"):

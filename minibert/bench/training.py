@@ -44,7 +44,7 @@ def ours(init: str, pad_id: int) -> Train:
     config = TrainingConfig(init, train_file="", output_dir="")
     groups = decay_groups(model, config.weight_decay)
     optimizer = torch.optim.AdamW(groups, config.learning_rate, fused=True)
-    precision = choose_precision("auto", CPU)
+    precision = choose_precision("auto", CPU, float_weights=True)
 
     def run(batches: list[list[Feature]]) -> None:
         for windows in batches:
@@ -66,7 +66,7 @@ def reference(init: str, pad_id: int, attention: str, as_blog_post: bool) -> Tra
         init, attn_implementation=attention
     ).train()
     optimizer = torch.optim.AdamW(model.parameters(), 2e-5, fused=None if as_blog_post else True)
-    mixed = not as_blog_post and choose_precision("auto", CPU) == "bf16"
+    mixed = not as_blog_post and choose_precision("auto", CPU, float_weights=True) == "bf16"
 
     def run(batches: list[list[Feature]]) -> None:
         if as_blog_post:
@@ -107,7 +107,7 @@ def bench_train(init: str, data: str, turns: int = 5, seed: int = 0) -> dict[str
     tokens = sum(map(len, windows))
     # two products in the backward pass for each one in the forward pass
     flops = sum(3 * forward_flops(config, len(window)) for window in windows)
-    mixed = choose_precision("auto", CPU) == "bf16"
+    mixed = choose_precision("auto", CPU, float_weights=True) == "bf16"
     dtypes = {
         name: torch.bfloat16 if mixed and "blog post" not in name else torch.float32
         for name in names

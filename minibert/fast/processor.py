@@ -71,25 +71,34 @@ def device_name(device: torch.device) -> str:
     return f"{name} ({', '.join([torch.backends.cpu.get_cpu_capability(), *used])})"
 
 
-def choose_precision(name: Precision, device: torch.device) -> Literal["fp32", "bf16", "int8"]:
-    """A precision by name; "auto" is bfloat16 where the processor computes in it, else float32.
+def choose_precision(
+    name: Precision, device: torch.device, float_weights: bool = False
+) -> Literal["fp32", "bf16", "int8"]:
+    """A precision by name. "auto" is the fastest that costs at most 0.1 F1 (minibert/bench/README).
 
-    Where it does not, bfloat16 is emulated, and slower than float32. Raises `InputError`, also for
-    "int8" where its kernels are not.
+    That is bfloat16 where the processor computes in it: elsewhere it is emulated, and slower than
+    float32. Else it is "int8" where its kernels are, but not where weights must stay floats, as in
+    training; else float32. Raises `InputError`, also for "int8" where it cannot be.
     """
     if name == "fp32" or name == "bf16":
         return name
+    if name == "int8" and float_weights:
+        raise InputError(
+            "precision='int8': only from_pretrained loads a model for it; none is trained in it"
+        )
+    kernels = hasattr(torch.ops.onednn, "qlinear_pointwise")
+    avx2 = device.type == "cpu" and "AVX" in torch.backends.cpu.get_cpu_capability()
     if name == "int8":
-        kernels = hasattr(torch.ops.onednn, "qlinear_pointwise")
-        if device.type == "cpu" and kernels and "AVX" in torch.backends.cpu.get_cpu_capability():
-            return name
-        raise InputError("precision='int8': only an x86 CPU with AVX2 reads in it")
+        if not (avx2 and kernels):
+            raise InputError("precision='int8': only an x86 CPU with AVX2 reads in it")
+        return name
     if name != "auto":
         raise InputError(f"precision={name!r}: expected 'auto', 'fp32', 'bf16' or 'int8'")
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    able = device.type == "cpu" and processor_has("avx512_bf16", "amx_bf16")
-    return "bf16" if able else "fp32"
+    if device.type == "cpu" and processor_has("avx512_bf16", "amx_bf16"):
+        return "bf16"
+    return "int8" if avx2 and kernels and not float_weights else "fp32"
 
 
 def processor_has(*instructions: str) -> bool:
