@@ -102,9 +102,8 @@ Negatives = Annotated[
     float, typer.Option(help="Share of the questions to ask also of a text without the answer.")
 ]
 DocStride = Annotated[int | None, typer.Option(help="Tokens that two windows share.")]
-PrecisionName = Annotated[
-    str, typer.Option("--precision", help="auto, fp32, bf16; for answering also int8")
-]
+PrecisionName = Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or int8")]
+TrainingPrecision = Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
 
 
@@ -523,7 +522,7 @@ def train_command(
         str | None, typer.Option(help="eager or sdpa", show_default="by the device")
     ] = None,
     negatives: Negatives = 0.0,
-    precision: PrecisionName = "auto",
+    precision: TrainingPrecision = "auto",
     device: Device = "auto",
     seed: Annotated[int, typer.Option()] = 42,
     checkpoint_every: Annotated[int, typer.Option(help="Steps.")] = 500,
@@ -578,7 +577,7 @@ def adapt_command(
     dropout: Annotated[float, typer.Option()] = 0.0,
     max_length: Annotated[int, typer.Option(help="Tokens a window.")] = 384,
     doc_stride: DocStride = 128,
-    precision: PrecisionName = "auto",
+    precision: TrainingPrecision = "auto",
     device: Device = "auto",
     seed: Annotated[int, typer.Option()] = 42,
     checkpoint_every: Annotated[int, typer.Option(help="Steps.")] = 500,

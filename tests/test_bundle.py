@@ -111,6 +111,26 @@ def test_a_sample_of_dev_agrees_with_its_card(qa, squad):
     assert metrics["exact_match"] == pytest.approx(card_figures()["EM"], abs=10.5)
 
 
+def test_a_sample_of_dev_in_8_bit_integers(qa, squad):
+    """On all of dev 2.5 % of the texts differ from float32's, as often for the better as for the
+    worse. With four standard errors that is 18 of 300 texts at most, and two points of F1."""
+    try:
+        whole = minibert.QuestionAnswerer.from_pretrained(precision="int8")
+    except minibert.InputError as error:
+        pytest.skip(str(error))
+    examples = random.Random(1).sample(minibert.load_squad(squad, "validation"), 300)
+    pairs = [(example.question, example.context) for example in examples]
+    exact, rounded = (list(reader.answer_many(pairs)) for reader in (qa, whole))
+    assert sum(a.answer != b.answer for a, b in zip(exact, rounded, strict=True)) <= 18
+    f1 = [
+        minibert.squad_metrics(
+            {e.id: a.answer for e, a in zip(examples, told, strict=True)}, examples
+        )["f1"]
+        for told in (exact, rounded)
+    ]
+    assert f1[0] == pytest.approx(f1[1], abs=2)
+
+
 def test_evaluating_is_answering_and_scoring(qa, field_notes):
     """The figures of `evaluate` are those of `answer_many`'s answers."""
     examples = [example for example in field_notes if example.answers][::4]
