@@ -53,7 +53,7 @@ def test_a_map_in_integers_adds_up_exactly(zero, monkeypatch):
     assert ((found - near).abs() > 1e-5).float().mean() < 0.01
     exact = nn.functional.linear(x, weight, bias)
     assert 1e-4 < (found - exact).norm() / exact.norm() < 0.02
-    monkeypatch.setattr(quantized, "BLOCK", 128 * 9)  # nine rows at once
+    monkeypatch.setattr(quantized, "BLOCK", 128 * 9)  # nine rows at once for each thread
     assert torch.equal(QuantizedLinear(*maps, zero=zero)(x.view(7, 10, 64)), found.view(7, 10, 128))
 
 

@@ -24,7 +24,7 @@ from ..model import EncoderLayer
 from ..qa import BertForQuestionAnswering
 from .linear import FusedLayer, UnpaddedBert
 
-# Numbers of the widest tensor that are computed at once: it is read five times, from the cache.
+# Numbers of the widest tensor that a thread computes at once; it is read five times, from cache.
 BLOCK = 2**19
 NEAR_ZERO = 1e-12  # no step is smaller
 WIDTH = 4.0  # standard deviations to which a channel of LayerNorm's output reaches
@@ -69,8 +69,9 @@ class QuantizedLinear:
 
 
 def rows_of(x: Tensor, width: int) -> tuple[Tensor, ...]:
-    """(..., K) cut into (n, K), so many rows that n numbers of this width fit the cache."""
-    return torch.split(x.flatten(0, -2), max(1, BLOCK // width))
+    """(..., K) cut into (n, K): so many rows that n numbers of this width fit the caches."""
+    rows = BLOCK * torch.get_num_threads() // width
+    return torch.split(x.flatten(0, -2), max(1, rows))
 
 
 def product(x: Tensor, zero: int, weight: Tensor, scale: Tensor, zeros: Tensor) -> Tensor:
