@@ -739,9 +739,7 @@ def bench_answer_command(
     data: Annotated[str, typer.Option(help="SQuAD dev file, folder of them, or hub id.")],
     model: Model = str(BUNDLED),
     turns: Annotated[int, typer.Option(min=1)] = 5,
-    questions: Annotated[
-        int | None, typer.Option(min=1, help="300; 100 where bfloat16 is emulated.")
-    ] = None,
+    questions: Annotated[int | None, typer.Option(min=1, help="100; 40 without bfloat16.")] = None,
     output: Annotated[Path | None, typer.Option(help="A JSON file for all the figures.")] = None,
 ) -> None:
     """Answering: how many questions a second, and how well, beside other engines that are

@@ -185,8 +185,8 @@ def bench_answer(
     the C library does it, "tuned" as `minibert answer` does. `ratio` is the speed, end to end, of
     minibert in the precision that it chooses by itself over the engine's, `ratio_to_tuned` the
     engine's own over its speed with memory tuned. Engines in bfloat16 are measured where the
-    processor computes in it, other libraries where they are installed. `questions` None are 300, or
-    100 without bfloat16.
+    processor computes in it, other libraries where they are installed. `questions` None are 100, or
+    40 without bfloat16: some minutes.
     """
     chosen = choose_precision("auto", CPU)
     able = chosen == "bf16"
@@ -197,7 +197,7 @@ def bench_answer(
         if (dtype == torch.float32 or able)
         and all(map(importlib.util.find_spec, NEEDS[name.partition(",")[0]]))
     ]
-    questions = questions or (300 if able else 100)
+    questions = questions or (100 if able else 40)
     asked = sample(data, questions, seed)
     report = measured_on() | {"turns": turns, "seed": seed, "questions": questions, "best": best}
     with both_ways(load_engines, names, source, asked) as processes:
