@@ -219,7 +219,7 @@ def test_the_keyboard_alone(show, found):
             assert page.locator(".window-name").first.text_content() == "window 2"
         if name.strip() == "The pieces":
             page.keyboard.press("Enter")
-            assert page.locator("#piece-table").is_visible()
+            page.locator("#piece-table").wait_for(state="visible")  # laid out a frame later
     buttons = page.locator("main button:visible").all_text_contents()
     assert set(buttons) <= set(reached) and {"passage", "bars", "grid", "shares"} <= set(reached)
 

@@ -1,4 +1,4 @@
-"""Reading in 8-bit integers on a CPU: the products of matrices take half of float32's time.
+"""Reading in 8-bit integers on a CPU: the products of matrices take about half of float32's time.
 
 Weights are rounded once, with a scale for each output. What they are multiplied with is rounded at
 each call, with a scale for each token, so that an answer does not depend on what else is in its
