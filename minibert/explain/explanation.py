@@ -16,7 +16,6 @@ import torch
 
 from ..batches import collate, token_batches
 from ..errors import InputError
-from ..fast.processor import choose_precision
 from ..features import Feature, example_windows
 from ..reader import QuestionAnswerer, validated_example, whole_graphemes
 from ..spans import Array, Span, WindowLogits, argmax_span, beam_spans, best_spans
@@ -353,7 +352,7 @@ def read_layers(
     qa.model.eval()
     weights = next(qa.model.parameters())
     device = weights.device
-    mixed = choose_precision(qa.precision, device) == "bf16" and weights.dtype == torch.float32
+    mixed = qa.precision == "bf16" and weights.dtype == torch.float32
     multiple = math.gcd(16, qa.max_length)
     depths: list[dict[int, tuple[Array, Array]]] = [
         {} for _ in range(qa.model.config.num_hidden_layers + 1)
