@@ -522,6 +522,10 @@ def train_command(
         str | None, typer.Option(help="eager or sdpa", show_default="by the device")
     ] = None,
     negatives: Negatives = 0.0,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(help="A model to learn from beside the labels; may be repeated."),
+    ] = None,
     precision: TrainingPrecision = "auto",
     device: Device = "auto",
     seed: Annotated[int, typer.Option()] = 42,
@@ -553,6 +557,7 @@ def train_command(
         doc_stride=doc_stride,
         attention=cast(Attention | None, attention),
         negatives=negatives,
+        teachers=tuple(teacher or ()),
         precision=cast(Precision, precision),
         device=device,
         seed=seed,

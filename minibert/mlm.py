@@ -152,11 +152,11 @@ def adapt(config: TrainingConfig, resume: bool = False, allow_other_machine: boo
     questions.
 
     An epoch is once over the passages, and each has another question in each. `config` is that of
-    `train`, whose settings hold here, but that there are no dev data and no negatives (`InputError`
-    for either). The output folder then holds an encoder without a head, which `train` begins with,
-    beside the run's files. Raises, stops and resumes as `train` does.
+    `train`, whose settings hold here, but that there are no dev data, negatives or teachers
+    (`InputError` for any). The output folder then holds an encoder without a head, which `train`
+    begins with, beside the run's files. Raises, stops and resumes as `train` does.
     """
-    for name in ("dev_file", "negatives"):
+    for name in ("dev_file", "negatives", "teachers"):
         if getattr(config, name):
             raise InputError(f"{name}={getattr(config, name)}: for training, not for this")
     device = choose_device(config.device)

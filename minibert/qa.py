@@ -137,3 +137,25 @@ def span_loss(
         return losses.where(inside, 0).sum() / inside.sum().clamp(min=1)
 
     return (one_side(start_logits, start_positions) + one_side(end_logits, end_positions)) / 2
+
+
+def soft_span_loss(
+    start_logits: Tensor,
+    end_logits: Tensor,
+    start_targets: Tensor,
+    end_targets: Tensor,
+    attention_mask: Tensor,
+) -> Tensor:
+    """`span_loss` where start and end are known as probabilities over the tokens: all are (B, T).
+
+    The cross-entropy, averaged over windows and both sides: a scalar, float32. With all of the
+    probability on one token it is `span_loss`.
+    """
+    padding = attention_mask == 0
+
+    def one_side(logits: Tensor, targets: Tensor) -> Tensor:
+        logits = logits.float().masked_fill(padding, float("-inf"))
+        log_probabilities = F.log_softmax(logits, dim=1).masked_fill(padding, 0)
+        return -(targets * log_probabilities).sum(1).mean()
+
+    return (one_side(start_logits, start_targets) + one_side(end_logits, end_targets)) / 2

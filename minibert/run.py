@@ -278,7 +278,7 @@ def tensors_digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
 # Where a run is, and how it shows itself: no weight depends on these. What stands behind the paths
 # is compared by its contents.
 FREE = {
-    "init", "revision", "train_file", "dev_file", "output_dir",
+    "init", "revision", "train_file", "dev_file", "teachers", "output_dir",
     "progress", "checkpoint_every", "keep_checkpoints",
 }  # fmt: skip
 

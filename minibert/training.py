@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from .batches import collate, length_batches, split_batch
+from .batches import Batch, collate, length_batches, split_batch
 from .config import Attention
 from .errors import DataError, InputError, NonFiniteError, summary
 from .evaluation import warn_of_long_answers
@@ -32,7 +33,7 @@ from .features import Feature, prepare_features, prepare_train_features
 from .metric import squad_metrics
 from .negatives import make_negatives
 from .parallel import SINGLE_PROCESS, ProcessGroup, process_group
-from .qa import BertForQuestionAnswering, span_loss
+from .qa import BertForQuestionAnswering, soft_span_loss, span_loss
 from .reader import QuestionAnswerer
 from .run import Run, examples_digest, features_digest, require_folder, tensors_digest
 from .squad import Example, load_squad
@@ -66,6 +67,7 @@ class TrainingConfig:
     doc_stride: int | None = 128  # overlap of neighbouring windows, in tokens
     max_train_examples: int | None = None  # a random sample; None: all
     negatives: float = 0.0  # for this share of the questions one more without an answer each
+    teachers: tuple[str, ...] = ()  # folders or hub ids of models to learn from: `soft_targets`
     skip_invalid: bool = False  # leave out wrong questions, and name them in skipped.txt
     attention: Attention | None = None  # None: "eager" on a CPU, where it trains faster, or "sdpa"
     precision: Precision = "auto"  # "bf16" is autocast: the weights stay float32
@@ -171,11 +173,12 @@ def train_step(
     precision: Precision,
     config: TrainingConfig,
     group: ProcessGroup = SINGLE_PROCESS,
+    teachers: Sequence[BertForQuestionAnswering] = (),
 ) -> StepResult:
     """One step of the optimizer on one batch, in passes of at most `max_tokens` (see `resolved`).
 
     Of several processes, each reads its share of `windows`; their gradients are added up once,
-    after the passes.
+    after the passes. Where there are `teachers`, a window's target is that of `soft_targets`.
     """
     device = next(model.parameters()).device
     max_tokens = resolved(config, device).max_tokens
@@ -186,17 +189,46 @@ def train_step(
         batch = collate(part, pad_id, multiple).to(device)
         with torch.autocast(device.type, torch.bfloat16, precision == "bf16"):
             out = model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
-        part_loss = span_loss(
-            out.start_logits,
-            out.end_logits,
-            batch.start_positions,
-            batch.end_positions,
-            batch.attention_mask,
-        ) * (len(part) / len(windows))  # the parts' gradients add up to the batch's
+        logits = (out.start_logits, out.end_logits)
+        if teachers:
+            targets = soft_targets(teachers, batch, precision)
+            part_loss = soft_span_loss(*logits, *targets, batch.attention_mask)
+        else:
+            labels = (batch.start_positions, batch.end_positions)
+            part_loss = span_loss(*logits, *labels, batch.attention_mask)
+        part_loss *= len(part) / len(windows)  # the parts' gradients add up to the batch's
         part_loss.backward()  # type: ignore[no-untyped-call]
         loss += part_loss.item()
         finite = finite and bool((out.start_logits + out.end_logits).isfinite().all())
     return apply_gradients(model, optimizer, loss, finite, config.max_grad_norm, group)
+
+
+@torch.no_grad()
+def soft_targets(
+    teachers: Sequence[BertForQuestionAnswering], batch: Batch, precision: Precision
+) -> tuple[Tensor, Tensor]:
+    """Where the answers start and end, as probabilities (B, T) each: half label, half teachers.
+
+    The teachers' half is the softmax of the mean of their logits: distillation (arXiv:1503.02531)
+    at temperature 1, as from a model's equals in arXiv:1805.04770. A window without its answer
+    keeps its label, [CLS], alone: teachers that have only been asked what has an answer look for
+    one there too.
+    """
+    device_type = batch.input_ids.device.type
+    with torch.autocast(device_type, torch.bfloat16, precision == "bf16"):
+        outs = [teacher(*batch[:3], output_hidden_states=False) for teacher in teachers]
+    padding = batch.attention_mask == 0
+    heard = (batch.start_positions > 0).float().unsqueeze(1) / 2  # (B, 1): 1/2 or 0
+
+    def one_side(logits: list[Tensor], positions: Tensor) -> Tensor:
+        mean = torch.stack(logits).float().mean(0).masked_fill(padding, float("-inf"))  # (B, T)
+        label = F.one_hot(positions, mean.shape[1])
+        return (1 - heard) * label + heard * mean.softmax(1)
+
+    return (
+        one_side([out.start_logits for out in outs], batch.start_positions),
+        one_side([out.end_logits for out in outs], batch.end_positions),
+    )
 
 
 def apply_gradients(
@@ -269,6 +301,7 @@ def _train(
     qa = QuestionAnswerer(  # before the data are read: it checks what model and settings can do
         model, tokenizer, config.max_length, config.doc_stride, precision=config.precision
     )
+    teachers = load_teachers(config, tokenizer, device)
     data = load_data(config, tokenizer)
     dev_windows = count_windows(group.share(data.dev_examples), qa)
     if group.rank == 0:
@@ -277,7 +310,7 @@ def _train(
     steps_per_epoch = math.ceil(len(data.features) / config.batch_size)
     total_steps = max(1, round(config.epochs * steps_per_epoch))
     warmup_steps = round(config.warmup_ratio * total_steps)
-    identity = identity_of(config, model, data.features, data.dev_examples, group)
+    identity = identity_of(config, model, data.features, data.dev_examples, group, teachers)
     if group.rank > 0:  # the same new head everywhere, but each process its own dropout
         torch.manual_seed(config.seed + group.rank)
     run = Run(folder, identity, model, optimizer, group, config.keep_checkpoints)
@@ -302,7 +335,14 @@ def _train(
                 for param_group in optimizer.param_groups:
                     param_group["lr"] = rate
                 result = train_step(
-                    model, optimizer, windows, tokenizer.pad_id, config.precision, config, group
+                    model,
+                    optimizer,
+                    windows,
+                    tokenizer.pad_id,
+                    config.precision,
+                    config,
+                    group,
+                    teachers,
                 )
                 if not result.finite:
                     raise non_finite(run, result, windows)
@@ -317,6 +357,19 @@ def _train(
             run.epochs_done = epoch
             run.save()
     return run.metrics
+
+
+def load_teachers(
+    config: TrainingConfig, tokenizer: Tokenizer, device: torch.device
+) -> list[BertForQuestionAnswering]:
+    """The models to learn from; raises `InputError` for one that reads other tokens."""
+    teachers = []
+    for source in config.teachers:
+        if Tokenizer.from_pretrained(source).backend.to_str() != tokenizer.backend.to_str():
+            raise InputError(f"{source}: a teacher must have the tokenizer of {config.init}")
+        teacher = BertForQuestionAnswering.from_pretrained(source, config.attention or "eager")
+        teachers.append(teacher.to(device))
+    return teachers
 
 
 class TrainingData(NamedTuple):
@@ -359,6 +412,7 @@ def identity_of(
     features: Sequence[Feature],
     dev_examples: Sequence[Example],
     group: ProcessGroup,
+    teachers: Sequence[nn.Module] = (),
 ) -> dict[str, Any]:
     """All that the weights depend on; what a path stands for by a fingerprint of what is there."""
     device = next(model.parameters()).device
@@ -367,6 +421,8 @@ def identity_of(
         **asdict(config),
         "processes": group.size,
         "init_weights": tensors_digest(model.state_dict())[:16],
+        # None where there are none, as in runs from before there could be
+        "teacher_weights": [tensors_digest(t.state_dict())[:16] for t in teachers] or None,
         "train_data": features_digest(features)[:16],
         "dev_data": examples_digest(dev_examples)[:16],
         "machine": sorted(set(group.gather(machine))),

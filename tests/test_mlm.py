@@ -199,7 +199,7 @@ def test_stopped_and_resumed_it_ends_with_the_same_weights(tiny, tmp_path, monke
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
-@pytest.mark.parametrize("change", [{"negatives": 0.5}, {"dev_file": NOTES}])
+@pytest.mark.parametrize("change", [{"negatives": 0.5}, {"dev_file": NOTES}, {"teachers": ("a",)}])
 def test_settings_of_fine_tuning_are_refused(tiny, tmp_path, change):
     with pytest.raises(minibert.InputError, match=next(iter(change))):
         minibert.adapt(config(tiny, tmp_path, **change))

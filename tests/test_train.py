@@ -11,8 +11,17 @@ import pytest
 import torch
 
 import minibert
-from minibert.batches import length_batches
-from minibert.training import TrainingConfig, decay_groups, schedule, train, train_step
+from minibert.batches import collate, length_batches
+from minibert.qa import soft_span_loss, span_loss
+from minibert.training import (
+    TrainingConfig,
+    decay_groups,
+    load_data,
+    schedule,
+    soft_targets,
+    train,
+    train_step,
+)
 
 NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
 
@@ -240,3 +249,77 @@ def test_padding_never_goes_beyond_the_positions():
     settings = TrainingConfig("", "", "", max_length=58, precision="fp32")
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     assert train_step(model, optimizer, [feature], 0, "fp32", settings).finite
+
+
+def other_than(tiny: Path, output: Path, seed: int) -> str:
+    """A teacher: the tiny model with another head and shaken weights."""
+    torch.manual_seed(seed)
+    model = minibert.BertForQuestionAnswering.from_pretrained(tiny)
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    model.save_pretrained(output)
+    minibert.Tokenizer.from_pretrained(tiny).save_pretrained(output)
+    return str(output)
+
+
+def test_teachers_are_half_of_what_is_learned(tiny, tmp_path):
+    """The loss is half the labels' and half the cross-entropy against the teachers' mean, window
+    by window; where a window does not hold its answer, the label's alone."""
+    paths = [other_than(tiny, tmp_path / str(seed), seed) for seed in (1, 2)]
+    student, *teachers = map(minibert.BertForQuestionAnswering.from_pretrained, (tiny, *paths))
+    tokenizer = minibert.Tokenizer.from_pretrained(tiny)
+    windows = load_data(config(tiny, tmp_path, negatives=0.5), tokenizer).features
+    batch = collate(windows, tokenizer.pad_id)
+    out = student(*batch[:3])
+    logits = (out.start_logits, out.end_logits)
+    targets = soft_targets(teachers, batch, "fp32")
+    taught = torch.stack(targets)  # (2, B, T)
+    assert torch.allclose(taught.sum(2), torch.ones(()), atol=1e-6)
+    assert not taught.masked_select(batch.attention_mask == 0).any()
+
+    expected, answered = [], 0
+    for row, window in enumerate(windows):
+        alone = collate([window], tokenizer.pad_id)
+        shown = [side[row : row + 1, : len(window)] for side in logits]
+        label = span_loss(*shown, *alone[3:])
+        answered += window.start_position != 0
+        if window.start_position:
+            outs = [teacher(*alone[:3]) for teacher in teachers]
+            sides = [
+                torch.nn.functional.cross_entropy(
+                    side, (sum(getattr(o, name) for o in outs) / 2).softmax(1)
+                )
+                for side, name in zip(shown, ("start_logits", "end_logits"), strict=True)
+            ]
+            label = (label + sum(sides) / 2) / 2
+        expected.append(label.item())
+    assert 0 < answered < len(windows)
+    ours = soft_span_loss(*logits, *targets, batch.attention_mask)
+    assert ours.item() == pytest.approx(np.mean(expected), rel=1e-5)  # float32, other lengths
+
+
+def test_a_target_that_is_sure_is_a_label(tiny):
+    torch.manual_seed(0)
+    logits = torch.randn(2, 3, 7).unbind()
+    mask = torch.tensor([[1] * 7, [1] * 5 + [0] * 2, [1] * 4 + [0] * 3])
+    places = torch.tensor([[3, 0, 2], [6, 0, 3]]).unbind()
+    targets = [torch.nn.functional.one_hot(side, 7) for side in places]
+    ours = soft_span_loss(*logits, *targets, mask)
+    assert ours.item() == pytest.approx(span_loss(*logits, *places, mask).item(), rel=1e-6)
+
+
+def test_a_run_with_teachers(tiny, tmp_path):
+    """It learns from them, goes on with them alone, and not with one that has changed."""
+    teachers = (other_than(tiny, tmp_path / "t1", 1), other_than(tiny, tmp_path / "t2", 2))
+    train(config(tiny, tmp_path / "without"))
+    train(config(tiny, tmp_path / "run", teachers=teachers))
+    first, other = (lines(tmp_path / name)[0]["loss"] for name in ("without", "run"))
+    assert first != other
+    train(config(tiny, tmp_path / "run", teachers=teachers), resume=True)
+    with pytest.raises(minibert.CheckpointError, match="teacher_weights"):
+        train(config(tiny, tmp_path / "run", teachers=teachers[:1]), resume=True)
+
+
+def test_a_teacher_with_other_tokens_is_named(tiny, minilm, tmp_path):
+    with pytest.raises(minibert.InputError, match="must have the tokenizer"):
+        train(config(tiny, tmp_path / "run", teachers=(str(minilm),)))
