@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from .errors import InputError
 from .files import all_or_nothing, make_folder
-from .metric import best_thresholds, exact_match
+from .metric import best_thresholds, exact_match, squad_metrics
 from .negatives import make_negatives
 from .pretrained import read_config, require_file
 from .reader import QuestionAnswerer
@@ -28,6 +28,10 @@ Array = npt.NDArray[Any]
 
 # Temperatures that are tried: from 1/4 to 4 in steps of 4.4 %
 TEMPERATURES: Array = 2.0 ** (np.arange(-32, 33) / 16)
+
+# Points of F1 that the questions with an answer may lose by a threshold, where nobody knows how
+# many will have none
+MOST_LOST = 1.0
 
 
 def expected_calibration_error(
@@ -91,8 +95,10 @@ def calibrate(
 
     The temperature is the one at which the scores of forced answers to the answerable questions
     predict best, by their log loss, whether the answer matches exactly. The threshold is the one of
-    the best F1 over all questions. Where none is unanswerable, each question is asked of the most
-    similar paragraph of its article too (`make_negatives`). The second value holds what both bring.
+    the best F1 over all questions. Where none is unanswerable, how many will be is not known: it is
+    then the lowest by which the F1 of the others falls by at most one point, and for the report
+    each question is asked of the most similar paragraph of its article too (`make_negatives`). The
+    second value holds what both bring.
 
     Raises `InputError` where no question has an answer. `on_batch` is told how many windows have
     just been read.
@@ -106,7 +112,8 @@ def calibrate(
         examples, made = [*examples, *negatives], len(negatives)
 
     texts, odds = {}, {}
-    right: list[bool] = []  # of the answerable questions
+    answerable = [example for example in examples if example.answers]
+    right: list[bool] = []  # of these
     scores: list[Array] = []  # of their answers, at each of TEMPERATURES
     for reading in qa.read(examples, on_batch):
         example, windows = reading.example, reading.windows
@@ -121,12 +128,15 @@ def calibrate(
     losses = [log_loss(row, right) for row in by_temperature]
     best_fit, plain = int(np.argmin(losses)), int(np.flatnonzero(TEMPERATURES == 1.0)[0])
     has_unanswerable = len(right) < len(examples)
-    thresholds = best_thresholds(texts, odds, examples) if has_unanswerable else {}
-    calibration = Calibration(
-        float(TEMPERATURES[best_fit]), float(thresholds.get("best_f1_thresh", 0.0))
-    )
+    if has_unanswerable and not made:
+        threshold = best_thresholds(texts, odds, examples)["best_f1_thresh"]
+    else:
+        f1 = [squad_metrics(texts, [example])["f1"] for example in answerable]
+        threshold = threshold_at_loss([odds[e.id] for e in answerable], f1, MOST_LOST)
+    calibration = Calibration(float(TEMPERATURES[best_fit]), threshold)
+    given = {key: "" if odds[key] > threshold else text for key, text in texts.items()}
     impossible = [example.is_impossible for example in examples]
-    decided = [(odds[e.id] > calibration.null_threshold) == e.is_impossible for e in examples]
+    decided = [(given[e.id] == "") == e.is_impossible for e in examples]
     report = {
         "questions": len(examples),
         "unanswerable": len(examples) - len(right),
@@ -135,11 +145,27 @@ def calibrate(
         "ece_after": expected_calibration_error(by_temperature[best_fit], right),
         "log_loss_before": losses[plain],
         "log_loss_after": losses[best_fit],
+        "f1_forced": squad_metrics(texts, answerable)["f1"],
+        "f1_answerable": squad_metrics(given, answerable)["f1"],
     }
     if has_unanswerable:
         report["auroc_no_answer"] = auroc([odds[e.id] for e in examples], impossible)
         report["decided_right"] = 100 * float(np.mean(decided))
     return calibration, report
+
+
+def threshold_at_loss(odds: Sequence[float], f1: Sequence[float], most: float) -> float:
+    """The lowest threshold on null odds at which "" instead of answers costs at most so much F1.
+
+    Of questions that have an answer: their null odds, and the F1 (0 to 100) of the answers.
+
+    >>> threshold_at_loss([3.0, -1.0, 2.0, -5.0], [0.0, 100.0, 4.0, 100.0], most=1.0)
+    -1.0
+    """
+    order = np.argsort(-np.asarray(odds), kind="stable")  # refused first
+    lost = np.cumsum(np.asarray(f1, float)[order]) / len(order)
+    affordable = int(np.searchsorted(lost, most, "right"))
+    return float(odds[order[min(affordable, len(order) - 1)]])
 
 
 def log_loss(scores: Sequence[float] | Array, right: Sequence[bool]) -> float:

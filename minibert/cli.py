@@ -703,7 +703,8 @@ def calibrate_command(
     """Fit the temperature of scores and the threshold of "no answer", in a copy of the model.
 
     Where no question of the data is unanswerable, each is also asked of the most similar paragraph
-    of its article that does not hold its answer.
+    of its article that does not hold its answer, and the threshold is the lowest that costs the
+    questions with an answer at most one point of F1; else it is that of the best F1 over all.
     """
     examples = load_squad(data, split)
     qa = load_reader(model, revision, precision, device)

@@ -60,9 +60,9 @@ GRAPHEME = regex.compile(r"\X")
 
 ASCII_WORD = re.compile("[0-9A-Za-z]")  # of these every vocabulary makes a token
 
-# Windows of full length that are read at once: among the fastest of 2 to 12 in both precisions, on
+# Windows of full length that are read at once: among the fastest of 2 to 12 in every precision, on
 # two cores, as the C library keeps memory by default: larger blocks it takes from the kernel anew.
-BATCH_SIZE = 6
+BATCH_SIZE = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from minibert.calibration import (
     expected_calibration_error,
     risk_coverage,
     save_calibrated,
+    threshold_at_loss,
 )
 from minibert.cli import app
 from minibert.lines import LineSettings, identity
@@ -198,10 +199,26 @@ def test_the_fit_is_the_best_of_a_plain_search(qa, notes):
 
 def test_without_unanswerable_questions_some_are_made(qa, notes):
     answerable = [example for example in notes if example.answers]
-    _, report = calibrate(qa, answerable)
+    calibration, report = calibrate(qa, answerable)
     assert report["unanswerable"] == report["negatives_made"] > 0.9 * len(answerable)
+    assert report["f1_forced"] - 1 <= report["f1_answerable"] <= report["f1_forced"]
+    reader = replace_calibration(qa, calibration)
+    metrics = minibert.evaluate(reader, answerable, version_2=True)
+    one = 100 / len(answerable)  # the one at the threshold: other batches, other last bits
+    assert metrics["f1"] == pytest.approx(report["f1_answerable"], abs=one)
     _, report = calibrate(qa, notes)
     assert report["negatives_made"] == 0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_threshold_refuses_all_that_it_can_afford(seed):
+    """Beside trying every threshold that divides the questions otherwise, ties among them."""
+    random = np.random.default_rng(seed)
+    odds = random.integers(-6, 6, 60).astype(float)
+    f1 = random.choice([0.0, 0.0, 40.0, 100.0], 60)
+    threshold = threshold_at_loss(odds.tolist(), f1.tolist(), 5.0)
+    losses = {t: f1[odds > t].sum() / 60 for t in sorted(set(odds))}
+    assert threshold == min(t for t, lost in losses.items() if lost <= 5.0)
 
 
 @pytest.mark.parametrize(
