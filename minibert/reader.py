@@ -18,7 +18,7 @@ import numpy.typing as npt
 import regex
 import torch
 
-from .batches import chunks, collate, token_batches
+from .batches import Batch, chunks, collate, token_batches
 from .config import Attention, BertConfig
 from .errors import InputError, PretrainedError
 from .fast.linear import fuse
@@ -30,6 +30,7 @@ from .fast.processor import (
     processor_has,
 )
 from .fast.quantized import QuantizedLayer, quantize
+from .fast.threads import side_by_side
 from .features import MAX_QUESTION_LEN, Feature, example_windows
 from .files import all_or_nothing
 from .pretrained import prefix_errors, read_config
@@ -526,14 +527,14 @@ class QuestionAnswerer:
             ]
         return answers
 
-    @torch.inference_mode()
     def logits(
         self, features: Sequence[Feature], on_batch: Callable[[int], None] = lambda windows: None
     ) -> list[WindowLogits]:
-        """The logits of each window's context, in the order of the windows; float32."""
+        """The logits of each window's context, in the order of the windows; float32.
+
+        On a CPU with several threads, several passes are read at once.
+        """
         self.model.eval()  # between epochs it comes from training
-        device = self.device
-        autocast = self.precision == "bf16" and self.model.head.S.dtype == torch.float32
         # Lengths in steps of 16: oneDNN prepares kernels for each shape. None beyond max_length.
         multiple = math.gcd(16, self.max_length)
         # One array holds the logits of all contexts, and is made before the first pass. Views of
@@ -543,24 +544,38 @@ class QuestionAnswerer:
         bounds = np.cumsum([0, *(f.token_end - f.token_start + 1 for f in features)]).tolist()
         kept = np.empty((2, bounds[-1]), dtype=np.float32)  # start and end logits
         nulls: list[tuple[float, float]] = [(math.nan, math.nan)] * len(features)
-        for indices in token_batches(features, self.batch_size * self.max_length, multiple):
+
+        def read_pass(indices: list[int]) -> int:
             chosen = [features[k] for k in indices]
-            batch = collate(chosen, self.tokenizer.pad_id, multiple).to(device)
-            ids, mask, segments = batch[:3]
-            full = len(chosen[-1]) == ids.shape[1]  # the shortest: as in most of a long context
-            with device_errors(device), torch.autocast(device.type, torch.bfloat16, autocast):
-                out = self.model(ids, None if full else mask, segments, output_hidden_states=False)
-            logits = torch.stack((out.start_logits, out.end_logits)).float().cpu().numpy()
+            logits = self.forward(collate(chosen, self.tokenizer.pad_id, multiple))  # (2, B, T)
             for row, (k, feature) in enumerate(zip(indices, chosen, strict=True)):
-                inside = feature.context_slice
-                kept[:, bounds[k] : bounds[k + 1]] = logits[:, row, inside]  # from (2, B, T)
+                kept[:, bounds[k] : bounds[k + 1]] = logits[:, row, feature.context_slice]
                 nulls[k] = (float(logits[0, row, 0]), float(logits[1, row, 0]))
-            del out, batch, ids, mask, segments  # before the next pass needs room
-            on_batch(len(indices))
+            return len(indices)
+
+        passes = list(token_batches(features, self.batch_size * self.max_length, multiple))
+        on_cpu = self.device.type == "cpu"
+        for windows in (side_by_side if on_cpu else map)(read_pass, passes):
+            on_batch(windows)
         return [
             WindowLogits(feature.token_start, kept[0, a:b], kept[1, a:b], null)
             for feature, a, b, null in zip(features, bounds, bounds[1:], nulls, strict=False)
         ]
+
+    @torch.inference_mode()
+    def forward(self, batch: Batch) -> npt.NDArray[np.float32]:
+        """Start and end logits of a batch whose last window is its shortest: (2, B, T), float32."""
+        ids, mask, segments = batch.to(self.device)[:3]
+        full = bool(batch.attention_mask[-1].all())  # as in most of a long context
+        autocast = self.precision == "bf16" and self.model.head.S.dtype == torch.float32
+        with (
+            device_errors(self.device),
+            torch.autocast(self.device.type, torch.bfloat16, autocast),
+        ):
+            out = self.model(ids, None if full else mask, segments, output_hidden_states=False)
+        logits: npt.NDArray[np.float32]
+        logits = torch.stack((out.start_logits, out.end_logits)).float().cpu().numpy()
+        return logits
 
 
 def whole_graphemes(text: str, places: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -65,7 +65,15 @@ def ours(qa: QuestionAnswerer) -> Engine:
         return {example.id: a.answer for example, a in zip(examples, answers, strict=True)}
 
     engine = Engine(answer)
-    watch(qa.model, engine.forward_seconds)
+    logits = qa.logits
+
+    def timed(*given: Any) -> list[WindowLogits]:
+        began = time.perf_counter()
+        found = logits(*given)
+        engine.forward_seconds.append(time.perf_counter() - began)
+        return found
+
+    qa.logits = timed  # type: ignore[assignment, method-assign]
     return engine
 
 
