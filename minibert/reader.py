@@ -61,8 +61,8 @@ GRAPHEME = regex.compile(r"\X")
 
 ASCII_WORD = re.compile("[0-9A-Za-z]")  # of these every vocabulary makes a token
 
-# Windows of full length that are read at once: among the fastest of 2 to 12 in every precision, on
-# two cores, as the C library keeps memory by default: larger blocks it takes from the kernel anew.
+# Windows of full length that a pass reads: among the fastest of 2 to 12 in every precision, on two
+# cores, as the C library keeps memory by default: larger blocks it takes from the kernel anew.
 BATCH_SIZE = 4
 
 
@@ -547,7 +547,7 @@ class QuestionAnswerer:
 
         def read_pass(indices: list[int]) -> int:
             chosen = [features[k] for k in indices]
-            logits = self.forward(collate(chosen, self.tokenizer.pad_id, multiple))  # (2, B, T)
+            logits = self._forward(collate(chosen, self.tokenizer.pad_id, multiple))  # (2, B, T)
             for row, (k, feature) in enumerate(zip(indices, chosen, strict=True)):
                 kept[:, bounds[k] : bounds[k + 1]] = logits[:, row, feature.context_slice]
                 nulls[k] = (float(logits[0, row, 0]), float(logits[1, row, 0]))
@@ -563,7 +563,7 @@ class QuestionAnswerer:
         ]
 
     @torch.inference_mode()
-    def forward(self, batch: Batch) -> npt.NDArray[np.float32]:
+    def _forward(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Start and end logits of a batch whose last window is its shortest: (2, B, T), float32."""
         ids, mask, segments = batch.to(self.device)[:3]
         full = bool(batch.attention_mask[-1].all())  # as in most of a long context
