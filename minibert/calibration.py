@@ -31,7 +31,7 @@ TEMPERATURES: Array = 2.0 ** (np.arange(-32, 33) / 16)
 
 # Points of F1 that the questions with an answer may lose by a threshold, where nobody knows how
 # many will have none
-MOST_LOST = 1.25
+MOST_LOST = 1.0
 
 
 def expected_calibration_error(
@@ -96,7 +96,7 @@ def calibrate(
     The temperature is the one at which the scores of forced answers to the answerable questions
     predict best, by their log loss, whether the answer matches exactly. The threshold is the one of
     the best F1 over all questions. Where none is unanswerable, how many will be is not known: it is
-    then the lowest by which the F1 of the others falls by at most 1.25 points, and for the report
+    then the lowest by which the F1 of the others falls by at most one point, and for the report
     each question is asked of the most similar paragraph of its article too (`make_negatives`). The
     second value holds what both bring.
 

@@ -704,7 +704,7 @@ def calibrate_command(
 
     Where no question of the data is unanswerable, each is also asked of the most similar paragraph
     of its article that does not hold its answer, and the threshold is the lowest that costs the
-    questions with an answer at most 1.25 points of F1; else it is that of the best F1 over all.
+    questions with an answer at most one point of F1; else it is that of the best F1 over all.
     """
     examples = load_squad(data, split)
     qa = load_reader(model, revision, precision, device)

@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,15 +100,20 @@ def main() -> None:
             group: [squad_metrics(texts, groups[group])["f1"], len(groups[group])]
             for group in sorted(groups, key=lambda group: order(group, len(groups[group])))
         }
-    bins: list[list[tuple[float, float]]] = [[] for _ in range(10)]
+    bins: list[list[tuple[float, ...]]] = [[] for _ in range(10)]
     for example in examples:
         score = nbest[example.id][0]["score"]
-        right = squad_metrics(texts, [example])["exact_match"] / 100
-        bins[min(int(score * 10), 9)].append((score, right))
+        right, right_first = (
+            squad_metrics(texts, [replace(example, answers=golds)])["exact_match"] / 100
+            for golds in (example.answers, example.answers[:1])
+        )
+        bins[min(int(score * 10), 9)].append((score, right, right_first))
     report["reliability"] = [
         {
-            "score": sum(score for score, _ in rows) / len(rows),
-            "right": sum(right for _, right in rows) / len(rows),
+            **{
+                name: sum(row[k] for row in rows) / len(rows)
+                for k, name in enumerate(("score", "right", "right_first"))
+            },
             "answers": len(rows),
         }
         for rows in bins

@@ -30,6 +30,19 @@ def test_the_demo_s_answers(qa):
     ]
 
 
+def test_it_refuses_what_a_text_does_not_answer(qa):
+    """By the threshold that comes with it."""
+    assert qa.calibration != minibert.Calibration()
+    context = "At dusk the keeper, Ada, lit the lamp. By dawn it had burned a pint of oil."
+    for question in ("What is the capital of France?", "How many people live in Tokyo?"):
+        assert qa(question, context, handle_impossible_answer=True).answer == ""
+    for question, answer in (
+        ("Who lit the lamp?", "Ada"),
+        ("When did he do it?", "dusk"),
+    ):
+        assert qa(question, context, handle_impossible_answer=True).answer == answer
+
+
 def test_it_is_small_and_safe():
     files = {path.name: path.stat().st_size for path in BUNDLED.iterdir()}
     assert files.keys() == {

@@ -201,7 +201,7 @@ def test_without_unanswerable_questions_some_are_made(qa, notes):
     answerable = [example for example in notes if example.answers]
     calibration, report = calibrate(qa, answerable)
     assert report["unanswerable"] == report["negatives_made"] > 0.9 * len(answerable)
-    assert report["f1_forced"] - 1.25 <= report["f1_answerable"] <= report["f1_forced"]
+    assert report["f1_forced"] - 1 <= report["f1_answerable"] <= report["f1_forced"]
     reader = replace_calibration(qa, calibration)
     metrics = minibert.evaluate(reader, answerable, version_2=True)
     one = 100 / len(answerable)  # the one at the threshold: other batches, other last bits
