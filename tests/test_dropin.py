@@ -430,9 +430,11 @@ def test_loaded_objects(transformers, ours, tiny):
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "auto"])
 def test_300_questions_beside_theirs(reference_pipeline, squad, dtype):
-    """The bundled weights, all defaults, contexts of one window: the same words at the same place.
-    Scores differ: theirs adds up spans that read alike, and is a product of two softmaxes."""
+    """The bundled weights, contexts of one window: the same words at the same place; in bfloat16,
+    which "auto" may be, all but one in a hundred. Scores differ: theirs adds up spans that read
+    alike, and is a product of two softmaxes; it has no temperature, so ours has none here."""
     reader = minibert.pipeline(dtype=dtype)
+    reader.qa.calibration = minibert.Calibration()
     fits = [
         example
         for example in random.Random(0).sample(minibert.load_squad(squad, "validation"), 600)
@@ -450,5 +452,5 @@ def test_300_questions_beside_theirs(reference_pipeline, squad, dtype):
         f"same place; scores apart: median {statistics.median(apart):.3f}, "
         f"above 0.2 {sum(d > 0.2 for d in apart)} times, at most {max(apart):.2f}"
     )
-    assert places == [300, 300, 300]
+    assert min(places) >= (300 if dtype == "float32" else 297)
     assert statistics.median(apart) < 0.02 and max(apart) > 0.2

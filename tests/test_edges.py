@@ -220,7 +220,7 @@ def test_composed_and_decomposed_accents_read_alike(squad):
             golds = [normalize_answer(unicodedata.normalize(form, a.text)) for a in e.answers]
             right += normalize_answer(told) in golds
         exact[form] = right
-    assert exact["NFC"] == exact["NFD"] >= 8
+    assert exact["NFC"] == exact["NFD"] >= 7
 
 
 # -------------------------------------------------------------------------------------- training
