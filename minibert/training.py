@@ -363,11 +363,12 @@ def load_teachers(
     config: TrainingConfig, tokenizer: Tokenizer, device: torch.device
 ) -> list[BertForQuestionAnswering]:
     """The models to learn from; raises `InputError` for one that reads other tokens."""
+    assert config.attention
     teachers = []
     for source in config.teachers:
         if Tokenizer.from_pretrained(source).backend.to_str() != tokenizer.backend.to_str():
             raise InputError(f"{source}: a teacher must have the tokenizer of {config.init}")
-        teacher = BertForQuestionAnswering.from_pretrained(source, config.attention or "eager")
+        teacher = BertForQuestionAnswering.from_pretrained(source, config.attention)
         teachers.append(teacher.to(device))
     return teachers
 
