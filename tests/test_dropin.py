@@ -430,9 +430,10 @@ def test_loaded_objects(transformers, ours, tiny):
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "auto"])
 def test_300_questions_beside_theirs(reference_pipeline, squad, dtype):
-    """The bundled weights, contexts of one window: the same words at the same place; in bfloat16,
-    which "auto" may be, all but one in a hundred. Scores differ: theirs adds up spans that read
-    alike, and is a product of two softmaxes; it has no temperature, so ours has none here."""
+    """The bundled weights, contexts of one window: the same words at the same place in float32. Of
+    all of dev 0.5 % differ in bfloat16 (twice that is allowed), 2.5 % in int8 (and four standard
+    errors more): "auto" may be either. Scores differ: theirs adds up spans that read alike, and is
+    a product of two softmaxes; it has no temperature, so ours has none here."""
     reader = minibert.pipeline(dtype=dtype)
     reader.qa.calibration = minibert.Calibration()
     fits = [
@@ -452,5 +453,5 @@ def test_300_questions_beside_theirs(reference_pipeline, squad, dtype):
         f"same place; scores apart: median {statistics.median(apart):.3f}, "
         f"above 0.2 {sum(d > 0.2 for d in apart)} times, at most {max(apart):.2f}"
     )
-    assert min(places) >= (300 if dtype == "float32" else 297)
+    assert min(places) >= {"fp32": 300, "bf16": 297, "int8": 282}[reader.qa.precision]
     assert statistics.median(apart) < 0.02 and max(apart) > 0.2
