@@ -31,9 +31,10 @@ CONFIG = BertConfig(
 PAIR = ("Who lit the lamp?", "At dusk the keeper, Ada, lit the lamp.")
 
 
-def by_hand(x, weight, bias, zero):
+def by_hand(x, weight, bias, zero, least):
     """The same rounding, summed up in float64."""
-    step = torch.maximum(x.amax(-1) / (255 - zero), -x.amin(-1) / zero)[:, None]
+    below = -x.amin(-1) if least is None else torch.tensor(-least)
+    step = torch.maximum(x.amax(-1) / (255 - zero), below / zero)[:, None]
     integers = (x / step).round().double()
     assert integers.min() >= -zero and integers.max() <= 255 - zero
     scale = weight.abs().amax(1) / largest_weight()
@@ -41,20 +42,26 @@ def by_hand(x, weight, bias, zero):
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("zero", [128, 32])
-def test_a_map_in_integers_adds_up_exactly(zero, monkeypatch):
-    """But for float32's own rounding, at which one number in thousands falls to the next step."""
+@pytest.mark.parametrize(("zero", "least"), [(128, None), (32, None), (32, -0.17)])
+def test_a_map_in_integers_adds_up_exactly(zero, least, monkeypatch):
+    """But for float32's own rounding, at which one number in thousands falls to the next step.
+
+    No GELU is below -0.17, however large its argument.
+    """
     torch.manual_seed(0)
     maps = [nn.Linear(64, 96), nn.Linear(64, 32)]
     x = nn.functional.gelu(3 * torch.randn(70, 64)) if zero == 32 else torch.randn(70, 64)
     weight, bias = torch.cat([m.weight for m in maps]), torch.cat([m.bias for m in maps])
-    found = QuantizedLinear(*maps, zero=zero)(x)
-    near = by_hand(x, weight, bias, zero).float()
+    if least is not None:
+        x[0] = nn.functional.gelu(torch.linspace(-4, 0.1, 64))  # all of its steps are `least`'s
+    packed = QuantizedLinear(*maps, zero=zero, least=least)
+    found = packed(x)
+    near = by_hand(x, weight, bias, zero, least).float()
     assert ((found - near).abs() > 1e-5).float().mean() < 0.01
     exact = nn.functional.linear(x, weight, bias)
     assert 1e-4 < (found - exact).norm() / exact.norm() < 0.02
     monkeypatch.setattr(quantized, "BLOCK", 128 * 9)  # nine rows at once for each thread
-    assert torch.equal(QuantizedLinear(*maps, zero=zero)(x.view(7, 10, 64)), found.view(7, 10, 128))
+    assert torch.equal(packed(x.view(7, 10, 64)), found.view(7, 10, 128))
 
 
 @torch.inference_mode()

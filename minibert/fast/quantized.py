@@ -34,10 +34,16 @@ class QuantizedLinear:
     """x W^T + b of one or more maps, one after another in the last dimension: (..., K) -> (..., N).
 
     `norm` is the LayerNorm whose output x is; None where it is something else. Of 255 steps `zero`
-    are for negative numbers.
+    are for negative numbers; `least` is what none is below, where that is known.
     """
 
-    def __init__(self, *maps: nn.Linear, norm: nn.LayerNorm | None = None, zero: int = 128) -> None:
+    def __init__(
+        self,
+        *maps: nn.Linear,
+        norm: nn.LayerNorm | None = None,
+        zero: int = 128,
+        least: float | None = None,
+    ) -> None:
         weight = torch.cat([part.weight.detach() for part in maps])  # (N, K)
         self.bias = torch.cat([part.bias.detach() for part in maps])
         self.per_width: Tensor | None = None
@@ -49,23 +55,27 @@ class QuantizedLinear:
         rounded = (weight / self.scale[:, None]).round().to(torch.int8)
         self.weight = torch.ops.onednn.qlinear_prepack(rounded, None)
         self.zeros = torch.zeros(len(weight), dtype=torch.int32)
-        self.zero = zero
+        self.zero, self.least = zero, least
         self.begin = torch.full(weight.shape[1:], zero + 0.5)  # a vector: torch adds it faster
 
     def __call__(self, x: Tensor) -> Tensor:
-        blocks = [self.multiply(block) for block in rows_of(x, len(self.bias))]
-        mapped = torch.cat(blocks) if len(blocks) > 1 else blocks[0]
-        return mapped.view(*x.shape[:-1], len(self.bias))
+        mapped = x.new_empty(*x.shape[:-1], len(self.bias))
+        width = len(self.bias)
+        for block, out in zip(rows_of(x, width), rows_of(mapped, width), strict=True):
+            self.multiply(block, out)
+        return mapped
 
-    def multiply(self, x: Tensor) -> Tensor:
+    def multiply(self, x: Tensor, out: Tensor) -> None:
         """For (n, K) -> (n, N) that fit the cache."""
         if self.per_width is not None:
             x = x * self.per_width
-        above, below = x.amax(-1, keepdim=True), x.amin(-1, keepdim=True).neg()  # (n, 1)
-        step = torch.maximum(above / (255 - self.zero), below / self.zero).clamp_(min=NEAR_ZERO)
+        step = x.amax(-1, keepdim=True) / (255 - self.zero)  # (n, 1)
+        if self.least is None:
+            step = torch.maximum(step, x.amin(-1, keepdim=True) / -self.zero)
+        step.clamp_(min=max(NEAR_ZERO, -(self.least or 0.0) / self.zero))
         stored = torch.addcmul(self.begin, x, step.reciprocal()).to(torch.uint8)  # rounds down
         mapped = product(stored, self.zero, self.weight, self.scale, self.zeros)
-        return torch.addcmul(self.bias, mapped, step, out=mapped)
+        torch.addcmul(self.bias, mapped, step, out=out)
 
 
 def rows_of(x: Tensor, width: int) -> tuple[Tensor, ...]:
@@ -104,7 +114,7 @@ class QuantizedLayer(FusedLayer):
         self.project: Any = QuantizedLinear(*maps, norm=self.before[0])
         self.merge: Any = QuantizedLinear(attention.output)
         self.expand: Any = QuantizedLinear(feed_forward.expand, norm=self.attention_norm)
-        self.contract: Any = QuantizedLinear(feed_forward.contract, zero=32)
+        self.contract: Any = QuantizedLinear(feed_forward.contract, zero=32, least=-0.17)
 
     def finish(self, mixed: Tensor, x: Tensor) -> Tensor:
         width = self.feed_forward.expand.out_features
