@@ -95,6 +95,8 @@ class TrainingConfig:
             )
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise InputError(f"dropout={self.dropout}: expected from 0 to below 1")
+        if isinstance(self.teachers, str):  # its letters would be read as names
+            raise InputError(f"teachers={self.teachers!r}: expected a tuple of strings")
         choose_precision(self.precision, torch.device("cpu"), float_weights=True)  # a name of one?
 
 

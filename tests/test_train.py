@@ -162,6 +162,7 @@ def test_a_folder_that_holds_a_run_is_left_alone(tiny, tmp_path):
         ({"max_grad_norm": 0.0}, "max_grad_norm=0.0"),
         ({"max_train_examples": 0}, "max_train_examples=0"),
         ({"dropout": 1.0}, "dropout=1.0"),
+        ({"teachers": "minilm"}, "teachers='minilm'"),
         ({"precision": "fp8"}, "precision='fp8'"),
     ],
 )
