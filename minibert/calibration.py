@@ -91,10 +91,11 @@ def calibrate(
     max_answer_len: int = 30,
     on_batch: Callable[[int], None] = lambda windows: None,
 ) -> tuple[Calibration, dict[str, float]]:
-    """Fit temperature and threshold on questions that the model has not been trained on.
+    """Fit temperatures and threshold on questions that the model has not been trained on.
 
-    The temperature is the one at which the scores of forced answers to the answerable questions
-    predict best, by their log loss, whether the answer matches exactly. The threshold is the one of
+    The temperatures are those at which the scores of forced answers to the answerable questions,
+    and the scores of their texts, predict best whether the answer matches exactly, by their log
+    loss. The threshold is the one of
     the best F1 over all questions. Where none is unanswerable, how many will be is not known: it is
     then the lowest by which the F1 of the others falls by at most one point, and for the report
     each question is asked of the most similar paragraph of its article too (`make_negatives`). The
@@ -114,7 +115,7 @@ def calibrate(
     texts, odds = {}, {}
     answerable = [example for example in examples if example.answers]
     right: list[bool] = []  # of these
-    scores: list[Array] = []  # of their answers, at each of TEMPERATURES
+    scores: list[Array] = []  # of their answers and of those texts, at each of TEMPERATURES
     for reading in qa.read(examples, on_batch):
         example, windows = reading.example, reading.windows
         [best] = qa.answers_of(reading, 1, max_answer_len)
@@ -122,18 +123,28 @@ def calibrate(
         odds[example.id] = sum(reading.null_logits) - best.start_logit - best.end_logit
         if example.answers:
             right.append(any(exact_match(best.answer, gold.text) for gold in example.answers))
-            scores.append(scores_of_best(windows, TEMPERATURES, max_answer_len, reading.offsets))
+            scores.append(
+                scores_of_best(
+                    windows, TEMPERATURES, example.context, reading.offsets, max_answer_len
+                )
+            )
 
-    by_temperature = np.array(scores).T  # (K, answerable questions)
-    losses = [log_loss(row, right) for row in by_temperature]
-    best_fit, plain = int(np.argmin(losses)), int(np.flatnonzero(TEMPERATURES == 1.0)[0])
+    plain = int(np.flatnonzero(TEMPERATURES == 1.0)[0])
+    fitted, fits = [], {}
+    for prefix, of_kind in zip(("", "text_"), np.array(scores).transpose(1, 2, 0), strict=True):
+        losses = [log_loss(row, right) for row in of_kind]  # of_kind: (K, answerable questions)
+        best_fit = int(np.argmin(losses))
+        fitted.append(float(TEMPERATURES[best_fit]))
+        for when, k in (("before", plain), ("after", best_fit)):
+            fits[f"{prefix}ece_{when}"] = expected_calibration_error(of_kind[k], right)
+            fits[f"{prefix}log_loss_{when}"] = losses[k]
     has_unanswerable = len(right) < len(examples)
     if has_unanswerable and not made:
         threshold = best_thresholds(texts, odds, examples)["best_f1_thresh"]
     else:
         f1 = [squad_metrics(texts, [example])["f1"] for example in answerable]
         threshold = threshold_at_loss([odds[e.id] for e in answerable], f1, MOST_LOST)
-    calibration = Calibration(float(TEMPERATURES[best_fit]), threshold)
+    calibration = Calibration(fitted[0], threshold, fitted[1])
     given = {key: "" if odds[key] > threshold else text for key, text in texts.items()}
     impossible = [example.is_impossible for example in examples]
     decided = [(given[e.id] == "") == e.is_impossible for e in examples]
@@ -141,10 +152,7 @@ def calibrate(
         "questions": len(examples),
         "unanswerable": len(examples) - len(right),
         "negatives_made": made,
-        "ece_before": expected_calibration_error(by_temperature[plain], right),
-        "ece_after": expected_calibration_error(by_temperature[best_fit], right),
-        "log_loss_before": losses[plain],
-        "log_loss_after": losses[best_fit],
+        **fits,
         "f1_forced": squad_metrics(texts, answerable)["f1"],
         "f1_answerable": squad_metrics(given, answerable)["f1"],
     }

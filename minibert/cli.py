@@ -700,7 +700,7 @@ def calibrate_command(
     precision: PrecisionName = "fp32",
     device: Device = "auto",
 ) -> None:
-    """Fit the temperature of scores and the threshold of "no answer", in a copy of the model.
+    """Fit the temperatures of scores and the threshold of "no answer", in a copy of the model.
 
     Where no question of the data is unanswerable, each is also asked of the most similar paragraph
     of its article that does not hold its answer, and the threshold is the lowest that costs the

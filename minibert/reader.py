@@ -508,8 +508,8 @@ class QuestionAnswerer:
         if align_to_words:
             words = whole_graphemes(context, self.tokenizer.word_offsets(reading.pieces))
         places = offsets if words is None else words
-        null, temperature = handle_impossible_answer, self.calibration.temperature
-        spans = best_spans(windows, n_best, max_answer_len, offsets, words, null, self.calibration)
+        null, calibration = handle_impossible_answer, self.calibration
+        spans = best_spans(windows, n_best, max_answer_len, offsets, words, null, calibration)
         answers = []
         for span in spans:
             start = end = 0
@@ -519,7 +519,7 @@ class QuestionAnswerer:
             answers.append(Answer(text, span.score, start, end, span.start_logit, span.end_logit))
         if text_scored:
             scores = text_scores(
-                windows, spans, context, offsets, max_answer_len, places, temperature
+                windows, spans, context, offsets, max_answer_len, places, calibration
             )
             answers = [
                 replace(answer, text_score=score)

@@ -11,7 +11,7 @@ there is no answer.
 import math
 import random
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
@@ -39,19 +39,23 @@ class WindowLogits:
 class Calibration:
     """What a model knows about its own doubt, fitted by `calibrate`; the defaults change nothing.
 
+    There are two temperatures, since a span is less often right than its text: the annotator may
+    have marked the same words elsewhere.
+
     Raises `InputError` for a temperature that is not positive, and for what is no number.
     """
 
     temperature: float = 1.0  # logits are divided by it before the softmax: above 1 is less sure
-    null_threshold: float = (
-        0.0  # null odds (logit of null less the best span's) that it must exceed
-    )
+    # null odds (logit of null less the best span's) that it must exceed
+    null_threshold: float = 0.0
+    text_temperature: float = 1.0  # the same for the softmax that `text_scores` sums up
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not math.isfinite(value) or (name == "temperature" and value <= 0):
-                wanted = "a number above 0" if name == "temperature" else "a number"
+            positive = name.endswith("temperature")
+            if not number or not math.isfinite(value) or (positive and value <= 0):
+                wanted = "a number above 0" if positive else "a number"
                 raise InputError(f"{name}={value!r}: expected {wanted}")
 
 
@@ -146,9 +150,7 @@ def best_spans(
     null_logits = min((window.null_logits for window in windows), key=sum)
     null_logit = sum(null_logits) - calibration.null_threshold if null else -math.inf
     temperature = calibration.temperature
-    top = max(float(grid.max()), null_logit)
-    total = float(np.exp((grid - top) / temperature).sum())
-    total += math.exp((null_logit - top) / temperature)
+    top, total = softmax_total(grid, null_logit, temperature)
     if words is not None:
         merge_characters(grid, words)
 
@@ -178,22 +180,34 @@ def best_spans(
     return spans
 
 
+def softmax_total(grid: Array, null_logit: float, temperature: float) -> tuple[float, float]:
+    """The top logit, and the sum over all candidates of exp((logit - top) / temperature)."""
+    top = max(float(grid.max()), null_logit)
+    total = float(np.exp((grid - top) / temperature).sum())
+    return top, total + math.exp((null_logit - top) / temperature)
+
+
 def scores_of_best(
     windows: Sequence[WindowLogits],
     temperatures: Array,
+    context: str,
+    offsets: Array,
     max_answer_len: int = 30,
-    offsets: Array | None = None,
 ) -> Array:
-    """The score that `best_spans` gives to its best span at each temperature; null is none of them.
+    """The scores of the best span and of its text at each temperature; null is none of them.
 
-    (K,) -> (K,)
+    (K,) -> (2, K): what `best_spans` and `text_scores` give.
     """
-    grid, _ = merge_windows(windows, max_answer_len)
-    if offsets is not None:
-        drop_blanks(grid, offsets)
-        merge_characters(grid, offsets)
+    grid, _ = candidate_grid(windows, max_answer_len, offsets)
+    i, k = np.divmod(int(grid.argmax()), grid.shape[1])
+    text = context[offsets[i, 0] : offsets[i + k, 1]]
     below = grid - grid.max()
-    return np.array([1.0 / np.exp(below / temperature).sum() for temperature in temperatures])
+    alike = logits_of_texts(grid, context, offsets)(normalize_answer(text)) - grid.max()
+    scores: list[Array] = [
+        np.array([1.0, np.exp(alike / temperature).sum()]) / np.exp(below / temperature).sum()
+        for temperature in temperatures
+    ]
+    return np.stack(scores, axis=1)
 
 
 def text_scores(
@@ -203,18 +217,44 @@ def text_scores(
     offsets: Array,
     max_answer_len: int = 30,
     places: Array | None = None,
-    temperature: float = 1.0,
+    calibration: Calibration = UNCALIBRATED,
 ) -> list[float]:
     """For each of these spans the probability that its *text* is the answer, wherever it stands.
 
-    It is the sum of `Span.score` over all candidates of `best_spans` whose texts read alike, which
+    It is the sum of the softmax over all candidates of `best_spans` whose texts read alike, which
     they do when `normalize_answer` makes the same of both; over all different texts it sums to 1.
-    `spans` are what `best_spans` found, with at least one that is not null; `windows`, `offsets`,
-    `max_answer_len` and the calibration's `temperature` as there. A candidate's text is that
+    The softmax has the calibration's `text_temperature`.
+    `spans` are what `best_spans` found, null among them if it is a candidate; `windows`, `offsets`,
+    `max_answer_len` and `calibration` as there. A candidate's text is that
     between the `places` (T, 2) of its tokens, by default their `offsets`; that of null is "".
     """
     places = offsets if places is None else places
     grid, _ = candidate_grid(windows, max_answer_len, offsets)
+    logits_of = logits_of_texts(grid, context, places)
+    temperature = calibration.text_temperature
+    null_logit = -math.inf
+    if any(span.is_null for span in spans):
+        null_logit = min(sum(window.null_logits) for window in windows)
+        null_logit -= calibration.null_threshold
+    top, total = softmax_total(grid, null_logit, temperature)
+
+    @cache
+    def score(wanted: str) -> float:
+        logits = logits_of(wanted)
+        if not wanted:
+            logits = np.append(logits, null_logit)
+        return float(np.exp((logits - top) / temperature).sum()) / total
+
+    texts = (
+        "" if span.is_null else context[places[span.token_start, 0] : places[span.token_end, 1]]
+        for span in spans
+    )
+    return [score(normalize_answer(text)) for text in texts]
+
+
+def logits_of_texts(grid: Array, context: str, places: Array) -> Callable[[str], Array]:
+    """A function that gives the logits of all spans in the grid of which `normalize_answer` makes
+    a given text."""
     legal = grid > -np.inf
     # Texts that read alike have the same sum of letters. Few spans have that of a given text, and
     # only those are compared with it.
@@ -223,31 +263,18 @@ def text_scores(
     padded[: len(grid)] = before[places[:, 1]]
     sums = np.lib.stride_tricks.sliding_window_view(padded, grid.shape[1])  # (tokens, K)
     sums = sums - before[places[:, 0], None]
-    best = next(span for span in spans if not span.is_null)
-    best_logit = best.start_logit + best.end_logit
-    null_score = sum(span.score for span in spans if span.is_null)
+    normalized = cache(normalize_answer)
 
-    @cache
-    def normalized(text: str) -> str:
-        return normalize_answer(text)
-
-    @cache
-    def score(wanted: str) -> float:
+    def logits_of(wanted: str) -> Array:
         chosen = [
             (i, k)
             for i, k in np.argwhere(legal & (sums == letter_sums(wanted)[-1])).tolist()
             if normalized(context[places[i, 0] : places[i + k, 1]]) == wanted
         ]
-        logits = grid[tuple(np.array(chosen, dtype=np.intp).reshape(-1, 2).T)]
-        return best.score * float(
-            np.exp((logits - best_logit) / temperature).sum()
-        ) + null_score * (not wanted)
+        logits: Array = grid[tuple(np.array(chosen, dtype=np.intp).reshape(-1, 2).T)]
+        return logits
 
-    texts = (
-        "" if span.is_null else context[places[span.token_start, 0] : places[span.token_end, 1]]
-        for span in spans
-    )
-    return [score(normalized(text)) for text in texts]
+    return logits_of
 
 
 def letter_sums(text: str) -> Array:

@@ -26,7 +26,7 @@ from minibert.cli import app
 from minibert.lines import LineSettings, identity
 from minibert.metric import exact_match
 from minibert.reader import BUNDLED
-from minibert.spans import Calibration, WindowLogits, best_spans, scores_of_best
+from minibert.spans import Calibration, WindowLogits, best_spans, scores_of_best, text_scores
 
 NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
 SCORES = st.one_of(st.floats(0, 1), st.integers(0, 10).map(lambda n: n / 10))
@@ -117,9 +117,23 @@ def test_temperature_and_threshold_beside_a_plain_softmax(found, temperature, th
     if abs(odds - threshold) > 1e-9:
         assert spans[0].is_null == (odds > threshold)
 
-    temperatures = np.array([0.5, temperature])
-    expected = [best_spans(found, 1, 4, calibration=Calibration(t))[0].score for t in temperatures]
-    assert scores_of_best(found, temperatures, 4) == pytest.approx(expected)
+
+@settings(max_examples=100, deadline=None)
+@given(windows(), st.lists(st.sampled_from(["Ada", "the", "lamp", "lamp."]), min_size=40))
+def test_the_scores_of_the_best_are_those_of_the_search(found, words):
+    """Of its text too, at many temperatures at once."""
+    context, ends = " ".join(words), np.cumsum([len(word) + 1 for word in words]) - 1
+    offsets = np.stack((ends - [len(word) for word in words], ends), axis=1)
+    offsets = offsets[: max(w.token_start + len(w.start_logits) for w in found)]
+    temperatures = np.array([0.5, 1.0, 3.0])
+    expected = []
+    for t in temperatures.tolist():
+        calibration = Calibration(t, text_temperature=t)
+        spans = best_spans(found, 1, 4, offsets, calibration=calibration)
+        texts = text_scores(found, spans, context, offsets, 4, calibration=calibration)
+        expected.append([spans[0].score, *texts])
+    scores = scores_of_best(found, temperatures, context, offsets, 4)
+    assert scores.tolist() == pytest.approx(np.array(expected).T)
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +173,7 @@ def test_what_is_fitted_is_stored_and_used(qa, notes, tmp_path):
     assert stored.pop("minibert") == {
         "temperature": calibration.temperature,
         "null_threshold": calibration.null_threshold,
+        "text_temperature": calibration.text_temperature,
     }
     bundled = json.loads((BUNDLED / "config.json").read_text("utf-8"))
     bundled.pop("minibert", None)
@@ -179,22 +194,27 @@ def test_what_is_fitted_is_stored_and_used(qa, notes, tmp_path):
 
 
 def test_the_fit_is_the_best_of_a_plain_search(qa, notes):
-    """Log loss of the forced answers at each temperature, one at a time."""
+    """Log loss of the forced answers, and of their texts, at each temperature, one at a time."""
     calibration, report = calibrate(qa, notes)
     answerable = [example for example in notes if example.answers]
-    losses = {}
-    for temperature in (0.5, 2**-0.25, 1.0, 2**0.25, 2.0, calibration.temperature):
-        reader = replace_calibration(qa, Calibration(temperature))
-        loss = 0.0
-        answers = reader.answer_many([(e.question, e.context) for e in answerable])
-        for example, answer in zip(answerable, answers, strict=True):
-            right = any(exact_match(answer.answer, gold.text) for gold in example.answers)
-            loss -= math.log(answer.score if right else 1 - answer.score)
-        losses[temperature] = loss
-    assert min(losses.values()) == losses[calibration.temperature]
-    assert report["log_loss_after"] == pytest.approx(
-        losses[calibration.temperature] / len(answerable), rel=1e-6
-    )
+    losses = {"score": {}, "text_score": {}}
+    fitted = {"score": calibration.temperature, "text_score": calibration.text_temperature}
+    for temperature in (0.5, 2**-0.25, 1.0, 2**0.25, 2.0, *fitted.values()):
+        reader = replace_calibration(qa, Calibration(temperature, text_temperature=temperature))
+        pairs = [(e.question, e.context) for e in answerable]
+        answers = list(reader.answer_many(pairs, text_scores=True))
+        for name, by_temperature in losses.items():
+            loss = 0.0
+            for example, answer in zip(answerable, answers, strict=True):
+                right = any(exact_match(answer.answer, gold.text) for gold in example.answers)
+                score = min(getattr(answer, name), 1 - 1e-12)  # a sum may round to 1
+                loss -= math.log(score if right else 1 - score)
+            by_temperature[temperature] = loss
+    for name, prefix in (("score", ""), ("text_score", "text_")):
+        assert min(losses[name].values()) == losses[name][fitted[name]]
+        assert report[f"{prefix}log_loss_after"] == pytest.approx(
+            losses[name][fitted[name]] / len(answerable), rel=1e-6
+        )
 
 
 def test_without_unanswerable_questions_some_are_made(qa, notes):
@@ -228,6 +248,7 @@ def test_the_threshold_refuses_all_that_it_can_afford(seed):
         ({"temperature": 0}, "temperature=0"),
         ({"temperature": "warm"}, "temperature='warm'"),
         ({"temperature": True}, "temperature=True"),
+        ({"text_temperature": -1.0}, "text_temperature=-1.0"),
         ({"null_threshold": float("nan")}, "null_threshold=nan"),
         ({"temperatur": 1.0}, "temperatur"),
     ],
@@ -259,9 +280,9 @@ def test_only_answerable_examples_or_none(qa, notes):
 def test_a_copy_is_the_same_model(tiny, tmp_path, transformers):
     """For transformers, which ignores our key; for a reader that saves; not for a job to resume."""
     reader = QuestionAnswerer.from_pretrained(tiny, precision="fp32")
-    tuned = QuestionAnswerer(reader.model, reader.tokenizer, calibration=Calibration(2.0, 1.0))
+    tuned = QuestionAnswerer(reader.model, reader.tokenizer, calibration=Calibration(2.0, 1.0, 3.0))
     tuned.save_pretrained(tmp_path / "saved")
-    save_calibrated(tiny, tmp_path / "copy", Calibration(2.0, 1.0))
+    save_calibrated(tiny, tmp_path / "copy", Calibration(2.0, 1.0, 3.0))
     ids = torch.arange(5, 25)[None]
     original, copy = (
         transformers.BertForQuestionAnswering.from_pretrained(folder)(ids).start_logits
@@ -270,7 +291,7 @@ def test_a_copy_is_the_same_model(tiny, tmp_path, transformers):
     assert torch.equal(original, copy)
     for name in ("saved", "copy"):
         again = QuestionAnswerer.from_pretrained(tmp_path / name)
-        assert again.calibration == Calibration(2.0, 1.0)
+        assert again.calibration == Calibration(2.0, 1.0, 3.0)
     assert identity(tuned, LineSettings()) != identity(reader, LineSettings())
 
 
@@ -286,6 +307,7 @@ def test_the_commands(tiny, tmp_path):
     lines = dict(line.split(maxsplit=1) for line in shown.splitlines() if " " in line)
     assert float(lines["temperature"]) == stored.temperature
     assert float(lines["null_threshold"]) == stored.null_threshold
+    assert float(lines["text_temperature"]) == stored.text_temperature
     result = CliRunner().invoke(app, [*arguments, str(tmp_path / "copy")])
     assert isinstance(result.exception, minibert.InputError)
     assert "holds files already" in str(result.exception)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import minibert
 from minibert.metric import normalize_answer
 from minibert.spans import (
+    Calibration,
     Span,
     WindowLogits,
     argmax_span,
@@ -152,8 +153,12 @@ WORDS = [
     max_answer_len=st.integers(1, 6),
     null=st.booleans(),
     widened=st.booleans(),
+    temperature=st.sampled_from([1.0, 0.5, 3.0]),
+    threshold=st.sampled_from([0.0, 2.0]),
 )
-def test_a_text_s_score_equals_a_loop_over_every_span(data, n_best, max_answer_len, null, widened):
+def test_a_text_s_score_equals_a_loop_over_every_span(
+    data, n_best, max_answer_len, null, widened, temperature, threshold
+):
     windows = data.draw(documents())
     tokens = max(w.token_start + len(w.start_logits) for w in windows)
     context, offsets = "", []
@@ -177,17 +182,22 @@ def test_a_text_s_score_equals_a_loop_over_every_span(data, n_best, max_answer_l
         return context[places[span.token_start, 0] : places[span.token_end, 1]]
 
     expected: dict[str, float] = {}
-    for span in brute_force(windows, 10**6, max_answer_len, offsets, None, null):
+    every = brute_force(windows, 10**6, max_answer_len, offsets, None, null)
+    logits = [s.start_logit + s.end_logit - threshold * s.is_null for s in every]
+    weights = [math.exp((logit - max(logits)) / temperature) for logit in logits]
+    for span, weight in zip(every, weights, strict=True):
         key = normalize_answer(text(span))
-        expected[key] = expected.get(key, 0.0) + span.score
+        expected[key] = expected.get(key, 0.0) + weight / math.fsum(weights)
     words = places if widened else None
-    spans = best_spans(windows, n_best, max_answer_len, offsets, words, null)
-    scores = text_scores(windows, spans, context, offsets, max_answer_len, places)
+    # the temperature of one span's score is another one, and changes nothing
+    calibration = Calibration(7.0, threshold, temperature)
+    spans = best_spans(windows, n_best, max_answer_len, offsets, words, null, calibration)
+    asked = context, offsets, max_answer_len, places, calibration
+    scores = text_scores(windows, spans, *asked)
     for span, score in zip(spans, scores, strict=True):
         assert score == pytest.approx(expected[normalize_answer(text(span))], rel=1e-9)
-        assert score >= span.score * (1 - 1e-9)
-    every = best_spans(windows, 10**6, max_answer_len, offsets, words, null)
-    scores = text_scores(windows, every, context, offsets, max_answer_len, places)
+    every = best_spans(windows, 10**6, max_answer_len, offsets, words, null, calibration)
+    scores = text_scores(windows, every, *asked)
     once = {normalize_answer(text(s)): score for s, score in zip(every, scores, strict=True)}
     assert math.fsum(once.values()) == pytest.approx(1.0, rel=1e-9)
     assert once.keys() == expected.keys()

@@ -109,7 +109,7 @@ def bench_doubt(
 def right_or_wrong(qa: QuestionAnswerer, examples: Sequence[Example]) -> dict[str, Any]:
     """Forced answers: does the score say how often they are right, and rank right above wrong?"""
     rows = list(score(qa, examples))
-    ours = [row.ours[1] for row in rows]
+    ours, texts = [row.ours[1] for row in rows], [row.text_score for row in rows]
     by_first, by_any = (
         [
             any(exact_match(row.ours[0], gold.text) > 0 for gold in example.answers[:count])
@@ -121,8 +121,10 @@ def right_or_wrong(qa: QuestionAnswerer, examples: Sequence[Example]) -> dict[st
         "exact_match": 100 * float(np.mean(by_any)),
         "ece_first_gold": expected_calibration_error(ours, by_first),
         "ece_any_gold": expected_calibration_error(ours, by_any),
+        "ece_text_score_first_gold": expected_calibration_error(texts, by_first),
+        "ece_text_score_any_gold": expected_calibration_error(texts, by_any),
         "auroc_ours": auroc(ours, by_any),
-        "auroc_text_score": auroc([row.text_score for row in rows], by_any),
+        "auroc_text_score": auroc(texts, by_any),
         "auroc_pipeline": auroc([row.product_of_ours for row in rows], by_any),
         "risk_coverage_area": float(risk_coverage(ours, by_any)[1].mean()),
         "coverage_at_80": coverage_at(0.8, ours, by_any),
