@@ -48,7 +48,7 @@ class Calibration:
     temperature: float = 1.0  # logits are divided by it before the softmax: above 1 is less sure
     # null odds (logit of null less the best span's) that it must exceed
     null_threshold: float = 0.0
-    text_temperature: float = 1.0  # the same for the softmax that `text_scores` sums up
+    text_temperature: float = 1.0  # that of the softmax that `text_scores` sums up
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -199,7 +199,7 @@ def scores_of_best(
     (K,) -> (2, K): what `best_spans` and `text_scores` give.
     """
     grid, _ = candidate_grid(windows, max_answer_len, offsets)
-    i, k = np.divmod(int(grid.argmax()), grid.shape[1])
+    i, k = divmod(int(grid.argmax()), grid.shape[1])
     text = context[offsets[i, 0] : offsets[i + k, 1]]
     below = grid - grid.max()
     alike = logits_of_texts(grid, context, offsets)(normalize_answer(text)) - grid.max()

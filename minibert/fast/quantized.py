@@ -55,7 +55,8 @@ class QuantizedLinear:
         rounded = (weight / self.scale[:, None]).round().to(torch.int8)
         self.weight = torch.ops.onednn.qlinear_prepack(rounded, None)
         self.zeros = torch.zeros(len(weight), dtype=torch.int32)
-        self.zero, self.least = zero, least
+        self.zero = zero
+        self.least_step = None if least is None else -least / zero
         self.begin = torch.full(weight.shape[1:], zero + 0.5)  # a vector: torch adds it faster
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -70,9 +71,9 @@ class QuantizedLinear:
         if self.per_width is not None:
             x = x * self.per_width
         step = x.amax(-1, keepdim=True) / (255 - self.zero)  # (n, 1)
-        if self.least is None:
+        if self.least_step is None:
             step = torch.maximum(step, x.amin(-1, keepdim=True) / -self.zero)
-        step.clamp_(min=max(NEAR_ZERO, -(self.least or 0.0) / self.zero))
+        step.clamp_(min=self.least_step or NEAR_ZERO)
         stored = torch.addcmul(self.begin, x, step.reciprocal()).to(torch.uint8)  # rounds down
         mapped = product(stored, self.zero, self.weight, self.scale, self.zeros)
         torch.addcmul(self.bias, mapped, step, out=out)
