@@ -1,8 +1,9 @@
 """Calibration: answers beside the gold -> what their scores are worth, and settings that mend them.
 
 A score that is calibrated says how often an answer with that score is right. One number, the
-temperature, is enough to mend a network's (arXiv:1706.04599 section 4.2); one more, the threshold,
-says when to answer at all (SQuAD v2.0, arXiv:1806.03822).
+temperature, is enough to mend a network's (arXiv:1706.04599 section 4.2): one for a span's score,
+one for its text's. One more, the threshold, says when to answer at all (SQuAD v2.0,
+arXiv:1806.03822).
 """
 
 import json
@@ -95,11 +96,10 @@ def calibrate(
 
     The temperatures are those at which the scores of forced answers to the answerable questions,
     and the scores of their texts, predict best whether the answer matches exactly, by their log
-    loss. The threshold is the one of
-    the best F1 over all questions. Where none is unanswerable, how many will be is not known: it is
-    then the lowest by which the F1 of the others falls by at most one point, and for the report
-    each question is asked of the most similar paragraph of its article too (`make_negatives`). The
-    second value holds what both bring.
+    loss. The threshold is the one of the best F1 over all questions. Where none is unanswerable,
+    how many will be is not known: it is then the lowest by which the F1 of the others falls by at
+    most one point, and for the report each question is asked of the most similar paragraph of its
+    article too (`make_negatives`). The second value holds what all three bring.
 
     Raises `InputError` where no question has an answer. `on_batch` is told how many windows have
     just been read.

@@ -35,7 +35,14 @@ from .features import MAX_QUESTION_LEN, Feature, example_windows
 from .files import all_or_nothing
 from .pretrained import prefix_errors, read_config
 from .qa import BertForQuestionAnswering
-from .spans import UNCALIBRATED, Calibration, WindowLogits, best_spans, text_scores
+from .spans import (
+    UNCALIBRATED,
+    Calibration,
+    WindowLogits,
+    best_spans,
+    least_null_logits,
+    text_scores,
+)
 from .squad import Example
 from .tokenization import Pieces, Tokenizer
 
@@ -106,7 +113,7 @@ class Reading(NamedTuple):
     @property
     def null_logits(self) -> tuple[float, float]:
         """Of "no answer": the least sum that a window gives to it."""
-        return min((window.null_logits for window in self.windows), key=sum)
+        return least_null_logits(self.windows)
 
 
 class QuestionAnswerer:

@@ -147,7 +147,7 @@ def best_spans(
             raise InputError("logits are not finite: the model's weights or precision are at fault")
 
     grid, source_window = candidate_grid(windows, max_answer_len, offsets)
-    null_logits = min((window.null_logits for window in windows), key=sum)
+    null_logits = least_null_logits(windows)
     null_logit = sum(null_logits) - calibration.null_threshold if null else -math.inf
     temperature = calibration.temperature
     top, total = softmax_total(grid, null_logit, temperature)
@@ -180,6 +180,11 @@ def best_spans(
     return spans
 
 
+def least_null_logits(windows: Sequence[WindowLogits]) -> tuple[float, float]:
+    """Of "no answer", over all windows of an example: the pair with the least sum."""
+    return min((window.null_logits for window in windows), key=sum)
+
+
 def softmax_total(grid: Array, null_logit: float, temperature: float) -> tuple[float, float]:
     """The top logit, and the sum over all candidates of exp((logit - top) / temperature)."""
     top = max(float(grid.max()), null_logit)
@@ -201,13 +206,12 @@ def scores_of_best(
     grid, _ = candidate_grid(windows, max_answer_len, offsets)
     i, k = divmod(int(grid.argmax()), grid.shape[1])
     text = context[offsets[i, 0] : offsets[i + k, 1]]
-    below = grid - grid.max()
-    alike = logits_of_texts(grid, context, offsets)(normalize_answer(text)) - grid.max()
-    scores: list[Array] = [
-        np.array([1.0, np.exp(alike / temperature).sum()]) / np.exp(below / temperature).sum()
-        for temperature in temperatures
-    ]
-    return np.stack(scores, axis=1)
+    alike = logits_of_texts(grid, context, offsets)(normalize_answer(text))
+    scores: Array = np.empty((2, len(temperatures)))
+    for k, temperature in enumerate(temperatures.tolist()):
+        top, total = softmax_total(grid, -math.inf, temperature)
+        scores[:, k] = 1 / total, np.exp((alike - top) / temperature).sum() / total
+    return scores
 
 
 def text_scores(
@@ -224,18 +228,18 @@ def text_scores(
     It is the sum of the softmax over all candidates of `best_spans` whose texts read alike, which
     they do when `normalize_answer` makes the same of both; over all different texts it sums to 1.
     The softmax has the calibration's `text_temperature`.
+
     `spans` are what `best_spans` found, null among them if it is a candidate; `windows`, `offsets`,
-    `max_answer_len` and `calibration` as there. A candidate's text is that
-    between the `places` (T, 2) of its tokens, by default their `offsets`; that of null is "".
+    `max_answer_len` and `calibration` as there. A candidate's text is that between the `places`
+    (T, 2) of its tokens, by default their `offsets`; that of null is "".
     """
     places = offsets if places is None else places
     grid, _ = candidate_grid(windows, max_answer_len, offsets)
     logits_of = logits_of_texts(grid, context, places)
     temperature = calibration.text_temperature
-    null_logit = -math.inf
-    if any(span.is_null for span in spans):
-        null_logit = min(sum(window.null_logits) for window in windows)
-        null_logit -= calibration.null_threshold
+    null = any(span.is_null for span in spans)
+    threshold = calibration.null_threshold
+    null_logit = sum(least_null_logits(windows)) - threshold if null else -math.inf
     top, total = softmax_total(grid, null_logit, temperature)
 
     @cache

@@ -196,6 +196,9 @@ def test_a_text_s_score_equals_a_loop_over_every_span(
     scores = text_scores(windows, spans, *asked)
     for span, score in zip(spans, scores, strict=True):
         assert score == pytest.approx(expected[normalize_answer(text(span))], rel=1e-9)
+    alike = replace(calibration, temperature=temperature)  # then it adds up scores
+    spans = best_spans(windows, n_best, max_answer_len, offsets, words, null, alike)
+    assert all(a >= b.score * (1 - 1e-9) for a, b in zip(scores, spans, strict=True))
     every = best_spans(windows, 10**6, max_answer_len, offsets, words, null, calibration)
     scores = text_scores(windows, every, *asked)
     once = {normalize_answer(text(s)): score for s, score in zip(every, scores, strict=True)}
