@@ -2,35 +2,39 @@
 
 The modules, in the order in which text flows; each imports only those before it:
 
-    errors, files                       one line for what goes wrong; files that appear whole
-    fast.memory, fast.dropout           what is about speed and not about BERT
+    errors, files, settings             one line for each error; complete files; settings as objects
+    fast.memory, fast.dropout           speed: the parts that the model and training use
     families, config, pretrained        a folder of weights -> tensors under our names
-    fast.processor                      which device, precision and attention to compute with
+    fast.processor                      device, precision and attention to compute with
     tokenizer_files, tokenization       text -> pieces that know their characters
-    squad, metric                       data sets -> examples; the official figures
-    negatives                           questions with an answer -> questions without one
+    data.examples, data.metric          data sets -> examples; the official metric
+    data.negatives                      questions with an answer -> questions without one
     features, batches                   question + context -> windows -> padded batches
-    model, qa                           token ids -> hidden states -> two logits a token
-    fast.linear, fast.quantized         layers in faster kernels, to read with
+    model, qa                           token ids -> hidden states -> two logits per token
+    fast.linear, fast.unpadded          faster kernels for reading on a CPU
+    fast.quantized                      reading in 8-bit integers
     fast.threads                        several passes at once
-    spans, reader                       logits -> spans -> answers: the whole arrow
+    spans, reader                       logits -> spans -> answers
     dropin                              the pipeline that transformers had
-    lines                               JSON lines of questions -> the same lines, answered
-    evaluation, calibration             predictions -> the metric; what their scores are worth
-    parallel, run, training             fine-tuning, in a folder from which it resumes exactly
-    mlm                                 pretraining gone on with, before fine-tuning
+    scoring.evaluation                  a data set -> predictions -> the metric
+    scoring.calibration                 how reliable the scores are
+    training.config, training.optimizer
+    training.parallel, training.run     a training run and its folder
+    training.finetune                   fine-tuning on questions and answers
+    training.masked_lm                  continued pretraining
     explain.attribution, explain.page, explain.explanation, explain.server
     viz                                 pictures for notebooks
     bench.turns, bench.training, bench.engines, bench.answering, bench.parts, bench.doubt
     bench.parity
-    cli
+    cli.lines, cli.commands
 
 "The blog post" in a comment is the text that this project grew from, "Understanding BERT with
 Huggingface": https://mlwhiz.com/blog/2021/07/24/huggingface-bert/
 """
 
-from .calibration import calibrate, save_calibrated
 from .config import BertConfig
+from .data.examples import Example, GoldAnswer, load_squad
+from .data.metric import squad_metrics
 from .dropin import QuestionAnsweringPipeline, pipeline
 from .errors import (
     CheckpointError,
@@ -41,17 +45,18 @@ from .errors import (
     NonFiniteError,
     PretrainedError,
 )
-from .evaluation import evaluate
 from .features import Feature, prepare_features, prepare_train_features
-from .metric import squad_metrics
-from .mlm import adapt
 from .model import Bert
 from .qa import BertForQuestionAnswering, span_loss
 from .reader import Answer, PassageAnswer, QuestionAnswerer
-from .spans import Calibration, best_spans
-from .squad import Example, GoldAnswer, load_squad
+from .scoring.calibration import calibrate, save_calibrated
+from .scoring.evaluation import evaluate
+from .settings import Calibration
+from .spans import best_spans
 from .tokenization import Pieces, Tokenizer
-from .training import TrainingConfig, train
+from .training.config import TrainingConfig
+from .training.finetune import train
+from .training.masked_lm import adapt
 
 __all__ = [
     "Answer",

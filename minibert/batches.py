@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .data.examples import Example
 from .features import Feature
-from .squad import Example
 
 
 class Batch(NamedTuple):

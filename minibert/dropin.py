@@ -16,10 +16,10 @@ from typing import Any, Literal, cast
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
+from .data.examples import Example
 from .errors import InputError
 from .fast.processor import Precision
 from .reader import BATCH_SIZE, BUNDLED, Answer, QuestionAnswerer, validated_example
-from .squad import Example
 from .tokenization import Tokenizer
 
 PRECISIONS: dict[str, Precision] = {"auto": "auto", "float32": "fp32", "bfloat16": "bf16"}

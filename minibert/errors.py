@@ -1,7 +1,7 @@
 """The errors a user can meet. Each carries one line that names the thing at fault."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 
 class MinibertError(Exception):
@@ -45,6 +45,16 @@ def report_lines(problems: Iterable[DataError], limit: int | None = 20) -> Itera
     for kind, count in counts.items():
         if limit is not None and count > limit:
             yield f"and {count - limit:,} more: {kind}"
+
+
+def first_of(names: Collection[str]) -> str:
+    """The first name in alphabetical order, and how many more there are, for a message.
+
+    >>> first_of({"b", "a", "c"})
+    'a and 2 more'
+    """
+    first, *rest = sorted(names)
+    return f"{first} and {len(rest)} more" if rest else first
 
 
 class InputError(MinibertError, ValueError):

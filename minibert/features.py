@@ -9,13 +9,10 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from .data.examples import Example
 from .errors import DataError, InputError
-from .squad import Example
+from .settings import MAX_QUESTION_LEN
 from .tokenization import Pieces, Tokenizer
-
-# Tokens of a question that are read, in training as in answering: the `max_query_length` of
-# google-research/bert, and the pipeline's. SQuAD's longest question has 61.
-MAX_QUESTION_LEN = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,7 +14,7 @@ UNFINISHED = ".unfinished-"  # what the names of drafts begin with; a killed pro
 
 
 @contextmanager
-def all_or_nothing(folder: str | Path) -> Iterator[Path]:
+def complete_files(folder: str | Path) -> Iterator[Path]:
     """An empty folder, the draft: what the block writes there moves to `folder` at its end.
 
     Until every file is whole and on the disk, nothing in `folder` changes; when the block raises,

@@ -167,7 +167,7 @@ class Bert(nn.Module):
 
         Raises `PretrainedError` when a weight is missing, unexpected or of another shape.
         """
-        model, shapes = pretrained.blank(cls, source, attention, revision)
+        model, shapes = pretrained.empty_model(cls, source, attention, revision)
         expected = {f"bert.{name}": shape for name, shape in shapes.items()}
         tensors, _ = pretrained.load_tensors(
             source,

@@ -22,9 +22,9 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from .config import Attention, BertConfig
-from .errors import PretrainedError
+from .errors import PretrainedError, first_of
 from .families import FAMILIES, Family
-from .files import all_or_nothing
+from .files import complete_files
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -101,12 +101,12 @@ def _find_on_hub(hub_id: str, name: str, revision: str | None) -> Path | None:
             return None
         reason = str(error).strip().partition("\n")[0]
         raise PretrainedError(
-            f"{named(hub_id, revision)}: no folder of this name, and the hub gives no {name}: "
-            f"{reason}"
+            f"{with_revision(hub_id, revision)}: no folder of this name, and the hub gives "
+            f"no {name}: {reason}"
         ) from error
 
 
-def named(source: str | Path, revision: str | None) -> str:
+def with_revision(source: str | Path, revision: str | None) -> str:
     return str(source) if revision is None else f"{source}, revision {revision}"
 
 
@@ -115,7 +115,7 @@ def require_file(source: str | Path, name: str, revision: str | None = None) -> 
     path = find_file(source, name, revision)
     if path is None:
         where = "in this folder" if Path(source).is_dir() else "on the hub, or in its cache"
-        raise PretrainedError(f"{named(source, revision)}: no {name} {where}")
+        raise PretrainedError(f"{with_revision(source, revision)}: no {name} {where}")
     return path
 
 
@@ -196,7 +196,7 @@ def unwrapped(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tens
     ):
         wrapper += added
         if other := {key for key in tensors if not key.startswith(wrapper)}:
-            raise PretrainedError(f"some weights begin with {wrapper!r}, but not {_some(other)}")
+            raise PretrainedError(f"some weights begin with {wrapper!r}, but not {first_of(other)}")
     return {key.removeprefix(wrapper): tensor for key, tensor in tensors.items()}, wrapper
 
 
@@ -231,11 +231,11 @@ def read_tensors(source: str | Path, revision: str | None = None) -> dict[str, t
                     raise PretrainedError(f"{index}: shard {shard!r} is not a plain file name")
                 tensors |= read(require_file(source, shard, revision))
             if lost := set(weight_map) - set(tensors):
-                raise PretrainedError(f"{index}: no shard holds {_some(lost)}")
+                raise PretrainedError(f"{index}: no shard holds {first_of(lost)}")
             return tensors
     raise PretrainedError(
-        f"{named(source, revision)}: no weights (model.safetensors, pytorch_model.bin, or the "
-        "index of either)"
+        f"{with_revision(source, revision)}: no weights (model.safetensors, pytorch_model.bin, "
+        "or the index of either)"
     )
 
 
@@ -282,11 +282,6 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         return safetensors.torch.load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise PretrainedError(f"{path}: not readable as safetensors: {error}") from error
-
-
-def _some(names: set[str]) -> str:
-    first, *rest = sorted(names)
-    return f"{first} (and {len(rest)} more)" if rest else first
 
 
 def map_tensors(
@@ -364,17 +359,18 @@ def load_tensors(
                 f"{source}: config.json says model_type {model_type!r}, but the weights are named "
                 f"as those of {' and '.join(others)}"
             )
-        raise PretrainedError(f"{source}: these weights lack {_some(missing)}")
+        raise PretrainedError(f"{source}: these weights lack {first_of(missing)}")
     unexpected = {n for n in report.unexpected if may_hold is None or not n.startswith(may_hold)}
     family = FAMILIES[model_type]
     parts = (f"{family.prefix}.", "qa_outputs.")
     if inside := {n for n in unexpected if standard_key(n, family).startswith(parts)}:
         raise PretrainedError(
-            f"{source}: the configuration has no place for the weights {_some(inside)}"
+            f"{source}: the configuration has no place for the weights {first_of(inside)}"
         )
     if unexpected:
         warnings.warn(
-            f"{source}: not read, since no encoder and no span head has them: {_some(unexpected)}",
+            f"{source}: not read, because neither an encoder nor a span head has them: "
+            f"{first_of(unexpected)}",
             stacklevel=3,
         )
     return tensors, report
@@ -404,13 +400,13 @@ def save_folder(
         theirs[stem] = torch.stack([parts[row] for row in sorted(parts)])
 
     text = json.dumps(dict(config), indent=2, sort_keys=True)
-    with all_or_nothing(folder) as draft:
+    with complete_files(folder) as draft:
         (draft / "config.json").write_text(text + "\n", encoding="utf-8")
         # transformers refuses a safetensors file that does not say which framework wrote it
         safetensors.torch.save_file(theirs, draft / "model.safetensors", metadata={"format": "pt"})
 
 
-def blank(
+def empty_model(
     kind: Callable[[BertConfig, Attention], Model],
     source: str | Path,
     attention: Attention,

@@ -69,7 +69,7 @@ class BertForQuestionAnswering(nn.Module):
         untrained head gives random answers. So does any other weight that is missing, unexpected
         or of another shape.
         """
-        model, expected = pretrained.blank(cls, source, attention, revision)
+        model, expected = pretrained.empty_model(cls, source, attention, revision)
         may_lack = "head." if new_head else None
         tensors, report = pretrained.load_tensors(
             source, expected, model.config.model_type, may_lack, revision=revision

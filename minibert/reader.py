@@ -20,8 +20,8 @@ import torch
 
 from .batches import Batch, chunks, collate, token_batches
 from .config import Attention, BertConfig
+from .data.examples import Example
 from .errors import InputError, PretrainedError
-from .fast.linear import fuse
 from .fast.processor import (
     Precision,
     choose_device,
@@ -31,19 +31,13 @@ from .fast.processor import (
 )
 from .fast.quantized import QuantizedLayer, quantize
 from .fast.threads import side_by_side
-from .features import MAX_QUESTION_LEN, Feature, example_windows
-from .files import all_or_nothing
+from .fast.unpadded import fuse
+from .features import Feature, example_windows
+from .files import complete_files
 from .pretrained import prefix_errors, read_config
 from .qa import BertForQuestionAnswering
-from .spans import (
-    UNCALIBRATED,
-    Calibration,
-    WindowLogits,
-    best_spans,
-    least_null_logits,
-    text_scores,
-)
-from .squad import Example
+from .settings import MAX_QUESTION_LEN, UNCALIBRATED, Calibration
+from .spans import WindowLogits, best_spans, least_null_logits, text_scores
 from .tokenization import Pieces, Tokenizer
 
 if TYPE_CHECKING:
@@ -226,7 +220,7 @@ class QuestionAnswerer:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model and tokenizer, float32, in Hugging Face's format: all of it or nothing."""
-        with all_or_nothing(folder) as draft:
+        with complete_files(folder) as draft:
             self.model.save_pretrained(draft)
             self.tokenizer.save_pretrained(draft)
             if self.calibration != UNCALIBRATED:

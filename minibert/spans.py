@@ -12,15 +12,16 @@ import math
 import random
 import string
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from .data.metric import normalize_answer
 from .errors import InputError
-from .metric import normalize_answer
+from .settings import UNCALIBRATED, Calibration
 
 Array = npt.NDArray[Any]
 
@@ -33,33 +34,6 @@ class WindowLogits:
     start_logits: Array  # (T,) float32
     end_logits: Array  # (T,) float32
     null_logits: tuple[float, float] = (math.nan, math.nan)  # start and end logit of its [CLS]
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """What a model knows about its own doubt, fitted by `calibrate`; the defaults change nothing.
-
-    There are two temperatures, since a span is less often right than its text: the annotator may
-    have marked the same words elsewhere.
-
-    Raises `InputError` for a temperature that is not positive, and for what is no number.
-    """
-
-    temperature: float = 1.0  # logits are divided by it before the softmax: above 1 is less sure
-    # null odds (logit of null less the best span's) that it must exceed
-    null_threshold: float = 0.0
-    text_temperature: float = 1.0  # that of the softmax that `text_scores` sums up
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            positive = name.endswith("temperature")
-            if not number or not math.isfinite(value) or (positive and value <= 0):
-                wanted = "a number above 0" if positive else "a number"
-                raise InputError(f"{name}={value!r}: expected {wanted}")
-
-
-UNCALIBRATED = Calibration()
 
 
 @dataclass(frozen=True, slots=True)

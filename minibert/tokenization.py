@@ -25,7 +25,7 @@ from tokenizers.pre_tokenizers import Split
 
 from .errors import InputError, PretrainedError
 from .families import BRACKETS, FAMILIES, Family
-from .files import all_or_nothing
+from .files import complete_files
 from .tokenizer_files import NORMALIZER_SETTINGS, read_tokenizer, special_tokens, word_pieces
 
 MAX_TOKENS = 10**7  # XLM-R has 250,000
@@ -180,7 +180,7 @@ class Tokenizer:
         lines = [f"[unused id {k}]" for k in range(self.vocab_size)]
         for token, k in self.backend.get_vocab().items():
             lines[k] = token
-        with all_or_nothing(folder) as draft:
+        with complete_files(folder) as draft:
             text = json.dumps(settings, indent=2)
             (draft / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
             if pieces:

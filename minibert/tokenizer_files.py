@@ -19,7 +19,7 @@ from tokenizers.processors import BertProcessing, RobertaProcessing
 
 from .errors import PretrainedError
 from .families import ANGLES, BRACKETS, FAMILIES, Family
-from .pretrained import find_file, named, read_json, refuse_pointer
+from .pretrained import find_file, read_json, refuse_pointer, with_revision
 
 # names in a tokenizer_config.json -> names in the `tokenizers` library
 NORMALIZER_SETTINGS = {
@@ -57,7 +57,9 @@ def read_tokenizer(source: str | Path, revision: str | None = None) -> Tokenizer
     paths = (find_file(source, name, revision) for name in ("tokenizer.json", *CLASSES))
     path = next((path for path in paths if path is not None), None)
     if path is None:
-        raise PretrainedError(f"{named(source, revision)}: {why_no_tokenizer(source, revision)}")
+        raise PretrainedError(
+            f"{with_revision(source, revision)}: {why_no_tokenizer(source, revision)}"
+        )
     settings = {
         name: value
         for file in ("special_tokens_map.json", "tokenizer_config.json")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import minibert
-from minibert.metric import squad_metrics
+from minibert.data.metric import squad_metrics
 
 HERE = Path(__file__).parent
 QUESTION_WORDS = ("what", "who", "when", "where", "which", "why", "how many", "how")

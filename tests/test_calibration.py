@@ -13,7 +13,11 @@ from typer.testing import CliRunner
 
 import minibert
 from minibert import QuestionAnswerer
-from minibert.calibration import (
+from minibert.cli import app
+from minibert.cli.lines import LineSettings, identity
+from minibert.data.metric import exact_match
+from minibert.reader import BUNDLED
+from minibert.scoring.calibration import (
     auroc,
     calibrate,
     coverage_at,
@@ -22,11 +26,8 @@ from minibert.calibration import (
     save_calibrated,
     threshold_at_loss,
 )
-from minibert.cli import app
-from minibert.lines import LineSettings, identity
-from minibert.metric import exact_match
-from minibert.reader import BUNDLED
-from minibert.spans import Calibration, WindowLogits, best_spans, scores_of_best, text_scores
+from minibert.settings import Calibration
+from minibert.spans import WindowLogits, best_spans, scores_of_best, text_scores
 
 NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
 SCORES = st.one_of(st.floats(0, 1), st.integers(0, 10).map(lambda n: n / 10))

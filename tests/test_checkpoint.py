@@ -18,8 +18,14 @@ from hypothesis import strategies as st
 from machine import HANG, needs_permissions, needs_signals
 
 import minibert
-from minibert.run import STATE, latest_checkpoint, read_checkpoint, require_space, write_checkpoint
-from minibert.training import TrainingConfig, train
+from minibert.training.finetune import TrainingConfig, train
+from minibert.training.run import (
+    STATE,
+    latest_checkpoint,
+    read_checkpoint,
+    require_space,
+    write_checkpoint,
+)
 
 NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
 
@@ -27,7 +33,7 @@ NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
 PROGRAM = """
 import json, os, sys, time
 from minibert import MinibertError
-from minibert.training import TrainingConfig, train
+from minibert.training.finetune import TrainingConfig, train
 fsync = os.fsync
 os.fsync = lambda file: (time.sleep(0.1), fsync(file))
 try:

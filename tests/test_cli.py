@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from minibert import cli
 from minibert.bench import training as bench
+from minibert.cli import commands as cli
 
 NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
 Run = Callable[..., tuple[int, str, str]]

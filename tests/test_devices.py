@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import minibert
-from minibert import cli
+from minibert.cli import commands as cli
 from minibert.fast.processor import choose_device, choose_precision
 
 NAMES = ["mps", "cuda", "cuda:99", "xpu", "meta", "hpu", "xla", "vulkan", "no such thing", ""]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import minibert
 from minibert import DataError, Example, GoldAnswer, QuestionAnswerer, Tokenizer
-from minibert.metric import normalize_answer
+from minibert.data.metric import normalize_answer
 
 QUIET = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

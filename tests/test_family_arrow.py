@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from test_family_tokenizers import stripped
 
 import minibert
-from minibert import cli, training
 from minibert.bench import answering
+from minibert.cli import commands as cli
+from minibert.training import finetune as training
 
 ALL = siblings.FAMILIES
 NOTES = str(Path(__file__).parent / "data" / "field_notes.json")

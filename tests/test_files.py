@@ -13,7 +13,7 @@ import torch
 from machine import needs_signals
 
 import minibert
-from minibert.files import all_or_nothing
+from minibert.files import complete_files
 from minibert.reader import BUNDLED
 
 
@@ -94,7 +94,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tiny, tmp_path):
 
 def test_new_files_have_the_permissions_that_others_have(tmp_path):
     (tmp_path / "plain").write_text("")
-    with all_or_nothing(tmp_path) as draft:
+    with complete_files(tmp_path) as draft:
         (draft / "ours").write_text("")
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
@@ -106,15 +106,15 @@ def test_a_killed_writer_leaves_the_old_files(tmp_path):
     program = """
 import os, sys
 from pathlib import Path
-from minibert.files import all_or_nothing
-with all_or_nothing(Path(sys.argv[1])) as draft:
+from minibert.files import complete_files
+with complete_files(Path(sys.argv[1])) as draft:
     (draft / "a").write_text("new")
     os.kill(os.getpid(), int(sys.argv[2]))
 """
     command = [sys.executable, "-c", program, str(tmp_path), str(int(signal.SIGKILL))]
     assert subprocess.run(command).returncode == -signal.SIGKILL
     assert (tmp_path / "a").read_text() == "old"
-    with all_or_nothing(tmp_path) as draft:
+    with complete_files(tmp_path) as draft:
         (draft / "a").write_text("new")
     assert (tmp_path / "a").read_text() == "new"
 

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from minibert import BertConfig, BertForQuestionAnswering, InputError, QuestionAnswerer
-from minibert.fast.linear import FusedLayer, PackedLinear, UnpaddedBert, fuse, supported
+from minibert.fast.linear import FusedLayer, PackedLinear, supported
+from minibert.fast.unpadded import UnpaddedBert, fuse
 
 pytestmark = pytest.mark.skipif(
     not supported(torch.float32), reason="this torch has no fused kernels here"

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import minibert
-from minibert import cli
-from minibert.squad import load_squad
+from minibert.cli import commands as cli
+from minibert.data.examples import load_squad
 
 HERE = Path(__file__).parent
 WEIGHTS, CONFIG, VOCAB = "model.safetensors", "config.json", "vocab.txt"

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import minibert
-from minibert import cli
-from minibert.lines import LineSettings, answer_lines, identity, partial_file
+from minibert.cli import commands as cli
+from minibert.cli.lines import LineSettings, answer_lines, identity, partial_file
 
 ASK = [sys.executable, "-m", "minibert", "answer"]
 

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import minibert
-from minibert import Bert, Tokenizer, TrainingConfig, mlm
+from minibert import Bert, Tokenizer, TrainingConfig
 from minibert.cli import app
 from minibert.fast.dropout import Dropout
-from minibert.parallel import ProcessGroup
+from minibert.training import masked_lm as mlm
+from minibert.training.parallel import ProcessGroup
 
 NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import minibert
 from minibert import Example, GoldAnswer
 from minibert.cli import app
-from minibert.negatives import (
+from minibert.data.negatives import (
     KINDS,
     TfIdf,
     lacks_answers,
@@ -22,7 +22,7 @@ from minibert.negatives import (
     without_answer_sentences,
     words,
 )
-from minibert.training import load_data
+from minibert.training.finetune import load_data
 
 NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
 

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 
 import minibert
 from minibert.batches import length_batches
-from minibert.parallel import ProcessGroup
-from minibert.training import TrainingConfig, train
+from minibert.training.finetune import TrainingConfig, train
+from minibert.training.parallel import ProcessGroup
 
 NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
 SETTINGS = {

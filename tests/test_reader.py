@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import minibert
 from minibert import QuestionAnswerer
-from minibert.metric import normalize_answer
+from minibert.data.metric import normalize_answer
 
 HERE = Path(__file__).parent
 PIPELINE = json.loads((HERE / "reference" / "pipeline.json").read_text(encoding="utf-8"))

@@ -16,10 +16,12 @@ import torch
 from machine import needs_proc
 
 import minibert
-from minibert import errors, run, training
+from minibert import errors
 from minibert.errors import Interrupted, MinibertError
-from minibert.features import MAX_QUESTION_LEN
-from minibert.training import TrainingConfig, train
+from minibert.settings import MAX_QUESTION_LEN
+from minibert.training import finetune as training
+from minibert.training import run
+from minibert.training.finetune import TrainingConfig, train
 
 NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
 

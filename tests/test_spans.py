@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minibert
-from minibert.metric import normalize_answer
+from minibert.data.metric import normalize_answer
 from minibert.spans import (
     Calibration,
     Span,

@@ -16,9 +16,9 @@ import pytest
 from machine import needs_proc
 
 import minibert
-from minibert.evaluation import with_nulls
-from minibert.metric import best_thresholds, normalize_answer, squad_metrics
-from minibert.squad import load_squad
+from minibert.data.examples import load_squad
+from minibert.data.metric import best_thresholds, normalize_answer, squad_metrics
+from minibert.scoring.evaluation import with_nulls
 
 HERE = Path(__file__).parent
 
@@ -163,7 +163,7 @@ def test_a_file_of_300_mb_stays_within_its_budget(tmp_path, field_notes):
                 break
         file.write("]}]}")
     code = (
-        "import re, sys; from minibert.squad import load_squad; load_squad(sys.argv[1]);"
+        "import re, sys; from minibert.data.examples import load_squad; load_squad(sys.argv[1]);"
         # in kB; not ru_maxrss, which a child begins with its parent's
         "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
     )

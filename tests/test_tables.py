@@ -20,8 +20,8 @@ from test_cli import run as run_command  # the fixture
 
 import minibert
 from minibert import DataError, Example, GoldAnswer, InputError, load_squad
-from minibert.evaluation import with_nulls
-from minibert.metric import best_thresholds, squad_metrics
+from minibert.data.metric import best_thresholds, squad_metrics
+from minibert.scoring.evaluation import with_nulls
 
 QUIET = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 run = run_command

@@ -13,7 +13,7 @@ import torch
 import minibert
 from minibert.batches import collate, length_batches
 from minibert.qa import soft_span_loss, span_loss
-from minibert.training import (
+from minibert.training.finetune import (
     TrainingConfig,
     decay_groups,
     load_data,

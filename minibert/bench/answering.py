@@ -16,14 +16,14 @@ import torch
 from torch import nn
 
 from ..config import BertConfig
+from ..data.examples import Example, load_squad
+from ..data.metric import squad_metrics
 from ..errors import InputError
 from ..fast.processor import Precision, choose_precision
 from ..features import prepare_features
-from ..metric import squad_metrics
 from ..pretrained import read_config
 from ..reader import QuestionAnswerer
 from ..spans import WindowLogits, best_spans
-from ..squad import Example, load_squad
 from . import engines as other_engines
 from .turns import (
     CPU,

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..calibration import auroc, coverage_at, expected_calibration_error, risk_coverage
-from ..metric import exact_match, squad_metrics
-from ..negatives import TfIdf, make_negatives
+from ..data.examples import Example, GoldAnswer, load_squad
+from ..data.metric import exact_match, squad_metrics
+from ..data.negatives import TfIdf, make_negatives
 from ..reader import QuestionAnswerer
+from ..scoring.calibration import auroc, coverage_at, expected_calibration_error, risk_coverage
 from ..spans import WindowLogits, span_grid
-from ..squad import Example, GoldAnswer, load_squad
 
 MAX_ANSWER_LEN = 30
 KEPT = 12  # spans that the pipeline keeps of each window where it is asked for one answer

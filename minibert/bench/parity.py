@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..batches import collate
+from ..data.examples import Example
 from ..errors import InputError, PretrainedError
 from ..features import prepare_features
 from ..model import Bert
 from ..pretrained import prefix_errors, read_tensors
 from ..qa import BertForQuestionAnswering
-from ..squad import Example
 from ..tokenization import Tokenizer
 
 # float32 has seven digits and states reach about 10; on the same processor the difference is 0

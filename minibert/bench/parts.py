@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from ..data.examples import Example, GoldAnswer, load_squad
 from ..features import prepare_features, prepare_train_features
 from ..spans import WindowLogits, best_spans
-from ..squad import Example, GoldAnswer, load_squad
 from ..tokenization import Tokenizer
 from .turns import times_as_fast
 

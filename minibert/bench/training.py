@@ -12,13 +12,15 @@ from torch import nn
 
 from ..batches import collate, length_batches
 from ..config import BertConfig
+from ..data.examples import load_squad
 from ..errors import InputError
 from ..fast.processor import choose_precision
 from ..features import Feature, prepare_train_features
 from ..qa import BertForQuestionAnswering
-from ..squad import load_squad
 from ..tokenization import Tokenizer
-from ..training import TrainingConfig, decay_groups, train_step
+from ..training.config import TrainingConfig
+from ..training.finetune import train_step
+from ..training.optimizer import decay_groups
 from .turns import (
     CPU,
     MEMORY,

@@ -18,7 +18,8 @@ from ..batches import collate
 from ..features import Feature
 from ..pretrained import SkipInit
 from ..qa import BertForQuestionAnswering
-from ..spans import Array, Calibration, WindowLogits, drop_blanks, merge_windows
+from ..settings import Calibration
+from ..spans import Array, WindowLogits, drop_blanks, merge_windows
 
 # A sentence: up to its full stop and the quotation marks after it, or to an empty line.
 SENTENCE = re.compile(r"\S.*?(?:[.!?]+[\"'”’)\]]*(?=\s|\Z)|[。！？؟।]+|(?=\n\s*\n)|\Z)", re.DOTALL)

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from ..batches import collate, token_batches
+from ..data.examples import Example
 from ..errors import InputError
 from ..features import Feature, example_windows
 from ..reader import QuestionAnswerer, validated_example, whole_graphemes
 from ..spans import Array, Span, WindowLogits, argmax_span, beam_spans, best_spans
-from ..squad import Example
 from ..tokenization import Pieces, Tokenizer
 from .attribution import (
     Attribution,

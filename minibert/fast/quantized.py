@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from ..model import EncoderLayer
 from ..qa import BertForQuestionAnswering
-from .linear import FusedLayer, UnpaddedBert
+from .linear import FusedLayer
+from .unpadded import UnpaddedBert
 
 # Numbers of the widest tensor that a thread computes at once; it is read five times, from cache.
 BLOCK = 2**19

@@ -15,31 +15,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import pretrained
-from .batches import collate, length_batches
-from .errors import DataError, InputError
-from .families import FAMILIES
-from .fast.dropout import Dropout
-from .fast.processor import choose_device, device_errors
-from .features import Feature, prepare_train_features
-from .files import all_or_nothing
-from .model import Bert
+from .. import pretrained
+from ..batches import collate, length_batches
+from ..data.examples import Example, load_squad
+from ..errors import DataError, InputError
+from ..families import FAMILIES
+from ..fast.dropout import Dropout
+from ..fast.processor import choose_device, device_errors
+from ..features import Feature, prepare_train_features
+from ..files import complete_files
+from ..model import Bert
+from ..reader import require_fit
+from ..tokenization import Tokenizer
+from .config import TrainingConfig, resolved
+from .finetune import PAD_MULTIPLE, StepResult, apply_gradients, identity_of, non_finite
+from .optimizer import make_optimizer, schedule
 from .parallel import SINGLE_PROCESS, ProcessGroup, process_group
-from .reader import require_fit
 from .run import Run, require_folder
-from .squad import Example, load_squad
-from .tokenization import Tokenizer
-from .training import (
-    PAD_MULTIPLE,
-    StepResult,
-    TrainingConfig,
-    apply_gradients,
-    identity_of,
-    make_optimizer,
-    non_finite,
-    resolved,
-    schedule,
-)
 
 CHOSEN = 0.15  # of the tokens are to be guessed (section 3.1); of these
 HIDDEN = 0.8  # become [MASK],
@@ -262,6 +254,6 @@ def save_encoder(bert: Bert, tokenizer: Tokenizer, folder: Path) -> None:
     architecture = family.architecture.replace("ForQuestionAnswering", "Model")
     config = bert.config.to_dict() | {"architectures": [architecture]}
     tensors = {f"bert.{name}": t.detach().cpu() for name, t in bert.state_dict().items()}
-    with all_or_nothing(folder) as draft:
+    with complete_files(folder) as draft:
         pretrained.save_folder(draft, config, tensors)
         tokenizer.save_pretrained(draft)

@@ -8,7 +8,7 @@ import math
 import random
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,144 +17,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .batches import Batch, collate, length_batches, split_batch
-from .config import Attention
-from .errors import DataError, InputError, NonFiniteError, summary
-from .evaluation import warn_of_long_answers
-from .fast.dropout import Dropout
-from .fast.processor import (
+from ..batches import Batch, collate, length_batches, split_batch
+from ..data.examples import Example, load_squad
+from ..data.metric import squad_metrics
+from ..data.negatives import make_negatives
+from ..errors import DataError, InputError, NonFiniteError, summary
+from ..fast.dropout import Dropout
+from ..fast.processor import (
     Precision,
     choose_device,
-    choose_precision,
     device_errors,
     device_name,
 )
-from .features import Feature, prepare_features, prepare_train_features
-from .metric import squad_metrics
-from .negatives import make_negatives
+from ..features import Feature, prepare_features, prepare_train_features
+from ..qa import BertForQuestionAnswering, soft_span_loss, span_loss
+from ..reader import QuestionAnswerer
+from ..scoring.evaluation import warn_of_long_answers
+from ..tokenization import Tokenizer
+from .config import TrainingConfig, resolved
+from .optimizer import make_optimizer, schedule
 from .parallel import SINGLE_PROCESS, ProcessGroup, process_group
-from .qa import BertForQuestionAnswering, soft_span_loss, span_loss
-from .reader import QuestionAnswerer
 from .run import Run, examples_digest, features_digest, require_folder, tensors_digest
-from .squad import Example, load_squad
-from .tokenization import Tokenizer
 
 # oneDNN keeps kernels for each shape it has met: with lengths in steps of 8 they stay few
 PAD_MULTIPLE = 8
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """All that a run depends on. The defaults are the blog post's (see `minibert/__init__.py`)."""
-
-    init: str  # folder or hub id of an encoder, with or without a span head
-    train_file: str  # whatever `load_squad` reads: a file, a folder, a hub id
-    output_dir: str  # the model of the last epoch, metrics.jsonl and the checkpoints
-    revision: str | None = None  # of `init`, where that is a hub id: branch, tag or commit
-    dev_file: str | None = None  # evaluated after each epoch
-    max_answer_len: int = 30  # tokens, in that evaluation
-    epochs: float = 3  # times over the data: 1.5 ends in the middle of the second
-    batch_size: int = 16  # windows per step, of all processes together
-    # most tokens of one forward pass, padding included; a larger batch is split into several passes
-    # whose gradients are added. None: see `resolved`
-    max_tokens: int | None = None
-    learning_rate: float = 2e-5  # the paper's range (A.3): 5e-5, 3e-5, 2e-5
-    warmup_ratio: float = 0.0  # part of all steps in which the learning rate rises from 0
-    dropout: float | None = None  # everywhere in the encoder; None: what its configuration says
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
-    max_length: int = 384  # tokens per window
-    doc_stride: int | None = 128  # overlap of neighbouring windows, in tokens
-    max_train_examples: int | None = None  # a random sample; None: all
-    negatives: float = 0.0  # for this share of the questions one more without an answer each
-    teachers: tuple[str, ...] = ()  # folders or hub ids of models to learn from: `soft_targets`
-    skip_invalid: bool = False  # leave out wrong questions, and name them in skipped.txt
-    attention: Attention | None = None  # None: "eager" on a CPU, where it trains faster, or "sdpa"
-    precision: Precision = "auto"  # "bf16" is autocast: the weights stay float32
-    device: str = "auto"  # a GPU where there is one
-    seed: int = 42
-    checkpoint_every: int = 500  # steps
-    keep_checkpoints: int = 2
-    progress: bool = True
-
-    def __post_init__(self) -> None:
-        whole = ("batch_size", "max_tokens", "max_length", "max_answer_len", "max_train_examples")
-        for name in (*whole, "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)}: expected 1 or more")
-        for name in ("epochs", "learning_rate", "max_grad_norm"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"{name}={getattr(self, name)}: expected more than 0")
-        if not 0 <= self.weight_decay < math.inf:
-            raise InputError(f"weight_decay={self.weight_decay}: expected 0 or more")
-        if not 0 <= self.warmup_ratio <= 1:
-            raise InputError(f"warmup_ratio={self.warmup_ratio}: expected 0 to 1")
-        if not 0 <= self.negatives <= 1:
-            raise InputError(
-                f"negatives={self.negatives}: expected a share of the questions, 0 to 1"
-            )
-        if self.dropout is not None and not 0 <= self.dropout < 1:
-            raise InputError(f"dropout={self.dropout}: expected from 0 to below 1")
-        if isinstance(self.teachers, str):  # its letters would be read as names
-            raise InputError(f"teachers={self.teachers!r}: expected a tuple of strings")
-        choose_precision(self.precision, torch.device("cpu"), float_weights=True)  # a name of one?
-
-
-# Padded tokens in one pass. On a CPU a batch of 16 full windows. On a GPU as many as fit into 16 GB
-# of it with BERT-large in bfloat16: for the backward pass a layer keeps 34 bytes for each number of
-# a hidden state (arXiv:2205.05198, section 4.1, without the scores of attention), 24 times 1024.
-CPU_TOKENS = 6144
-GPU_TOKENS = 16384
-
-
-def resolved(config: TrainingConfig, device: torch.device) -> TrainingConfig:
-    """The same, with everything decided that was left to the device."""
-    on_cpu = device.type == "cpu"
-    return replace(
-        config,
-        device=device.type,
-        precision=choose_precision(config.precision, device, float_weights=True),
-        attention=config.attention or ("eager" if on_cpu else "sdpa"),
-        max_tokens=config.max_tokens or (CPU_TOKENS if on_cpu else GPU_TOKENS),
-    )
-
-
-def schedule(step: int, warmup_steps: int, total_steps: int) -> float:
-    """The factor on the learning rate: up from 0 in a line, then down to 0 in a line.
-
-    >>> [schedule(step, 2, 6) for step in range(6)]
-    [0.0, 0.5, 1.0, 0.75, 0.5, 0.25]
-    """
-    if step < warmup_steps:
-        return step / warmup_steps
-    return (total_steps - step) / max(total_steps - warmup_steps, 1)
-
-
-def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameters for the optimizer: weights decay; biases and LayerNorms don't.
-
-    As in google-research/bert. By name, not by number of dimensions: S and E are vectors, yet
-    they are weights.
-    """
-    undecayed: list[nn.Parameter] = []
-    decayed: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        exempt = name.endswith(".bias") or "norm." in name
-        (undecayed if exempt else decayed).append(parameter)
-    return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": undecayed, "weight_decay": 0.0},
-    ]
-
-
-def make_optimizer(
-    model: nn.Module, config: TrainingConfig, device: torch.device
-) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(
-        decay_groups(model, config.weight_decay),
-        config.learning_rate,
-        fused=device.type in ("cpu", "cuda"),  # not every torch has the kernel elsewhere
-    )
 
 
 class StepResult(NamedTuple):

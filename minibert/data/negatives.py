@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from .errors import InputError
+from ..errors import InputError
+from .examples import Example, GoldAnswer
 from .metric import normalize_answer
-from .squad import Example, GoldAnswer
 
 # The kinds of text that a question is asked again of, and how often each is tried first. The
 # similar paragraphs teach the most; the others keep a model from answering by similarity alone.

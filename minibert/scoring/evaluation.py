@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
-from .files import all_or_nothing, make_folder
-from .metric import best_thresholds, squad_metrics
-from .reader import QuestionAnswerer
-from .squad import Example
-from .tokenization import Tokenizer
+from ..data.examples import Example
+from ..data.metric import best_thresholds, squad_metrics
+from ..errors import InputError
+from ..files import complete_files, make_folder
+from ..reader import QuestionAnswerer
+from ..tokenization import Tokenizer
 
 
 def evaluate(
@@ -80,7 +80,7 @@ def evaluate(
         files = {"predictions": predictions, "nbest_predictions": rows, "metrics": metrics}
         if version_2:
             files["null_odds"] = odds
-        with all_or_nothing(folder) as draft:
+        with complete_files(folder) as draft:
             for name, value in files.items():
                 text = json.dumps(value, ensure_ascii=False, indent=1)
                 (draft / f"{name}.json").write_text(text + "\n", encoding="utf-8")

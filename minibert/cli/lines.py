@@ -11,9 +11,9 @@ from typing import Any, BinaryIO
 
 import torch
 
-from .errors import InputError
-from .reader import QuestionAnswerer, validated_example
-from .squad import Example
+from ..data.examples import Example
+from ..errors import InputError
+from ..reader import QuestionAnswerer, validated_example
 
 
 @dataclass(frozen=True)

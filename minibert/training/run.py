@@ -27,12 +27,12 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from .errors import CheckpointError, DataError, InputError, Interrupted, PretrainedError
-from .features import Feature
-from .files import UNFINISHED, all_or_nothing, make_folder
+from ..data.examples import Example
+from ..errors import CheckpointError, DataError, InputError, Interrupted, PretrainedError, first_of
+from ..features import Feature
+from ..files import UNFINISHED, complete_files, make_folder
+from ..pretrained import read_json
 from .parallel import ProcessGroup
-from .pretrained import read_json
-from .squad import Example
 
 CHECKPOINTS = "checkpoint-*.safetensors"
 
@@ -127,7 +127,7 @@ class Run:
         if writes:
             for draft in self.folder.glob(f"{UNFINISHED}*"):  # of a process that was killed
                 shutil.rmtree(draft, ignore_errors=True)
-            with all_or_nothing(self.folder) as draft:
+            with complete_files(self.folder) as draft:
                 text = json.dumps(self.identity, indent=2)
                 (draft / "run.json").write_text(text + "\n", encoding="utf-8")
         log_path = self.folder / "metrics.jsonl" if writes else Path(os.devnull)
@@ -145,7 +145,7 @@ class Run:
     def report_skipped(self, skipped: Sequence[DataError]) -> None:
         """Name the questions that were left out in `skipped.txt`."""
         if skipped and self.group.rank == 0:
-            with all_or_nothing(self.folder) as draft:
+            with complete_files(self.folder) as draft:
                 text = "".join(f"{problem}\n" for problem in skipped)
                 (draft / "skipped.txt").write_text(text, encoding="utf-8")
             self.announce(f"{len(skipped):,} left out: {self.folder / 'skipped.txt'} says why")
@@ -232,18 +232,13 @@ def require_folder(folder: Path, resume: bool) -> None:
     if not resume:
         if held := names & (MODEL_FILES | RUN_FILES) | checkpoints:
             raise InputError(
-                f"{folder}: holds a model or a run already ({some(held)}); choose another output "
-                f"folder, or resume"
+                f"{folder}: holds a model or a run already ({first_of(held)}); choose another "
+                "output folder, or resume"
             )
     elif not checkpoints:
         stopped_early = "run.json" in names and not names & MODEL_FILES
         if names and not stopped_early:
-            raise InputError(f"{folder}: no run to resume from: holds {some(names)}")
-
-
-def some(names: set[str]) -> str:
-    first, *rest = sorted(names)
-    return f"{first} and {len(rest)} more" if rest else first
+            raise InputError(f"{folder}: no run to resume from: holds {first_of(names)}")
 
 
 def features_digest(features: Sequence[Feature]) -> str:
@@ -277,7 +272,7 @@ def tensors_digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
 
 # Where a run is, and how it shows itself: no weight depends on these. What stands behind the paths
 # is compared by its contents.
-FREE = {
+NOT_COMPARED = {
     "init", "revision", "train_file", "dev_file", "teachers", "output_dir",
     "progress", "checkpoint_every", "keep_checkpoints",
 }  # fmt: skip
@@ -293,7 +288,7 @@ def require_same_run(
     differences = {
         name: f"{name} was {was.get(name)!r}, is {now.get(name)!r}"
         for name in sorted(was.keys() | now.keys())
-        if name not in FREE and was.get(name) != now.get(name)
+        if name not in NOT_COMPARED and was.get(name) != now.get(name)
     }
     machine = differences.pop("machine", None)
     if differences:
@@ -326,7 +321,7 @@ def write_checkpoint(
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(state)
     metadata = {"format": "pt", "state": text, "sha256": tensors_digest(plain, text)}
-    with all_or_nothing(folder) as draft:
+    with complete_files(folder) as draft:
         safetensors.torch.save_file(plain, draft / path.name, metadata)
     others = sorted(folder.glob(CHECKPOINTS))
     index = others.index(path)

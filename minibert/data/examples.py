@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import DataError, summary
-from .pretrained import HUB_ID
+from ..errors import DataError, summary
+from ..pretrained import HUB_ID
 
 if TYPE_CHECKING:
     import datasets

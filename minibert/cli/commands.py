@@ -30,26 +30,23 @@ from rich.progress import (
 )
 from typer.core import TyperGroup
 
-from .bench.answering import bench_answer
-from .bench.doubt import bench_doubt
-from .bench.parity import TOLERANCE, first_divergence, parity
-from .bench.parts import bench_parts
-from .bench.training import bench_train
-from .bench.turns import table_of
-from .calibration import calibrate, require_empty, save_calibrated
-from .config import Attention
-from .errors import DataError, InputError, Interrupted, MinibertError, report_lines
-from .evaluation import evaluate
-from .fast.memory import keep_freed_memory
-from .fast.processor import Precision
-from .features import data_report, has_outer_white_space, prepare_features
-from .files import all_or_nothing, make_folder
-from .lines import LineSettings, answer_lines, identity, partial_file
-from .mlm import adapt
-from .negatives import make_negatives, negatives_report
-from .pretrained import blank, map_tensors, read_config, read_tensors
-from .qa import BertForQuestionAnswering
-from .reader import (
+from ..bench.answering import bench_answer
+from ..bench.doubt import bench_doubt
+from ..bench.parity import TOLERANCE, first_divergence, parity
+from ..bench.parts import bench_parts
+from ..bench.training import bench_train
+from ..bench.turns import table_of
+from ..config import Attention
+from ..data.examples import load_squad
+from ..data.negatives import make_negatives, negatives_report
+from ..errors import DataError, InputError, Interrupted, MinibertError, report_lines
+from ..fast.memory import keep_freed_memory
+from ..fast.processor import Precision
+from ..features import data_report, has_outer_white_space, prepare_features
+from ..files import complete_files, make_folder
+from ..pretrained import empty_model, map_tensors, read_config, read_tensors
+from ..qa import BertForQuestionAnswering
+from ..reader import (
     BUNDLED,
     CHUNK_CHARACTERS,
     Answer,
@@ -58,9 +55,13 @@ from .reader import (
     stored_calibration,
     validated_example,
 )
-from .squad import load_squad
-from .tokenization import Tokenizer
-from .training import TrainingConfig, train
+from ..scoring.calibration import calibrate, require_empty, save_calibrated
+from ..scoring.evaluation import evaluate
+from ..tokenization import Tokenizer
+from ..training.config import TrainingConfig
+from ..training.finetune import train
+from ..training.masked_lm import adapt
+from .lines import LineSettings, answer_lines, identity, partial_file
 
 COLUMNS = (
     TextColumn("{task.description}"),
@@ -416,7 +417,7 @@ def serve(
 ) -> None:
     """Ask in a page of your own browser, and see why. Ctrl-C ends it."""
     try:
-        from .explain.server import serve as serve_page
+        from ..explain.server import serve as serve_page
     except ImportError as error:
         raise InputError(f"{error}; serve needs: pip install 'minibert-qa[serve]'") from error
 
@@ -774,7 +775,7 @@ def write_report(measure: Callable[[], dict[str, Any]], output: Path | None) -> 
         return
     if output.is_dir():
         raise InputError(f"{output}: a folder; expected a file to write")
-    with all_or_nothing(output.parent) as draft:
+    with complete_files(output.parent) as draft:
         report = measure()
         typer.echo(table_of(report))
         text = json.dumps(report, indent=1)
@@ -799,7 +800,7 @@ def inspect(
         return
     if reference is not None or output is not None:
         raise InputError("--reference and --output are for --parity")
-    model, expected = blank(BertForQuestionAnswering, source, "eager", revision)
+    model, expected = empty_model(BertForQuestionAnswering, source, "eager", revision)
     tensors, report = map_tensors(read_tensors(source, revision), expected, model.config.model_type)
     calibration = stored_calibration(read_config(source, revision))
     for name, value in (asdict(model.config) | asdict(calibration)).items():
@@ -820,7 +821,7 @@ def inspect_parity(source: str, reference: Path | None, output: Path | None) -> 
     typer.echo(f"tolerance {TOLERANCE:g}; first divergence: {diverged or 'none'}")
     if output is not None:
         try:
-            from .viz import error_by_layer
+            from ..viz import error_by_layer
 
             states = [v for k, v in differences.items() if k.startswith("hidden_states")]
             picture = error_by_layer({Path(source).name: states}, TOLERANCE)

@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import InputError
-from .files import all_or_nothing, make_folder
-from .metric import best_thresholds, exact_match, squad_metrics
-from .negatives import make_negatives
-from .pretrained import read_config, require_file
-from .reader import QuestionAnswerer
-from .spans import Calibration, scores_of_best
-from .squad import Example
+from ..data.examples import Example
+from ..data.metric import best_thresholds, exact_match, squad_metrics
+from ..data.negatives import make_negatives
+from ..errors import InputError
+from ..files import complete_files, make_folder
+from ..pretrained import read_config, require_file
+from ..reader import QuestionAnswerer
+from ..settings import Calibration
+from ..spans import scores_of_best
 
 Array = npt.NDArray[Any]
 
@@ -200,7 +201,7 @@ def save_calibrated(
     """
     config = {**read_config(source, revision), "minibert": asdict(calibration)}
     files = require_file(source, "config.json", revision).parent
-    with all_or_nothing(require_empty(folder)) as draft:
+    with complete_files(require_empty(folder)) as draft:
         for path in files.iterdir():
             if path.is_file() and not path.match("checkpoint-*"):
                 shutil.copyfile(path, draft / path.name)

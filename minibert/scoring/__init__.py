@@ -1,0 +1,1 @@
+"""Scoring: predictions on a data set, and how reliable their scores are."""
