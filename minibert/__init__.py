@@ -10,6 +10,7 @@ The modules, in the order in which text flows; each imports only those before it
     data.examples, data.metric          data sets -> examples; the official metric
     data.negatives                      questions with an answer -> questions without one
     features, batches                   question + context -> windows -> padded batches
+    identity                            digests of models and data; how two jobs differ
     model, qa                           token ids -> hidden states -> two logits per token
     fast.linear, fast.unpadded          faster kernels for reading on a CPU
     fast.quantized                      reading in 8-bit integers

@@ -13,15 +13,9 @@ import torch
 import minibert
 from minibert.batches import collate, length_batches
 from minibert.qa import soft_span_loss, span_loss
-from minibert.training.finetune import (
-    TrainingConfig,
-    decay_groups,
-    load_data,
-    schedule,
-    soft_targets,
-    train,
-    train_step,
-)
+from minibert.training.config import TrainingConfig
+from minibert.training.finetune import load_data, soft_targets, train, train_step
+from minibert.training.optimizer import decay_groups, schedule
 
 NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
 

@@ -1,6 +1,5 @@
 """JSON lines of questions in, the same lines with their answers out; a job that stops can go on."""
 
-import hashlib
 import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -9,10 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import torch
-
 from ..data.examples import Example
 from ..errors import InputError
+from ..identity import differences, tensors_digest
 from ..reader import QuestionAnswerer, validated_example
 
 
@@ -101,20 +99,11 @@ def questions(lines: Iterable[bytes], source: str, key: str) -> Iterator[tuple[E
         yield example, f'{text[:-1].rstrip()}, "{key}": '
 
 
-def fingerprint(qa: QuestionAnswerer) -> str:
-    """A digest of the weights, in the precision that they have now, and of the vocabulary."""
-    sha256 = hashlib.sha256(qa.tokenizer.backend.to_str().encode())
-    for name, tensor in sorted(qa.model.state_dict().items()):
-        sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        sha256.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return sha256.hexdigest()
-
-
 def identity(qa: QuestionAnswerer, settings: LineSettings) -> dict[str, Any]:
     """All that the answers to a question depend on."""
     cut = ("max_length", "doc_stride", "max_question_len", "precision")
     return {
-        "model": fingerprint(qa),
+        "model": tensors_digest(qa.model.state_dict(), qa.tokenizer.backend.to_str()),
         **{name: getattr(qa, name) for name in cut},
         **asdict(qa.calibration),
         **asdict(settings),
@@ -165,11 +154,6 @@ def partial_file(path: Path, made_by: dict[str, Any], resume: bool) -> Iterator[
 
 def require_same_job(partial: Path, was: Any, now: dict[str, Any]) -> None:
     """Raises `InputError` for a difference that would give other answers."""
-    was = was if isinstance(was, dict) else {}
-    differences = [
-        f"{name} was {was.get(name)!r}, is {now[name]!r}"
-        for name in now
-        if was.get(name) != now[name]
-    ]
-    if differences:
-        raise InputError(f"{partial}: not the job to resume: {'; '.join(differences)}")
+    changed = differences(was if isinstance(was, dict) else {}, now)
+    if changed:
+        raise InputError(f"{partial}: not the job to resume: {'; '.join(changed.values())}")

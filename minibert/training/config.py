@@ -89,7 +89,7 @@ class TrainingConfig:
         choose_precision(self.precision, torch.device("cpu"), float_weights=True)
 
     @property
-    def windows(self) -> WindowSettings:
+    def window_settings(self) -> WindowSettings:
         """How contexts are cut."""
         return WindowSettings(self.max_length, self.doc_stride)
 

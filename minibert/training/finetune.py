@@ -30,6 +30,7 @@ from ..fast.processor import (
     device_name,
 )
 from ..features import Feature, prepare_features, prepare_train_features
+from ..identity import examples_digest, features_digest, tensors_digest
 from ..qa import BertForQuestionAnswering, soft_span_loss, span_loss
 from ..reader import QuestionAnswerer
 from ..scoring.evaluation import warn_of_long_answers
@@ -37,7 +38,7 @@ from ..tokenization import Tokenizer
 from .config import TrainingConfig, resolved
 from .optimizer import make_optimizer, schedule
 from .parallel import SINGLE_PROCESS, ProcessGroup, process_group
-from .run import Run, examples_digest, features_digest, require_folder, tensors_digest
+from .run import Run, require_folder
 
 # oneDNN keeps kernels for each shape it has met: with lengths in steps of 8 they stay few
 PAD_MULTIPLE = 8

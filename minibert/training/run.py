@@ -6,7 +6,6 @@ executed, and `latest_checkpoint` uses none that has changed. What a run compute
 `training.py`; here is what lets it stop and go on.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -27,10 +26,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ..data.examples import Example
 from ..errors import CheckpointError, DataError, InputError, Interrupted, PretrainedError, first_of
-from ..features import Feature
 from ..files import UNFINISHED, complete_files, make_folder
+from ..identity import differences, tensors_digest
 from ..pretrained import read_json
 from .parallel import ProcessGroup
 
@@ -241,35 +239,6 @@ def require_folder(folder: Path, resume: bool) -> None:
             raise InputError(f"{folder}: no run to resume from: holds {first_of(names)}")
 
 
-def features_digest(features: Sequence[Feature]) -> str:
-    """A fingerprint of windows with their labels, in their order."""
-    sha256 = hashlib.sha256()
-    for f in features:
-        fields = (f.example_id, f.prefix, f.token_start, f.token_end)
-        sha256.update(repr((*fields, f.start_position, f.end_position)).encode())
-        sha256.update(f.context.ids.tobytes())
-    return sha256.hexdigest()
-
-
-def examples_digest(examples: Sequence[Example]) -> str:
-    """A fingerprint of questions with their answers, in their order."""
-    sha256 = hashlib.sha256()
-    for example in examples:
-        sha256.update(repr(example).encode())
-    return sha256.hexdigest()
-
-
-def tensors_digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
-    """A fingerprint of the tensors with their names, and of a text."""
-    sha256 = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        plain = tensor.detach().cpu().contiguous()
-        sha256.update(plain.view(-1).view(torch.uint8).numpy().data)
-    return sha256.hexdigest()
-
-
 # Where a run is, and how it shows itself: no weight depends on these. What stands behind the paths
 # is compared by its contents.
 NOT_COMPARED = {
@@ -285,14 +254,10 @@ def require_same_run(
 
     With `allow_other_machine`, another "machine" is a warning.
     """
-    differences = {
-        name: f"{name} was {was.get(name)!r}, is {now.get(name)!r}"
-        for name in sorted(was.keys() | now.keys())
-        if name not in NOT_COMPARED and was.get(name) != now.get(name)
-    }
-    machine = differences.pop("machine", None)
-    if differences:
-        raise CheckpointError(f"not the run to resume: {'; '.join(differences.values())}")
+    changed = differences(was, now, NOT_COMPARED)
+    machine = changed.pop("machine", None)
+    if changed:
+        raise CheckpointError(f"not the run to resume: {'; '.join(changed.values())}")
     if machine and allow_other_machine:
         warnings.warn(f"{machine}: not bit for bit the same weights", stacklevel=2)
     elif machine:

@@ -1,0 +1,55 @@
+"""What a job is: digests of its model and data, and how two jobs differ."""
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .data.examples import Example
+from .features import Feature
+
+
+def features_digest(features: Sequence[Feature]) -> str:
+    """A digest of windows with their labels, in their order."""
+    sha256 = hashlib.sha256()
+    for f in features:
+        fields = (f.example_id, f.prefix, f.token_start, f.token_end)
+        sha256.update(repr((*fields, f.start_position, f.end_position)).encode())
+        sha256.update(f.context.ids.tobytes())
+    return sha256.hexdigest()
+
+
+def examples_digest(examples: Sequence[Example]) -> str:
+    """A digest of questions with their answers, in their order."""
+    sha256 = hashlib.sha256()
+    for example in examples:
+        sha256.update(repr(example).encode())
+    return sha256.hexdigest()
+
+
+def tensors_digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
+    """A digest of tensors with their names, and of a text that goes with them."""
+    sha256 = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        plain = tensor.detach().cpu().contiguous()
+        sha256.update(plain.view(-1).view(torch.uint8).numpy().data)
+    return sha256.hexdigest()
+
+
+def differences(
+    was: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str] = ()
+) -> dict[str, str]:
+    """Each setting whose value has changed, with a phrase that says how.
+
+    >>> differences({"seed": 1, "epochs": 2}, {"seed": 3, "epochs": 2})
+    {'seed': 'seed was 1, is 3'}
+    """
+    return {
+        name: f"{name} was {was.get(name)!r}, is {now.get(name)!r}"
+        for name in sorted(was.keys() | now.keys())
+        if name not in ignored and was.get(name) != now.get(name)
+    }
