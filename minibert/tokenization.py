@@ -67,6 +67,14 @@ class Pieces:
         blank: npt.NDArray[np.bool_] = self.offsets[:, 0] >= self.offsets[:, 1]
         return blank
 
+    def word_offsets(self) -> Places:
+        """For each piece, (T, 2), the place in the text of the whole word that it belongs to."""
+        begins = np.diff(self.words, prepend=-1) != 0
+        word = np.cumsum(begins) - 1  # the word of each piece
+        ends = np.append(begins[1:], True)[: len(begins)]
+        starts = self.offsets[begins, 0]
+        return np.stack((starts[word], self.offsets[ends, 1][word]), axis=1)
+
 
 class Tokenizer:
     """A tokenizer of BERT or of a sibling, around one of the `tokenizers` library.
@@ -209,14 +217,6 @@ class Tokenizer:
                 offsets = trimmed(text, offsets)
             found.append(Pieces(ids, offsets, words))
         return found
-
-    def word_offsets(self, pieces: Pieces) -> Places:
-        """For each piece, (T, 2), the place in the text of the whole word that it belongs to."""
-        begins = np.diff(pieces.words, prepend=-1) != 0
-        word = np.cumsum(begins) - 1  # of each piece
-        ends = np.append(begins[1:], True)[: len(begins)]
-        starts = pieces.offsets[begins, 0]
-        return np.stack((starts[word], pieces.offsets[ends, 1][word]), axis=1)
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The strings of the vocabulary for these ids."""

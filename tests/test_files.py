@@ -39,7 +39,7 @@ def save_reader(folder: Path, tiny: Path) -> None:
 def evaluate(folder: Path, tiny: Path) -> None:
     example = minibert.Example("1", "Who?", "Ada lit it.", (minibert.GoldAnswer("Ada", 0),))
     qa = minibert.QuestionAnswerer.from_pretrained(tiny)
-    minibert.evaluate(qa, [example], folder, version_2=True)
+    minibert.evaluate(qa, [example], folder, no_answer=True)
 
 
 WRITERS = {

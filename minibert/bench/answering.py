@@ -23,6 +23,7 @@ from ..fast.processor import Precision, choose_precision
 from ..features import prepare_features
 from ..pretrained import read_config
 from ..reader import QuestionAnswerer
+from ..settings import AnswerSettings
 from ..spans import WindowLogits, best_spans
 from . import engines as other_engines
 from .turns import (
@@ -119,7 +120,7 @@ def reference_run_well(source: str, dtype: torch.dtype, batch_size: int = 16) ->
                 context = [t for t, text in enumerate(encoded.sequence_ids(k)) if text == 1]
                 inside = slice(context[0], context[-1] + 1)
                 logits = WindowLogits(0, starts[row, inside], ends[row, inside])
-                span = best_spans([logits], 1, MAX_ANSWER_LEN)[0]
+                span = best_spans([logits], AnswerSettings(1, MAX_ANSWER_LEN))[0]
                 example = examples[encoded["overflow_to_sample_mapping"][k]]
                 places = encoded["offset_mapping"][k][inside]
                 text = example.context[places[span.token_start][0] : places[span.token_end][1]]

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..data.examples import Example, GoldAnswer, load_squad
 from ..features import prepare_features, prepare_train_features
+from ..settings import AnswerSettings
 from ..spans import WindowLogits, best_spans
 from ..tokenization import Tokenizer
 from .turns import times_as_fast
@@ -54,7 +55,7 @@ def search(tokenizer: Tokenizer, examples: list[Example], turns: int) -> float:
             WindowLogits(feature.token_start, start, end)
         )
     return statistics.median(
-        seconds(lambda: [best_spans(of_one, N_BEST) for of_one in logits.values()])
+        seconds(lambda: [best_spans(of_one, AnswerSettings(N_BEST)) for of_one in logits.values()])
         for _ in range(turns)
     )
 

@@ -30,6 +30,7 @@ from rich.progress import (
 )
 from typer.core import TyperGroup
 
+from ..answers import Answer
 from ..bench.answering import bench_answer
 from ..bench.doubt import bench_doubt
 from ..bench.parity import TOLERANCE, first_divergence, parity
@@ -37,26 +38,25 @@ from ..bench.parts import bench_parts
 from ..bench.training import bench_train
 from ..bench.turns import table_of
 from ..config import Attention
-from ..data.examples import load_squad
+from ..data.examples import load_squad, validated_example
 from ..data.negatives import make_negatives, negatives_report
+from ..engine import CHUNK_CHARACTERS
 from ..errors import DataError, InputError, Interrupted, MinibertError, report_lines
 from ..fast.memory import keep_freed_memory
 from ..fast.processor import Precision
 from ..features import data_report, has_outer_white_space, prepare_features
 from ..files import complete_files, make_folder
+from ..passages import PassageAnswer
 from ..pretrained import empty_model, map_tensors, read_config, read_tensors
 from ..qa import BertForQuestionAnswering
 from ..reader import (
     BUNDLED,
-    CHUNK_CHARACTERS,
-    Answer,
-    PassageAnswer,
     QuestionAnswerer,
     stored_calibration,
-    validated_example,
 )
 from ..scoring.calibration import calibrate, require_empty, save_calibrated
 from ..scoring.evaluation import evaluate
+from ..settings import AnswerSettings
 from ..tokenization import Tokenizer
 from ..training.config import TrainingConfig
 from ..training.finetune import train
@@ -258,12 +258,11 @@ def ask(
     example = validated_example("", question, context)
     total = 0
     if len(context) > CHUNK_CHARACTERS // 16:  # making windows twice is a hundredth of the work
-        cut = (qa.max_length, qa.doc_stride, qa.max_question_len)
-        total = len(prepare_features([example], qa.tokenizer, *cut))
+        total = len(prepare_features([example], qa.tokenizer, **asdict(qa.window_settings)))
     with Progress(*COLUMNS, console=Console(stderr=True), disable=not total) as bar:
         advance = partial(bar.advance, bar.add_task("windows", total=total))
-        asked = (top_k, max_answer_len, no_answer, advance)
-        return next(qa.n_best([example], *asked, text_scores=text_score))[:top_k]
+        settings = AnswerSettings(top_k, max_answer_len, no_answer, text_score=text_score)
+        return next(qa.answer_examples([example], settings, advance))[:top_k]
 
 
 def answer_file(

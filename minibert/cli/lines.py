@@ -8,20 +8,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..data.examples import Example
+from ..data.examples import Example, validated_example
 from ..errors import InputError
 from ..identity import differences, tensors_digest
-from ..reader import QuestionAnswerer, validated_example
+from ..reader import QuestionAnswerer
+from ..settings import AnswerSettings
 
 
 @dataclass(frozen=True)
 class LineSettings:
-    """How the questions of a file are answered: as `QuestionAnswerer.n_best` does it."""
+    """How the questions of a file are answered: as `QuestionAnswerer.answer_examples` does it."""
 
     top_k: int = 1
     max_answer_len: int = 30
-    handle_impossible_answer: bool = False
-    text_scores: bool = False
+    no_answer: bool = False
+    text_score: bool = False
 
     @property
     def key(self) -> str:
@@ -63,14 +64,10 @@ def answer_lines(
             waiting.append(beginning)
             yield example
 
-    n_best = qa.n_best(
-        examples(),
-        settings.top_k,
-        settings.max_answer_len,
-        settings.handle_impossible_answer,
-        on_batch,
-        text_scores=settings.text_scores,
+    wanted = AnswerSettings(
+        settings.top_k, settings.max_answer_len, settings.no_answer, text_score=settings.text_score
     )
+    n_best = qa.answer_examples(examples(), wanted, on_batch)
     for answers in n_best:
         rows = [answer.to_dict() for answer in answers[: settings.top_k]]
         value = json.dumps(rows[0] if settings.top_k == 1 else rows, ensure_ascii=False)
@@ -101,10 +98,10 @@ def questions(lines: Iterable[bytes], source: str, key: str) -> Iterator[tuple[E
 
 def identity(qa: QuestionAnswerer, settings: LineSettings) -> dict[str, Any]:
     """All that the answers to a question depend on."""
-    cut = ("max_length", "doc_stride", "max_question_len", "precision")
     return {
         "model": tensors_digest(qa.model.state_dict(), qa.tokenizer.backend.to_str()),
-        **{name: getattr(qa, name) for name in cut},
+        **asdict(qa.window_settings),
+        "precision": qa.precision,
         **asdict(qa.calibration),
         **asdict(settings),
     }

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError, summary
+from ..errors import DataError, InputError, summary
 from ..pretrained import HUB_ID
 
 if TYPE_CHECKING:
@@ -374,3 +374,18 @@ def require_unicode(text: str, name: str) -> None:
 def _problem(where: str, kind: str, detail: str = "") -> DataError:
     """What is wrong at a place; problems of one `kind` are counted together."""
     return DataError(f"{where}: {kind}{detail}", kind)
+
+
+def validated_example(name: str, question: object, context: object) -> Example:
+    """A pair of texts as an example of that name. Raises `InputError` for what is no text."""
+    named = f"{name}: " if name else ""
+    for kind, text in (("question", question), ("context", context)):
+        if not isinstance(text, str):
+            raise InputError(f"{named}the {kind} is a {type(text).__name__}; expected a string")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # as JSON's "\\ud800" gives
+            raise InputError(
+                f"{named}the {kind} is not valid Unicode: it holds a lone surrogate"
+            ) from error
+    return Example(name, str(question), str(context))

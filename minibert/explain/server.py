@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import InputError, MinibertError
 from ..reader import QuestionAnswerer
-from .explanation import attribute, explain
+from .explanation import attribute
 from .page import asset, fill
 
 ADDRESS = "127.0.0.1"
@@ -177,12 +177,11 @@ class Live:
 
     def answer(self, asked: Asked, tell: Callable[[dict[str, Any]], None]) -> None:
         """The explanation, then what the answer hangs on, and how far each has come."""
-        found = explain(
-            self.qa,
+        found = self.qa.explain(
             asked.question,
             asked.context,
             asked.n_best,
-            handle_impossible_answer=asked.no_answer,
+            no_answer=asked.no_answer,
             attribution=False,
             on_progress=lambda done, total: tell({"reading": (done, total)}),
         )

@@ -34,6 +34,7 @@ from ..identity import examples_digest, features_digest, tensors_digest
 from ..qa import BertForQuestionAnswering, soft_span_loss, span_loss
 from ..reader import QuestionAnswerer
 from ..scoring.evaluation import warn_of_long_answers
+from ..settings import AnswerSettings
 from ..tokenization import Tokenizer
 from .config import TrainingConfig, resolved
 from .optimizer import make_optimizer, schedule
@@ -291,9 +292,7 @@ def load_data(config: TrainingConfig, tokenizer: Tokenizer) -> TrainingData:
 
 def count_windows(examples: Sequence[Example], qa: QuestionAnswerer) -> int:
     """How many windows these questions have; one that is too long for a window raises here."""
-    return len(
-        prepare_features(examples, qa.tokenizer, qa.max_length, qa.doc_stride, qa.max_question_len)
-    )
+    return len(prepare_features(examples, qa.tokenizer, **asdict(qa.window_settings)))
 
 
 def identity_of(
@@ -338,7 +337,8 @@ def evaluate_epoch(
         run.raise_if_stopped()
 
     share = run.group.share(examples)
-    n_best = qa.n_best(share, 1, config.max_answer_len, on_batch=on_batch)
+    settings = AnswerSettings(1, config.max_answer_len)
+    n_best = qa.answer_examples(share, settings, on_batch)
     answers = zip(share, n_best, strict=True)
     shares = run.group.gather({example.id: best[0].answer for example, best in answers})
     predictions = {key: text for part in shares for key, text in part.items()}

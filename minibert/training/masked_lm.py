@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .. import pretrained
 from ..batches import collate, length_batches
 from ..data.examples import Example, load_squad
+from ..engine import require_fit
 from ..errors import DataError, InputError
 from ..families import FAMILIES
 from ..fast.dropout import Dropout
@@ -25,7 +26,6 @@ from ..fast.processor import choose_device, device_errors
 from ..features import Feature, prepare_train_features
 from ..files import complete_files
 from ..model import Bert
-from ..reader import require_fit
 from ..tokenization import Tokenizer
 from .config import TrainingConfig, resolved
 from .finetune import PAD_MULTIPLE, StepResult, apply_gradients, identity_of, non_finite
