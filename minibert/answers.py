@@ -6,7 +6,7 @@ from typing import Any
 from .engine import Reading
 from .graphemes import whole_graphemes
 from .settings import AnswerSettings
-from .spans import best_spans, candidate_grid, null_candidate, text_scores
+from .spans import Array, Span, best_spans, candidate_grid, null_candidate, text_scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,14 @@ class Answer:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
+def to_answer(span: Span, context: str, places: Array) -> Answer:
+    """A span as an answer; `places` (T, 2) are the characters of the context's tokens."""
+    start = end = 0
+    if not span.is_null:
+        start, end = int(places[span.token_start, 0]), int(places[span.token_end, 1])
+    return Answer(context[start:end], span.score, start, end, span.start_logit, span.end_logit)
+
+
 def answers_of(reading: Reading, settings: AnswerSettings) -> list[Answer]:
     """The `settings.top_k` best answers to an example, best first.
 
@@ -43,13 +51,8 @@ def answers_of(reading: Reading, settings: AnswerSettings) -> list[Answer]:
     if settings.align_to_words:
         words = whole_graphemes(context, reading.pieces.word_offsets())
     places = offsets if words is None else words
-    answers = []
-    for span in best_spans(windows, settings, offsets, words, calibration):
-        start = end = 0
-        if not span.is_null:
-            start, end = int(places[span.token_start, 0]), int(places[span.token_end, 1])
-        text = context[start:end]
-        answers.append(Answer(text, span.score, start, end, span.start_logit, span.end_logit))
+    spans = best_spans(windows, settings, offsets, words, calibration)
+    answers = [to_answer(span, context, places) for span in spans]
     if settings.text_score:
         grid, _ = candidate_grid(windows, settings.max_answer_len, offsets)
         null_logit = null_candidate(windows, settings, calibration)

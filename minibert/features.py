@@ -100,11 +100,11 @@ def prepare_train_features(
     """`prepare_features`, with each window labelled with the tokens of the example's first answer.
 
     These are the tokens that share a character with the answer (`answer_tokens`). A window that
-    does not contain all of them, or whose example has no answer, is labelled with its [CLS],
-    position 0. These windows equal the `prepare_train_features` of the `transformers` examples. For
+    lacks one of these tokens, or whose example has no answer, is labelled with its [CLS], position
+    0. These windows equal the `prepare_train_features` of the `transformers` examples. For
     tidy answers the labels are equal too, with two exceptions. Where an answer starts in a window's
     last token of context, that function gives a start after the end. Where a character at an
-    answer's edge has several pieces, as a Hangul syllable has, that function labels one of them.
+    answer's edge has several pieces, as a Hangul syllable has, that function labels one piece.
 
     With a list `skipped`, an example that no window can hold is left out and its error is added to
     the list, as in `load_squad`. The same holds for an answer that no token covers. Raises
@@ -281,7 +281,7 @@ def answer_tokens(example: Example, context: Pieces) -> tuple[int, int] | None:
 
 
 def label(feature: Feature, tokens: tuple[int, int] | None) -> Feature:
-    """The window, labelled with these pieces of its context; with [CLS] where it lacks any of them.
+    """The window, labelled with these pieces of its context; with [CLS] where it lacks one.
 
     `tokens` are the first and the last piece (inclusive), counted in the whole context.
     """

@@ -48,6 +48,7 @@ class Span:
     start_logit: float
     end_logit: float
     score: float  # probability among all candidates: the legal spans, and perhaps "no answer"
+    window: int = 0  # index of the window that gives its logits
 
     @property
     def is_null(self) -> bool:
@@ -90,7 +91,7 @@ def best_spans(
     words: Array | None = None,
     calibration: Calibration = UNCALIBRATED,
 ) -> list[Span]:
-    """The `settings.top_k` best spans, best first; all of them where there are fewer.
+    """The `settings.top_k` best spans, best first; every span where there are fewer.
 
     `windows` are all windows of one example, in order. Of the settings, `top_k`, `max_answer_len`
     and `no_answer` are used.
@@ -136,7 +137,8 @@ def best_spans(
     spans = []
     for flat_index in chosen.tolist():
         i, k = divmod(flat_index, grid.shape[1])
-        window = windows[int(source_window[flat_index])]
+        source = int(source_window[flat_index])
+        window = windows[source]
         spans.append(
             Span(
                 token_start=i,
@@ -144,12 +146,15 @@ def best_spans(
                 start_logit=float(window.start_logits[i - window.token_start]),
                 end_logit=float(window.end_logits[i + k - window.token_start]),
                 score=math.exp((flat[flat_index] - top) / temperature) / total,
+                window=source,
             )
         )
     if settings.no_answer:
         rank = int(np.count_nonzero(flat[chosen] >= null_logit))
         null_score = math.exp((null_logit - top) / temperature) / total
-        spans.insert(rank, Span(-1, -1, *least_null_logits(windows), null_score))
+        null_logits = least_null_logits(windows)
+        source = [window.null_logits for window in windows].index(null_logits)
+        spans.insert(rank, Span(-1, -1, *null_logits, null_score, source))
     return spans
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..answers import Answer
+from ..answers import Answer, to_answer
 from ..data.examples import Example, validated_example
 from ..engine import Engine, OnBatch, as_array, ignore
 from ..features import Feature
@@ -164,33 +164,17 @@ class Asked:
         settings = replace(self.settings, top_k=top_k)
         offsets = self.features[0].context.offsets
         spans = best_spans(logits, settings, offsets, calibration=self.engine.calibration)
-        return [self.candidate(logits, span) for span in spans]
+        return [self.candidate(span) for span in spans]
 
-    def candidate(self, logits: Sequence[WindowLogits], span: Span) -> Candidate:
+    def candidate(self, span: Span) -> Candidate:
         """A span as an answer, with the window that gives its logits and its tokens there."""
+        answer = asdict(to_answer(span, self.context, self.features[0].context.offsets))
         if span.is_null:
-            window = min(range(len(logits)), key=lambda w: sum(logits[w].null_logits))
-            return Candidate("", span.score, 0, 0, span.start_logit, span.end_logit, window=window)
-
-        def surroundings(w: int) -> int:
-            first, last = self.features[w].token_start, self.features[w].token_end
-            return min(span.token_start - first, last - span.token_end)
-
-        window = max(range(len(logits)), key=surroundings)  # the first of several
-        shift = self.features[window].context_slice.start - self.features[window].token_start
-        offsets = self.features[0].context.offsets
-        start, end = int(offsets[span.token_start, 0]), int(offsets[span.token_end, 1])
-        return Candidate(
-            self.context[start:end],
-            span.score,
-            start,
-            end,
-            span.start_logit,
-            span.end_logit,
-            window=window,
-            token_start=span.token_start + shift,
-            token_end=span.token_end + shift,
-        )
+            return Candidate(**answer, window=span.window)
+        feature = self.features[span.window]
+        shift = feature.context_slice.start - feature.token_start
+        start, end = span.token_start + shift, span.token_end + shift
+        return Candidate(**answer, window=span.window, token_start=start, token_end=end)
 
     def candidates(self) -> Candidates:
         """All spans that compete in the softmax."""
@@ -278,7 +262,7 @@ def attribute(
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A question and a context; one of them lacks a word or a sentence."""
+    """A question and a context, one without a word or a sentence that it had."""
 
     side: str  # "question" or "context": which one lacks something
     start: int  # code points of the part that is left out
@@ -383,7 +367,7 @@ def layer_logits(
     engine: Engine, features: Sequence[Feature], on_batch: OnBatch
 ) -> list[list[tuple[Array, Array]]]:
     """The logits that S and E give after every layer: [layer][window] -> start and end, (T,)
-    float32. Those of the last layer equal `engine.logits`."""
+    float32. The logits of the last layer equal `engine.logits`."""
     layers = engine.model.config.num_hidden_layers + 1
     depths: list[dict[int, tuple[Array, Array]]] = [{} for _ in range(layers)]
 

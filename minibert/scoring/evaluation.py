@@ -32,12 +32,12 @@ def evaluate(
 
     With an `output_dir`, writes `predictions.json` ({id: text}, the format of the official
     scripts), `nbest_predictions.json` ({id: the `n_best` answers with scores and offsets}) and
-    `metrics.json` there: all of them, or none. `on_batch` is told how many windows have just been
+    `metrics.json` there: all files, or none. `on_batch` is told how many windows have just been
     read.
 
     With `no_answer` a question may have no answer. Its null odds are the logit of "no answer" minus
     the logit of the best span (`null_odds.json`). Where they exceed `null_threshold` (None: the
-    model's own) the prediction is "". The figures then include those of `best_thresholds`.
+    model's own) the prediction is "". The figures then include `best_thresholds`.
 
     With `tune_threshold` the threshold is chosen on one half of the contexts, and all figures are
     for the other half: under "threshold_0" with threshold 0, under "tuned" with the chosen one, and
