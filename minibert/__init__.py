@@ -25,7 +25,10 @@ The modules, in the order in which text flows; each imports only those before it
     scoring.evaluation                  a data set -> predictions -> the metric
     scoring.calibration                 how reliable the scores are
     training.config, training.optimizer
-    training.parallel, training.run     a training run and its folder
+    training.parallel, training.job     a model, and everything that its steps need
+    training.checkpoints, training.run  the folder of a training run
+    training.loop                       the training loop
+    training.distillation               learning from other models
     training.finetune                   fine-tuning on questions and answers
     training.masked_lm                  continued pretraining
     explain.server                      the page, live

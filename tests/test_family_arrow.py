@@ -58,7 +58,7 @@ def test_best_answers_are_the_pipeline_s(transformers, folders, field_notes, mod
 
 @pytest.mark.parametrize("model_type", ["roberta", "distilbert"])
 def test_training_resumes_to_the_same_weights(folders, tmp_path, monkeypatch, model_type):
-    """50 steps; and 50 of which the last 19 come after a stop without warning."""
+    """A run of 50 steps, and one that stops without warning in its 32nd step and resumes."""
     settings: dict[str, Any] = {
         "init": str(folders[model_type]), "train_file": NOTES, "dev_file": NOTES, "epochs": 50 / 50,
         "learning_rate": 1e-3, "max_length": 128, "doc_stride": 32, "batch_size": 4,

@@ -10,10 +10,10 @@ from ..errors import InputError
 from ..fast.processor import Precision, choose_precision
 from ..settings import WindowSettings, setting
 
-# Padded tokens in one pass. On a CPU: a batch of 16 full windows. On a GPU: as many as fit into
-# 16 GB with BERT-large in bfloat16. For the backward pass a layer keeps 34 bytes for each number of
-# a hidden state (arXiv:2205.05198, section 4.1, without the attention scores), and BERT-large has
-# 24 layers of 1,024 numbers per token.
+# Padded tokens in one pass. On a CPU: a batch of 16 full windows. On a GPU: as many tokens as fit
+# into 16 GB with BERT-large in bfloat16. For the backward pass, a layer keeps 34 bytes for each
+# number of a hidden state (arXiv:2205.05198, section 4.1, without the attention scores). BERT-large
+# has 24 layers with 1,024 numbers for each token.
 CPU_TOKENS = 6144
 GPU_TOKENS = 16384
 
@@ -66,8 +66,8 @@ class TrainingConfig:
     progress: bool = setting(True, "Show a progress bar.")
 
     def __post_init__(self) -> None:
-        whole = ("batch_size", "max_tokens", "max_length", "max_answer_len", "max_train_examples")
-        for name in (*whole, "checkpoint_every", "keep_checkpoints"):
+        counts = ("batch_size", "max_tokens", "max_answer_len", "max_train_examples")
+        for name in (*counts, "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: expected 1 or more")
         for name in ("epochs", "learning_rate", "max_grad_norm"):
@@ -83,19 +83,20 @@ class TrainingConfig:
             )
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise InputError(f"dropout={self.dropout}: expected from 0 to below 1")
-        if isinstance(self.teachers, str):  # its letters would be read as names
+        if isinstance(self.teachers, str):  # a loop over it would give single letters
             raise InputError(f"teachers={self.teachers!r}: expected a tuple of strings")
-        # checks the name; the device is chosen later
+        # These two raise for a wrong value. The device is chosen later.
+        WindowSettings(self.max_length, self.doc_stride)
         choose_precision(self.precision, torch.device("cpu"), float_weights=True)
 
     @property
     def window_settings(self) -> WindowSettings:
-        """How contexts are cut."""
+        """How contexts are cut into windows."""
         return WindowSettings(self.max_length, self.doc_stride)
 
 
 def resolved(config: TrainingConfig, device: torch.device) -> TrainingConfig:
-    """The same settings, with a value for everything that was left to the device."""
+    """The same settings, with a value for each setting that depends on the device."""
     on_cpu = device.type == "cpu"
     return replace(
         config,
