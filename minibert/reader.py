@@ -22,6 +22,7 @@ from .batches import Batch, chunks, collate, token_batches
 from .config import Attention, BertConfig
 from .data.examples import Example
 from .errors import InputError, PretrainedError
+from .fast.linear import fuse
 from .fast.processor import (
     Precision,
     choose_device,
@@ -31,7 +32,6 @@ from .fast.processor import (
 )
 from .fast.quantized import QuantizedLayer, quantize
 from .fast.threads import side_by_side
-from .fast.unpadded import fuse
 from .features import Feature, example_windows
 from .files import complete_files
 from .pretrained import prefix_errors, read_config
