@@ -79,7 +79,7 @@ def times_as_fast(theirs: Sequence[Turn], ours: Sequence[Turn]) -> float:
 
 
 def one_process() -> ProcessPoolExecutor:
-    """A fresh process that runs what is submitted to it."""
+    """A fresh process that runs the functions submitted to it."""
     return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
 
 
@@ -115,8 +115,8 @@ def bench_engines(
     """Measure engines (name -> the dtype to compare with) with both ways of keeping memory.
 
     Returns the report, and the turns of each (memory, name). `figures` makes an engine's own
-    figures from its name and turns; "gflops" must be one of them. `ratio` is the speed of the
-    engine `best` divided by the engine's speed.
+    figures from its name and turns, and must include "gflops". `ratio` is the speed of the engine
+    `best` divided by the engine's speed.
     """
     with ExitStack() as stack:
         processes = {memory: stack.enter_context(one_process()) for memory in MEMORY}
