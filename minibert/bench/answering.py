@@ -41,7 +41,7 @@ from .turns import (
 
 @dataclass
 class BenchEngine:
-    """Something that answers, and the seconds that it spent in each forward pass."""
+    """A function that answers questions, and how long its forward passes took."""
 
     answer: Callable[[Sequence[Example]], dict[str, str]]  # -> {id: text}
     forward_seconds: list[float] = field(default_factory=list)
@@ -85,15 +85,7 @@ def reference_run_well(source: str, dtype: torch.dtype, batch_size: int = 16) ->
 
     @torch.inference_mode()
     def answer(examples: Sequence[Example]) -> dict[str, str]:
-        encoded = tokenizer(
-            [example.question for example in examples],
-            [example.context for example in examples],
-            truncation="only_second",
-            max_length=384,
-            stride=128,
-            return_overflowing_tokens=True,
-            return_offsets_mapping=True,
-        )
+        encoded = other_engines.transformers_windows(tokenizer, examples)
         windows = encoded["input_ids"]
         order = sorted(range(len(windows)), key=lambda k: -len(windows[k]))
         best: dict[str, tuple[float, str]] = {}
@@ -122,7 +114,8 @@ def reference_run_well(source: str, dtype: torch.dtype, batch_size: int = 16) ->
 def reference_as_blog_post(source: str) -> BenchEngine:
     """One question at a time, in float32: the best start and the best end, each on its own.
 
-    As in the blog post, it reads only one window, and joins the pieces to a text.
+    As in the blog post, it reads one window of the model's full length, and joins the pieces of
+    the answer to a text.
     """
     model = other_engines.transformers_model(source, "eager")
     tokenizer = other_engines.transformers_tokenizer(source)

@@ -7,7 +7,7 @@ with all threads on each pass (`README.md`).
 
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import Queue
 from types import SimpleNamespace
@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..data.examples import Example
 from ..qa import BertForQuestionAnswering
 from ..reader import QuestionAnswerer
 from ..tokenization import Tokenizer
@@ -38,6 +39,19 @@ def transformers_tokenizer(source: str) -> Any:
     import transformers
 
     return transformers.AutoTokenizer.from_pretrained(source)
+
+
+def transformers_windows(tokenizer: Any, examples: Sequence[Example]) -> Any:
+    """Windows of 384 tokens that overlap by 128, with the offsets of their tokens."""
+    return tokenizer(
+        [example.question for example in examples],
+        [example.context for example in examples],
+        truncation="only_second",
+        max_length=384,
+        stride=128,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+    )
 
 
 class Logits(nn.Module):

@@ -11,6 +11,7 @@ from ..data.examples import Example, GoldAnswer, load_squad
 from ..features import prepare_features, prepare_train_features
 from ..spans import WindowLogits, best_spans
 from ..tokenization import Tokenizer
+from .engines import transformers_tokenizer, transformers_windows
 from .turns import by_turns, median_seconds, times_as_fast
 
 N_BEST = 20
@@ -34,8 +35,10 @@ def bench_parts(source: str, data: str, turns: int = 5) -> dict[str, float]:
 
 
 def search(tokenizer: Tokenizer, examples: list[Example], turns: int) -> float:
-    """Seconds from logits to the 20 best spans of every question. The logits are random, because
-    the search takes as long with random logits as with a model's."""
+    """Seconds from logits to the 20 best spans of every question.
+
+    The logits are random, because the search takes as long with random logits as with a model's.
+    """
     generator = np.random.default_rng(0)
     logits: dict[str, list[WindowLogits]] = {}
     for feature in prepare_features(examples, tokenizer, 384, 128, 64):
@@ -44,32 +47,30 @@ def search(tokenizer: Tokenizer, examples: list[Example], turns: int) -> float:
         logits.setdefault(feature.example_id, []).append(
             WindowLogits(feature.token_start, start, end)
         )
-    work = {"search": lambda: [best_spans(windows, N_BEST) for windows in logits.values()]}
-    return median_seconds(by_turns(work, turns)[0]["search"])
+
+    def search_all() -> None:
+        for windows_of_one in logits.values():
+            best_spans(windows_of_one, N_BEST)
+
+    return median_seconds(by_turns({"search": search_all}, turns)[0]["search"])
 
 
 def windows(source: str, tokenizer: Tokenizer, examples: list[Example], turns: int) -> float:
-    """How many times as fast minibert makes labelled windows as the reference: the fast tokenizer
-    of `transformers` and the blog post's loop."""
-    import transformers
+    """How many times as fast minibert makes labelled windows as the reference.
 
-    theirs = transformers.AutoTokenizer.from_pretrained(source)
+    The reference is the fast tokenizer of `transformers` and the blog post's loop for labels.
+    """
+    theirs = transformers_tokenizer(source)
 
     def reference() -> None:
-        encoded = theirs(
-            [example.question for example in examples],
-            [example.context for example in examples],
-            truncation="only_second",
-            max_length=384,
-            stride=128,
-            return_overflowing_tokens=True,
-            return_offsets_mapping=True,
-        )
+        encoded = transformers_windows(theirs, examples)
         offsets, owners = encoded["offset_mapping"], encoded["overflow_to_sample_mapping"]
         for k, owner in enumerate(owners):
             scan(offsets[k], encoded.sequence_ids(k), examples[owner].answers[0])
 
-    ours = partial(prepare_train_features, examples, tokenizer)
+    def ours() -> None:
+        prepare_train_features(examples, tokenizer)
+
     measured, _ = by_turns({"reference": reference, "minibert": ours}, turns)
     return times_as_fast(measured["reference"], measured["minibert"])
 
