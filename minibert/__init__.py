@@ -12,7 +12,7 @@ The modules, in the order in which text flows; each imports only those before it
     features, batches                   question + context -> windows -> padded batches
     identity                            digests of models and data; how two jobs differ
     model, qa                           token ids -> hidden states -> two logits per token
-    fast.linear, fast.unpadded          faster kernels for reading on a CPU
+    fast.unpadded, fast.linear          faster kernels for reading on a CPU
     fast.quantized                      reading in 8-bit integers
     fast.threads                        several passes at the same time
     spans                               logits -> the best spans over all windows
@@ -33,7 +33,7 @@ The modules, in the order in which text flows; each imports only those before it
     training.masked_lm                  continued pretraining
     explain.server                      the page, live
     viz                                 pictures for notebooks
-    bench.turns, bench.training, bench.engines, bench.answering, bench.parts, bench.doubt
+    bench.turns, bench.engines, bench.training, bench.answering, bench.parts, bench.doubt
     bench.parity
     cli.lines, cli.commands
 

@@ -18,6 +18,7 @@ from .data.examples import Example, validated_example
 from .engine import BATCH_SIZE, Engine, OnBatch, ignore
 from .errors import InputError, PretrainedError
 from .explain.explanation import Explanation, OnProgress, explain, no_progress
+from .fast.linear import fuse
 from .fast.processor import (
     Precision,
     choose_device,
@@ -26,7 +27,6 @@ from .fast.processor import (
     processor_has,
 )
 from .fast.quantized import quantize
-from .fast.unpadded import fuse
 from .files import complete_files
 from .passages import PassageAnswer, best_of
 from .pretrained import prefix_errors, read_config

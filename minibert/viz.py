@@ -1,7 +1,7 @@
 """Pictures for the notebooks: numbers in, a matplotlib figure out.
 
-Colours are Okabe and Ito's, which the colour-blind tell apart, and magnitudes are "viridis", which
-also reads in grey. matplotlib is imported when a picture is asked for.
+The colours are Okabe and Ito's, because colour-blind people can tell them apart. Magnitudes use
+"viridis", because it is also readable in grey. matplotlib is imported with the first picture.
 """
 
 import textwrap
@@ -26,7 +26,7 @@ WIDTH = 9.0  # inches: the width of a page
 def canvas(
     rows: int = 1, columns: int = 1, height: float = 3.0, **grid: Any
 ) -> tuple["Figure", Any]:
-    """A figure as wide as a page, `height` inches high; its axes have no frame above and right."""
+    """A figure as wide as a page and `height` inches high, without frames at the top and right."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(
@@ -34,16 +34,16 @@ def canvas(
     )
     for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
-    plt.close(figure)  # a notebook shows the figure that a cell returns, once
+    plt.close(figure)  # otherwise a notebook shows the figure twice
     return figure, axes if rows * columns > 1 else axes[0, 0]
 
 
 def input_rows(
     tokens: Sequence[str], ids: Sequence[int], segments: Sequence[int], mask: Sequence[int]
 ) -> "Figure":
-    """What the model reads: the pieces as a coloured strip, over their ids, segments and mask.
+    """The model's input: the pieces as a coloured strip, above their ids, segments and mask.
 
-    All four have one entry a token, (T,); a mask of 0 is padding.
+    All four have one entry per token, (T,). A mask of 0 means padding.
     """
     figure, axis = canvas(height=2.2)
     for k, (token, id_, segment, kept) in enumerate(zip(tokens, ids, segments, mask, strict=True)):
@@ -68,8 +68,8 @@ def _box(x: float, y: float, colour: str) -> Any:
 
 
 def adding_strips(strips: Mapping[str, Array], tokens: Sequence[str]) -> "Figure":
-    """Vectors of the same tokens, one strip of (T, dimensions) below the other; the last is the
-    sum. One colour scale for all, with 0 in the middle; one number in a hundred goes beyond it.
+    """Vectors of the same tokens as strips of (T, dimensions), one below the other. The last strip
+    is the sum. All strips share a colour scale with 0 in the middle. It covers 99 % of the numbers.
     """
     height = (0.5 + 0.12 * len(tokens)) * len(strips)
     figure, axes = canvas(len(strips), height=height, sharex=True)
@@ -86,7 +86,7 @@ def adding_strips(strips: Mapping[str, Array], tokens: Sequence[str]) -> "Figure
 
 
 def cosine_matrix(vectors: Array, label: str) -> "Figure":
-    """How alike each two of (K, dimensions) vectors are: the cosine of the angle between them."""
+    """The similarity of every pair of vectors (K, dimensions): the cosine of their angle."""
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     figure, axis = canvas(height=5.0)
     image = axis.imshow(unit @ unit.T, cmap="viridis")
@@ -96,14 +96,14 @@ def cosine_matrix(vectors: Array, label: str) -> "Figure":
 
 
 def attention_panels(panels: Mapping[str, Array], tokens: Sequence[str]) -> "Figure":
-    """Matrices of (T, T), row by column "who looks at whom", side by side, each with its scale.
+    """Matrices (T, T) next to each other: the token of the row looks at the token of the column.
 
-    What is not a number, or lower than any score, stands out in grey.
+    Every matrix has its own colour scale. Masked scores and numbers that are not finite are grey.
     """
     figure, axes = canvas(1, len(panels), height=4.0)
     for axis, (name, matrix) in zip(np.atleast_1d(axes).flat, panels.items(), strict=True):
         hidden = ~np.isfinite(matrix) | (matrix < -1e9)
-        shown = np.ma.array(np.where(hidden, 0.0, matrix), mask=hidden)  # no overflow beneath
+        shown = np.ma.array(np.where(hidden, 0.0, matrix), mask=hidden)  # 0.0 avoids an overflow
         axis.set_facecolor("#BBBBBB")
         image = axis.imshow(shown, cmap="viridis")
         axis.set_title(name, fontsize=10)
@@ -115,7 +115,7 @@ def attention_panels(panels: Mapping[str, Array], tokens: Sequence[str]) -> "Fig
 
 
 def head_grid(probabilities: Array, tokens: Sequence[str]) -> "Figure":
-    """The attention of all heads of a layer, (N, T, T): from the token of the row to the column."""
+    """The attention of all heads of a layer, (N, T, T): from the row's token to the column's."""
     columns = 4
     rows = -(-len(probabilities) // columns)
     figure, axes = canvas(rows, columns, height=2.35 * rows, sharex=True, sharey=True)
@@ -132,9 +132,9 @@ def head_grid(probabilities: Array, tokens: Sequence[str]) -> "Figure":
 
 
 def error_by_layer(errors: Mapping[str, Sequence[float]], tolerance: float) -> "Figure":
-    """The largest error of each layer's states, a curve for each model, on a log scale.
+    """The largest error of the states after each layer: one curve per model, on a log scale.
 
-    An exact 0, which no log scale has, lies on the line at the bottom.
+    A log scale has no 0, so an exact 0 lies on the line at the bottom.
     """
     figure, axis = canvas(height=4.4)
     floor = 1e-8
@@ -142,9 +142,9 @@ def error_by_layer(errors: Mapping[str, Sequence[float]], tolerance: float) -> "
         colour = (BLUE, ORANGE, GREEN, RED, PINK, BLACK)[k % 6]
         shown = [max(error, 2 * floor) if error else floor for error in curve]
         axis.plot(shown, color=colour, marker="osD^vP"[k % 6], lw=2, clip_on=False, zorder=3)
-        beside = {"va": "center", "fontsize": 9, "color": colour}
+        style = {"va": "center", "fontsize": 9, "color": colour}
         axis.annotate(
-            name, (len(shown) - 1, shown[-1]), (10, 0), textcoords="offset points", **beside
+            name, (len(shown) - 1, shown[-1]), (10, 0), textcoords="offset points", **style
         )
     layers = len(next(iter(errors.values())))
     axis.axhline(floor, color=GREY, lw=1)
@@ -160,10 +160,10 @@ def error_by_layer(errors: Mapping[str, Sequence[float]], tolerance: float) -> "
 
 
 def probability_bars(tokens: Sequence[str], rows: Mapping[str, tuple[Array, Array]]) -> "Figure":
-    """Over each token the probability that the answer starts there, below that it ends there.
+    """For each token: the probability that the answer starts there (up) or ends there (down).
 
-    `rows` names pairs of (T,) probabilities; several, as of a model before and after its training,
-    stand below each other.
+    `rows` are named pairs of (T,) probabilities. Each pair gets its own panel, for example one from
+    a model before its training and one from after it.
     """
     figure, axes = canvas(len(rows), height=1.2 + 1.5 * len(rows), sharex=True)
     for axis, (name, (start, end)) in zip(np.atleast_1d(axes).flat, rows.items(), strict=True):
@@ -180,17 +180,17 @@ def probability_bars(tokens: Sequence[str], rows: Mapping[str, tuple[Array, Arra
 def span_map(
     scores: Array, legal: Array, tokens: Sequence[str], spans: Sequence[tuple[int, int]]
 ) -> "Figure":
-    """The grid of all spans: rows are starts, columns are ends, colour is S.T_i + E.T_j.
+    """The grid of all spans: rows are starts, columns are ends, the colour is S.T_i + E.T_j.
 
-    `scores` and `legal` are (T, T); what is not legal is hatched. `spans` (start, end inclusive)
-    are marked 1, 2, 3, ...
+    `scores` and `legal` are (T, T). Spans that are not legal are hatched. `spans` (start, end
+    inclusive) are marked 1, 2, 3, ...
     """
     figure, axis = canvas(height=7.0)
     image = axis.imshow(scores, cmap="viridis")
     veil = np.zeros((*legal.shape, 4))
     veil[~legal] = (1, 1, 1, 0.6)
     axis.imshow(veil)
-    fine = np.kron(~legal, np.ones((8, 8)))  # so that the hatching ends where a cell does
+    fine = np.kron(~legal, np.ones((8, 8)))  # the hatching must end at the edges of the cells
     within = (-0.5, len(tokens) - 0.5) * 2
     axis.contourf(fine, levels=[0.5, 1.5], colors="none", hatches=["////"], extent=within)
     for rank, (start, end) in enumerate(spans, start=1):
@@ -207,7 +207,7 @@ def span_map(
 def window_bars(
     bounds: Sequence[tuple[int, int]], spans: Mapping[str, tuple[int, int]]
 ) -> "Figure":
-    """Windows as bars over a document, (first token, end exclusive); `spans` of it as stripes."""
+    """A document's windows as bars, (first token, end exclusive), and its `spans` as stripes."""
     figure, axis = canvas(height=1.2 + 0.28 * len(bounds))
     for k, (first, end) in enumerate(bounds):
         axis.barh(k, end - first, left=first, height=0.6, color=SKY, ec=BLUE)
@@ -222,9 +222,9 @@ def window_bars(
 
 
 def seen_by_windows(tokens: Sequence[str], logits: Mapping[str, tuple[Array, Array]]) -> "Figure":
-    """The same tokens in several windows: their start logits on the left, end logits on the right.
+    """The same tokens in several windows: start logits on the left, end logits on the right.
 
-    `logits` names pairs of (T,), one a window.
+    `logits` are named pairs of (T,), one pair per window.
     """
     figure, axes = canvas(1, 2, height=3.2, sharey=True)
     for side, axis in enumerate(axes.flat):
@@ -243,10 +243,9 @@ def training_curves(
     learning_rates: Sequence[float],
     note: str = "",
 ) -> "Figure":
-    """Loss above, learning rate below, over the steps; the note stands at the end of the run."""
-    ratios = {"height_ratios": [3, 1]}
-    figure, (above, below) = canvas(2, height=4.2, sharex=True, gridspec_kw=ratios)
-    above, below = above[0], below[0]
+    """The loss (top) and the learning rate (bottom) over the steps, and a note at the top right."""
+    figure, axes = canvas(2, height=4.2, sharex=True, gridspec_kw={"height_ratios": [3, 1]})
+    above, below = axes.flat
     above.plot(steps, losses, color=BLUE, lw=0.8, alpha=0.5)
     width = min(len(losses), max(5, len(losses) // 25))
     smooth = np.convolve(losses, np.ones(width) / width, mode="valid")
@@ -263,7 +262,10 @@ def training_curves(
 def figures_by_group(
     groups: Mapping[str, Mapping[str, tuple[float, int]]], overall: float
 ) -> "Figure":
-    """F1 of the parts of a data set, (F1, questions) each: a panel for each way to divide it."""
+    """F1 for the parts of a data set: one panel for each way to divide it.
+
+    `groups` maps each way to its parts, and each part to (F1, number of questions).
+    """
     widths = {"width_ratios": [len(parts) for parts in groups.values()]}
     figure, axes = canvas(1, len(groups), height=3.4, sharey=True, gridspec_kw=widths)
     for axis, (name, parts) in zip(np.atleast_1d(axes).flat, groups.items(), strict=True):
@@ -280,11 +282,9 @@ def figures_by_group(
 
 
 def reliability(scores: Array, right: Array, counts: Array) -> "Figure":
-    """How often answers of like score are right, (bins,) each; an honest score is on the line."""
-    figure, (above, below) = canvas(
-        2, height=5.0, sharex=True, gridspec_kw={"height_ratios": [3, 1]}
-    )
-    above, below = above[0], below[0]
+    """How often answers with similar scores are right, (bins,). The line is a calibrated score."""
+    figure, axes = canvas(2, height=5.0, sharex=True, gridspec_kw={"height_ratios": [3, 1]})
+    above, below = axes.flat
     above.plot([0, 1], [0, 1], color=GREY, ls="--")
     above.plot(scores, right, color=BLUE, marker="o")
     above.set(ylabel="part that is right", xlim=(0, 1), ylim=(0, 1))
@@ -294,7 +294,7 @@ def reliability(scores: Array, right: Array, counts: Array) -> "Figure":
 
 
 def threshold_curve(thresholds: Array, f1: Mapping[str, Array], chosen: float) -> "Figure":
-    """F1 over the threshold on the null odds, a curve for each group; the chosen one is marked."""
+    """F1 at each threshold on the null odds: one curve per group, and a line at the chosen one."""
     figure, axis = canvas(height=3.4)
     for k, (name, values) in enumerate(f1.items()):
         style = {"color": (BLACK, BLUE, ORANGE)[k % 3], "ls": ("-", "--", ":")[k % 3]}

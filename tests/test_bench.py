@@ -1,4 +1,4 @@
-"""What the bench counts, and that its engines do the same work."""
+"""The bench counts correctly, and all its engines do the same work."""
 
 import random
 import sys
@@ -20,7 +20,7 @@ NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
 
 
 def test_flops_are_those_that_torch_counts():
-    """One window, forward and backward, less what isn't counted: the head."""
+    """One window, forward and backward, without the head, because the bench does not count it."""
     from torch.utils.flop_counter import FlopCounterMode
 
     config = BertConfig(
@@ -38,13 +38,13 @@ def test_flops_are_those_that_torch_counts():
 
 
 def test_real_batches_are_an_epoch_s(tiny, squad):
-    batches, _, _ = bench.real_batches(str(tiny), str(squad), seed=0)
+    batches, _ = bench.real_batches(str(tiny), str(squad), seed=0)
     assert [len(batch) for batch in batches] == [bench.BATCH] * bench.BATCHES
     windows = [window for batch in batches for window in batch]
-    # of like length: little would be padding
+    # windows of similar length: a batch needs little padding
     padded = sum(len(batch) * max(map(len, batch)) for batch in batches)
     assert sum(map(len, windows)) > 0.9 * padded
-    # as long as the data's are
+    # as long as the windows of the whole data set
     examples = random.Random(1).sample(minibert.load_squad(squad, "train"), 2000)
     tokenizer = minibert.Tokenizer.from_pretrained(tiny)
     everywhere = list(map(len, minibert.prepare_train_features(examples, tokenizer)))
@@ -57,31 +57,31 @@ def test_real_batches_are_an_epoch_s(tiny, squad):
 def test_the_reference_is_trained(monkeypatch, transformers, tiny, name):
     steps = []
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda *_, **__: steps.append(1))
-    batches, pad_id, _ = bench.real_batches(str(tiny), NOTES, seed=0)
+    batches, pad_id = bench.real_batches(str(tiny), NOTES, seed=0)
     bench.ENGINES[name](str(tiny), pad_id)(batches)
     assert len(steps) == len(batches)
 
 
 @pytest.mark.parametrize("name", answering.ENGINES)
 def test_all_engines_answer(tiny, field_notes, name):
-    """Every question, from its context; the forward pass is a part of the time."""
+    """Every question gets an answer from its context, and the forward passes are timed."""
     for package in answering.NEEDS[name.partition(",")[0]]:
-        pytest.importorskip(package, reason=f"its engine: pip install {package}")
+        pytest.importorskip(package, reason=f"the engine needs: pip install {package}")
     if (
         answering.ENGINES[name][0] == torch.bfloat16
         and choose_precision("auto", turns.CPU) != "bf16"
     ):
-        pytest.skip("not measured on a processor without bfloat16, where OpenVINO may refuse it")
+        pytest.skip("bench answer leaves bfloat16 out here, because OpenVINO may refuse it")
     engine = answering.ENGINES[name][1](str(tiny))
     asked = field_notes[:8]
-    found = engine.answer(asked)
-    assert found.keys() == {example.id for example in asked} and engine.forward_seconds
+    answers = engine.answer(asked)
+    assert answers.keys() == {example.id for example in asked} and engine.forward_seconds
     if "blog post" not in name:
-        assert all(found[example.id] in example.context for example in asked)
+        assert all(answers[example.id] in example.context for example in asked)
 
 
 def test_the_reference_run_well_answers_as_we_do(transformers, tiny, field_notes):
-    """So that the two do the same work. They compare windows otherwise: one window each here."""
+    """Both do the same work. One window per context, because they compare windows differently."""
     asked = [replace(example, context=example.context[:200]) for example in field_notes[:20]]
     ours, theirs = (
         answering.ENGINES[f"{name}, float32"][1](str(tiny)).answer(asked)
@@ -91,7 +91,7 @@ def test_the_reference_run_well_answers_as_we_do(transformers, tiny, field_notes
 
 
 class InThisProcess:
-    """Of `one_process`, what is used of it."""
+    """The part of `one_process` that the bench uses."""
 
     def __enter__(self):
         return self
@@ -106,18 +106,14 @@ class InThisProcess:
 
 def stay_in_this_process(monkeypatch):
     monkeypatch.setattr(turns, "one_process", InThisProcess)
-    for module in (answering, bench):
-        monkeypatch.setattr(
-            module, "in_fresh_process", lambda function, *arguments: function(*arguments)
-        )
+    monkeypatch.setattr(turns, "LOADED", {})
     monkeypatch.setattr(turns, "keep_freed_memory", lambda: None)
     monkeypatch.setattr(turns, "PAUSE", 0)
 
 
 def test_bench_train(monkeypatch, transformers, tiny):
-    """All figures; here in this process, otherwise each way of keeping memory in its own."""
+    """All figures. The test stays in one process; the command starts others."""
     stay_in_this_process(monkeypatch)
-    monkeypatch.setattr(bench, "LOADED", {})
     report = bench.bench_train(str(tiny), NOTES, turns=1)
     for memory in turns.MEMORY:
         engines = report[memory]["engines"]
@@ -129,7 +125,7 @@ def test_bench_train(monkeypatch, transformers, tiny):
 
 
 def test_bench_answer(monkeypatch, transformers, tiny):
-    """All figures; here in this process, otherwise each way of keeping memory in its own."""
+    """All figures. The test stays in one process; the command starts others."""
     stay_in_this_process(monkeypatch)
     report = answering.bench_answer(str(tiny), NOTES, turns=2, questions=5)
     for memory in turns.MEMORY:
@@ -146,7 +142,7 @@ def test_bench_answer(monkeypatch, transformers, tiny):
 
 
 def test_without_resource_the_memory_is_left_out(monkeypatch):
-    """As on Windows: after minutes of timing that must not end the bench."""
+    """As on Windows. The bench must not fail there after minutes of timing."""
     assert turns.peak_memory_mb() > 1
     monkeypatch.setitem(sys.modules, "resource", None)
     assert turns.peak_memory_mb() is None
@@ -156,7 +152,7 @@ def test_without_resource_the_memory_is_left_out(monkeypatch):
 
 
 def test_bench_parts(monkeypatch, transformers, tiny):
-    """All but the start, which two processes make; and the blog post's labels are ours."""
+    """All figures except the start, which needs processes. The blog post's labels equal ours."""
     monkeypatch.setattr(parts, "cold_start", lambda source, turns: 1.0)
     report = parts.bench_parts(str(tiny), NOTES, turns=1)
     assert len(report) == 3 and all(figure > 0 for figure in report.values())

@@ -1,4 +1,4 @@
-"""The bench of scores: its rule of the old pipeline is that pipeline's own, its tables add up."""
+"""`bench doubt`: its rule for the old pipeline is the pipeline's own, and its tables add up."""
 
 import numpy as np
 import pytest
@@ -9,12 +9,12 @@ from minibert.spans import WindowLogits
 
 
 def test_the_pipeline_s_rule_is_its_own(transformers):
-    """Beside `select_starts_ends` of transformers, which 5.2.0 is the last to have."""
+    """Compared with `select_starts_ends` of transformers. 5.2.0 is the last release that has it."""
     pytest.importorskip("transformers.pipelines.question_answering")
     rule = transformers.pipelines.question_answering.select_starts_ends
     generator = np.random.default_rng(0)
     for _ in range(50):
-        tokens = int(generator.integers(2, 12))  # of the context, after [CLS] question [SEP]
+        tokens = int(generator.integers(2, 12))  # tokens of the context, after [CLS] question [SEP]
         start, end = generator.normal(0, 3, (2, 1, 5 + tokens + 1)).astype(np.float32)
         outside = np.ones((1, start.shape[1]), dtype=int)
         outside[0, 0] = 0
@@ -32,7 +32,7 @@ def test_the_pipeline_s_rule_is_its_own(transformers):
 
 
 def test_the_tables(tiny, field_notes):
-    """On a random model the figures mean nothing, but they are of the same questions."""
+    """With a random model the figures mean nothing, but all tables use the same questions."""
     qa = minibert.QuestionAnswerer.from_pretrained(tiny)
     chosen = [example for example in field_notes if example.answers][:8]
     rows = list(doubt.score(qa, chosen))
@@ -45,5 +45,5 @@ def test_the_tables(tiny, field_notes):
     documents = doubt.long_documents(qa, chosen[:2], field_notes)
     assert documents["ours"]["total"] == 2
     assert documents["mean_characters"] > max(len(e.context) for e in chosen[:2])
-    found = doubt.many_passages(qa, chosen[:1], field_notes)
-    assert set(found) == {"ours", "ours_forced", "best_window", "summed"}
+    passages = doubt.many_passages(qa, chosen[:1], field_notes)
+    assert set(passages) == {"ours", "ours_forced", "best_window", "summed"}

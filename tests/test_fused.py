@@ -1,4 +1,4 @@
-"""The fused kernels against the plain layers whose place they take."""
+"""The fused layers compared with the plain layers that they replace."""
 
 import copy
 import pickle
@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from minibert import BertConfig, BertForQuestionAnswering, InputError, QuestionAnswerer
-from minibert.fast.linear import FusedLayer, PackedLinear, supported
-from minibert.fast.unpadded import UnpaddedBert, fuse
+from minibert.fast.linear import FusedLayer, PackedLinear, fuse, supported
+from minibert.fast.unpadded import UnpaddedBert
 
 pytestmark = pytest.mark.skipif(
     not supported(torch.float32), reason="this torch has no fused kernels here"
@@ -33,8 +33,8 @@ CONFIG = BertConfig(
 @torch.inference_mode()
 @pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
 def test_a_packed_map_is_the_plain_one(capability, monkeypatch):
-    """In float32, where they differ by no more than the order of a sum; tanh would by 5e-4. With
-    GELU in the product's kernel and apart from it, whatever this processor would have."""
+    """In float32 only the order of a sum differs; the tanh form of GELU would differ by 5e-4. Both
+    ways are tested on every processor: GELU inside the product's kernel, and after it."""
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     maps, x = [nn.Linear(64, 256), nn.Linear(64, 96)], 4 * torch.randn(7, 9, 64)
     plain = torch.cat([one(x) for one in maps], dim=-1)
@@ -50,8 +50,8 @@ def test_a_packed_map_is_the_plain_one(capability, monkeypatch):
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("dtype", PRECISIONS)
 def test_a_fused_model_is_as_exact_as_the_plain_one(attention, dtype):
-    """Beside float64, over ten models. In bfloat16 it rounds less often; in float32 it only adds up
-    in another order, to which a fifth is left."""
+    """Compared with float64, over ten models. In bfloat16 the fused model rounds less often. In
+    float32 it only sums in another order, and a fifth of the error is allowed for this."""
     errors = torch.zeros(2)
     for seed in range(10):
         torch.manual_seed(seed)
@@ -74,8 +74,8 @@ def test_a_fused_model_is_as_exact_as_the_plain_one(attention, dtype):
 @torch.inference_mode()
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_windows_without_their_padding_are_read_as_with_it(attention):
-    """Of any lengths, a window of none among them; all 0 beyond them. In float32 they differ by no
-    more than the order of a sum."""
+    """Windows of any length, also of length 0. States of padding are 0. In float32 only the order
+    of a sum differs."""
     torch.manual_seed(0)
     plain = BertForQuestionAnswering(CONFIG, attention).eval()
     fused = copy.deepcopy(plain)
@@ -102,7 +102,7 @@ def test_windows_without_their_padding_are_read_as_with_it(attention):
 
 @torch.inference_mode()
 def test_what_needs_padding_is_computed_with_it():
-    """The weights of attention; and too long a window is refused as ever."""
+    """Attention probabilities. A window that is too long is still refused."""
     plain = BertForQuestionAnswering(CONFIG).eval()
     fused = copy.deepcopy(plain)
     fuse(fused)
@@ -132,7 +132,7 @@ def test_a_fused_model_keeps_its_weights_and_cannot_be_trained(tmp_path, dtype):
 
 @torch.inference_mode()
 def test_in_training_mode_it_computes_as_the_plain_model():
-    """With dropout everywhere, also where no gradients are recorded."""
+    """Dropout is active, also where no gradients are recorded."""
     plain = BertForQuestionAnswering(CONFIG).train()
     fused = copy.deepcopy(plain)
     fuse(fused)
@@ -157,7 +157,7 @@ def test_gradients_by_its_inputs_are_the_plain_model_s():
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda qa: pickle.loads(pickle.dumps(qa))])
 def test_a_copy_answers_alike(tiny, copied):
-    """As whoever answers in several processes sends it."""
+    """Programs that answer in several processes send such copies."""
     qa = QuestionAnswerer.from_pretrained(tiny)
     question = ("Who lit the lamp?", "At dusk the keeper, Ada, lit the lamp.")
     assert copied(qa)(*question) == qa(*question)

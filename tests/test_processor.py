@@ -1,4 +1,4 @@
-"""Precision, attention and kernels follow from the processor; every way answers alike."""
+"""The processor decides precision, attention and kernels. The answers are the same every way."""
 
 import json
 import os
@@ -12,8 +12,8 @@ import torch
 
 from minibert.fast import processor
 
-# What the reader chooses by itself, and one logit in each precision, in a process of its own:
-# torch and oneDNN look at their variables once.
+# Prints what the reader chooses by itself, and one logit in each precision. It runs in its own
+# process, because torch and oneDNN read their environment variables only once.
 PROGRAM = """
 import json, sys
 from minibert import QuestionAnswerer
@@ -53,7 +53,7 @@ def chosen(tiny: Path, variables: dict[str, str]) -> dict[str, Any]:
     ids=str,
 )
 def test_without_bfloat16_instructions_it_is_int8(tiny, variables):
-    """Also where the processor has them and the user keeps torch from them."""
+    """Also if the processor has them and the user has switched them off."""
     assert chosen(tiny, variables) == INT8
 
 
@@ -72,7 +72,7 @@ def test_with_matrix_instructions_it_is_bfloat16_and_fused_attention(tiny):
 
 @pytest.mark.skipif(
     not hasattr(torch.cpu, "get_capabilities") or not Path("/proc/cpuinfo").exists(),
-    reason="only one of the two sources is here",
+    reason="only one of the two sources exists here",
 )
 def test_an_older_torch_learns_the_same_from_linux(monkeypatch):
     read = processor.processor_flags.__wrapped__

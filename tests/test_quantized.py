@@ -1,4 +1,4 @@
-"""Reading in 8-bit integers beside float32, and beside exact sums of the same integers."""
+"""Reading in 8-bit integers, compared with float32 and with exact sums of the same integers."""
 
 import copy
 import pickle
@@ -32,7 +32,7 @@ PAIR = ("Who lit the lamp?", "At dusk the keeper, Ada, lit the lamp.")
 
 
 def by_hand(x, weight, bias, zero, least):
-    """The same rounding, summed up in float64."""
+    """The same rounding, with sums in float64."""
     below = -x.amin(-1) if least is None else torch.tensor(-least)
     step = torch.maximum(x.amax(-1) / (255 - zero), below / zero)[:, None]
     integers = (x / step).round().double()
@@ -44,29 +44,29 @@ def by_hand(x, weight, bias, zero, least):
 @torch.inference_mode()
 @pytest.mark.parametrize(("zero", "least"), [(128, None), (32, None), (32, -0.17)])
 def test_a_map_in_integers_adds_up_exactly(zero, least, monkeypatch):
-    """But for float32's own rounding, at which one number in thousands falls to the next step.
+    """Except for float32's own rounding: it moves one number in thousands to the next step.
 
-    No GELU is below -0.17, however large its argument.
+    No output of GELU is below -0.17, for any argument.
     """
     torch.manual_seed(0)
     maps = [nn.Linear(64, 96), nn.Linear(64, 32)]
     x = nn.functional.gelu(3 * torch.randn(70, 64)) if zero == 32 else torch.randn(70, 64)
     weight, bias = torch.cat([m.weight for m in maps]), torch.cat([m.bias for m in maps])
     if least is not None:
-        x[0] = nn.functional.gelu(torch.linspace(-4, 0.1, 64))  # all of its steps are `least`'s
+        x[0] = nn.functional.gelu(torch.linspace(-4, 0.1, 64))  # this row's step comes from `least`
     packed = QuantizedLinear(*maps, zero=zero, least=least)
-    found = packed(x)
+    mapped = packed(x)
     near = by_hand(x, weight, bias, zero, least).float()
-    assert ((found - near).abs() > 1e-5).float().mean() < 0.01
+    assert ((mapped - near).abs() > 1e-5).float().mean() < 0.01
     exact = nn.functional.linear(x, weight, bias)
-    assert 1e-4 < (found - exact).norm() / exact.norm() < 0.02
-    monkeypatch.setattr(quantized, "BLOCK", 128 * 9)  # nine rows at once for each thread
-    assert torch.equal(packed(x.view(7, 10, 64)), found.view(7, 10, 128))
+    assert 1e-4 < (mapped - exact).norm() / exact.norm() < 0.02
+    monkeypatch.setattr(quantized, "BLOCK", 128 * 9)  # nine rows per thread in a block
+    assert torch.equal(packed(x.view(7, 10, 64)), mapped.view(7, 10, 128))
 
 
 @torch.inference_mode()
 def test_wide_channels_do_not_cost_the_others_their_steps():
-    """As some of a LayerNorm's are, which its gain says, where the weights make up for it."""
+    """Some channels of a LayerNorm are wide: its gain is large there, and the weights are small."""
     torch.manual_seed(0)
     one, norm, x = nn.Linear(64, 96), nn.LayerNorm(64), torch.randn(50, 64)
     norm.weight[:3], one.weight[:, :3] = 30.0, one.weight[:, :3] / 30
@@ -114,17 +114,17 @@ def test_a_model_in_integers_is_near_the_plain_one(attention):
 
 @torch.inference_mode()
 def test_an_answer_does_not_depend_on_its_batch():
-    """Each token has its own scale: what is read beside it changes nothing but the last bits, and
-    a number that they put over the edge of a step."""
+    """Each token has its own scale. The other texts of the batch change only the last bits, and
+    rarely these bits move a number to the next step."""
     qa = QuestionAnswerer.from_pretrained(precision="int8")
     alone = qa(*PAIR)
-    beside = list(qa.answer_many([PAIR, ("How long?", "It took weeks. " * 60), ("Why?", "Ill.")]))
-    assert beside[0].answer == alone.answer
-    assert beside[0].score == pytest.approx(alone.score, abs=2e-3)
+    together = list(qa.answer_many([PAIR, ("How long?", "It took weeks. " * 60), ("Why?", "Ill.")]))
+    assert together[0].answer == alone.answer
+    assert together[0].score == pytest.approx(alone.score, abs=2e-3)
 
 
 def test_the_reader_in_integers(tiny, tmp_path):
-    """It answers, says what it computes with, is copied and saved, and can be loaded again."""
+    """It answers, says what it computes with, can be copied, saved and loaded again."""
     qa = QuestionAnswerer.from_pretrained(tiny, precision="int8")
     assert all(isinstance(layer, QuantizedLayer) for layer in qa.model.bert.layers)
     assert qa.computes_with == "cpu, int8, sdpa attention"
@@ -150,17 +150,17 @@ def test_other_weights_are_computed_with_once_they_are_loaded():
 
 
 def test_an_answer_in_integers_is_explained():
-    """By the gradients of the float32 weights, which are still there."""
+    """The gradients come from the float32 weights, which the model still has."""
     qa = QuestionAnswerer.from_pretrained(precision="int8")
-    found = qa.explain(*PAIR, n_best=3)
-    assert [(a.answer, a.score) for a in found.answers] == [
+    explanation = qa.explain(*PAIR, n_best=3)
+    assert [(a.answer, a.score) for a in explanation.answers] == [
         (a.answer, pytest.approx(a.score, abs=1e-6)) for a in qa(*PAIR, top_k=3)
     ]
-    assert found.attribution.gradients.gap < 0.01
+    assert explanation.attribution.gradients.gap < 0.01
 
 
 def test_it_is_chosen_where_bfloat16_is_not(tiny, monkeypatch):
-    """But not for weights that must stay floats; whose weights are integers, reads in them."""
+    """But not for float weights, as in training. A model loaded in int8 stays in int8."""
     monkeypatch.setattr(processor, "processor_has", lambda *instructions: False)
     qa = QuestionAnswerer.from_pretrained(tiny)
     assert qa.precision == QuestionAnswerer(qa.model, qa.tokenizer).precision == "int8"
@@ -174,9 +174,9 @@ def test_it_is_chosen_where_bfloat16_is_not(tiny, monkeypatch):
 
 def test_where_there_is_no_reading_in_integers(tiny, monkeypatch):
     plain = QuestionAnswerer.from_pretrained(tiny, precision="fp32")
-    with pytest.raises(InputError, match="only from_pretrained loads a model for it"):
+    with pytest.raises(InputError, match="only from_pretrained can load such a model"):
         QuestionAnswerer(plain.model, plain.tokenizer, precision="int8")
-    with pytest.raises(InputError, match="none is trained in it"):
+    with pytest.raises(InputError, match="it cannot be trained"):
         minibert.TrainingConfig("x", "y", "z", precision="int8")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
     with pytest.raises(InputError, match="x86 CPU with AVX2"):

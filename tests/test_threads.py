@@ -1,4 +1,4 @@
-"""Passes side by side: the same results in the same order, and nothing else changed."""
+"""Several passes at once give the same results in the same order, and change nothing else."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ def three_threads() -> Iterator[None]:
 
 
 def test_each_item_has_a_thread_of_its_own(three_threads):
-    """At least three at a time, or the barrier would break; each computes with one thread."""
+    """At least three work at a time, or the barrier breaks. Each computes with one thread."""
     together = threading.Barrier(3)
 
     def work(item: int) -> tuple[int, int, str]:
@@ -48,7 +48,7 @@ def test_few_items_and_one_thread_stay_where_they_are(three_threads, threads, it
 
 
 def test_an_error_ends_it(three_threads):
-    """Those that wait are not begun: at most the first two and one in each thread were."""
+    """Waiting items are not started: at most the first two and one per thread have started."""
     begun: list[int] = []
     heard = threading.Event()
 
@@ -57,24 +57,24 @@ def test_an_error_ends_it(three_threads):
         if item == 1:
             raise ValueError("one")
         if item > 1:
-            heard.wait(timeout=60)  # or all could be done before the error is heard of
+            heard.wait(timeout=60)  # otherwise all could be done before the error arrives
         return item
 
     with pytest.raises(ValueError, match="one"):
         list(side_by_side(work, range(1000)))
     heard.set()
-    assert list(side_by_side(abs, range(-6, 0))) == [6, 5, 4, 3, 2, 1]  # the threads go on
+    assert list(side_by_side(abs, range(-6, 0))) == [6, 5, 4, 3, 2, 1]  # the threads still work
     assert len(begun) <= 5
 
 
 def test_answers_are_those_of_one_pass_after_another(three_threads, field_notes, monkeypatch):
-    """But for rounding: a kernel may add up in another order for another number of threads."""
+    """Except for rounding: with another number of threads a kernel may sum in another order."""
     qa = minibert.QuestionAnswerer.from_pretrained(precision="fp32")
     qa.batch_size = 1
     pairs = [(example.question, example.context) for example in field_notes[:40]]
-    told: list[int] = []
-    together = list(qa.answer_examples(field_notes[:40], on_batch=told.append))
-    assert sum(told) >= 40 and len(told) > 6  # windows; passes
+    counts: list[int] = []
+    together = list(qa.answer_examples(field_notes[:40], on_batch=counts.append))
+    assert sum(counts) >= 40 and len(counts) > 6  # windows; passes
     assert [best[0] for best in together] == list(qa.answer_many(pairs))
     monkeypatch.setattr(engine, "side_by_side", map)
     for [a], b in zip(together, qa.answer_many(pairs), strict=True):

@@ -1,4 +1,4 @@
-"""The pictures: that they show the numbers they are given, and no text is cut off."""
+"""The pictures show the numbers that they are given, and no text is cut off."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def test_every_picture_is_here():
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_no_text_leaves_the_page(name):
-    """Every text that is drawn lies within the figure, but for a pixel of rounding."""
+    """Every visible text lies within the figure, up to one pixel of rounding."""
     figure = PICTURES[name]()
     renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw(renderer)

@@ -1,1 +1,1 @@
-"""minibert beside the others, by turns."""
+"""minibert compared with other libraries and engines, in alternating turns."""

@@ -1,8 +1,8 @@
-"""What scores are worth: right against wrong, answer against none, long documents, many passages.
+"""How reliable scores are: right or wrong, an answer or none, long documents, many passages.
 
-Beside each figure of minibert's stands that of the rule that the question-answering pipeline of
-`transformers` had, on the same logits: a softmax over starts and one over ends in each window by
-itself, their product as a score, and those of equal texts added up.
+The tables compare minibert with the question-answering pipeline that `transformers` had, on the
+same logits. The pipeline's rule has one softmax over starts and one over ends in each window. Its
+score is the product of both, and the scores of equal texts are added up.
 """
 
 import random
@@ -22,9 +22,8 @@ from ..scoring.calibration import auroc, coverage_at, expected_calibration_error
 from ..settings import AnswerSettings
 from ..spans import WindowLogits, span_grid
 
-MAX_ANSWER_LEN = 30
-KEPT = 12  # spans that the pipeline keeps of each window where it is asked for one answer
-COMPANY = 19  # passages beside the right one
+KEPT = 12  # spans that the pipeline keeps from each window if one answer is requested
+OTHERS = 19  # passages besides the right one
 
 Array = npt.NDArray[Any]
 
@@ -33,23 +32,22 @@ class Scored(NamedTuple):
     """An answer under each rule: its text and its score."""
 
     ours: tuple[str, float]
-    text_score: float  # of the text of `ours`, wherever it stands
+    text_score: float  # the probability of our answer's text, wherever it occurs
     null_odds: float
-    best_window: tuple[str, float]  # the pipeline's product, best over all windows
-    summed: tuple[str, float]  # the same, scores of equal texts added up
-    product_of_ours: float  # what `best_window` gives to our own answer
+    best_window: tuple[str, float]  # the pipeline's best product over all windows
+    summed: tuple[str, float]  # the same, with the scores of equal texts added up
+    product_of_ours: float  # the pipeline's product for our answer
 
 
-def pipeline_scores(window: WindowLogits, max_answer_len: int = MAX_ANSWER_LEN) -> Array:
-    """The pipeline's score of each span of one window, (T, K) laid out as `span_grid`.
+def pipeline_scores(window: WindowLogits, max_answer_len: int = 30) -> Array:
+    """The pipeline's score of each span of one window, (T, K) in the layout of `span_grid`.
 
-    Each softmax runs over the window's context and its [CLS], which then can't be chosen.
+    Each softmax runs over the window's context and its [CLS], but [CLS] cannot be chosen.
     """
 
     def log_softmax(null: float, logits: Array) -> Array:
-        together = np.append(logits.astype(np.float64), null)
-        top = together.max()
-        logs: Array = together[:-1] - top - np.log(np.exp(together - top).sum())
+        with_null = np.append(logits.astype(np.float64), null)
+        logs: Array = with_null[:-1] - np.logaddexp.reduce(with_null)
         return logs
 
     start, end = window.null_logits
@@ -60,17 +58,17 @@ def pipeline_scores(window: WindowLogits, max_answer_len: int = MAX_ANSWER_LEN) 
 
 
 def score(qa: QuestionAnswerer, examples: Iterable[Example]) -> Iterator[Scored]:
-    """Each example's answer under each rule; an answer is forced, and never ""."""
+    """Each example's answer under each rule. An answer is forced: it is never ""."""
     for reading in qa.read(examples):
-        [ours] = answers_of(reading, AnswerSettings(1, MAX_ANSWER_LEN, text_score=True))
+        [ours] = answers_of(reading, AnswerSettings(text_score=True))
         assert ours.text_score is not None
-        sums: dict[str, tuple[str, float]] = {}  # lower case -> the text that came first, its sum
+        sums: dict[str, tuple[str, float]] = {}  # lower case -> the first such text, and its sum
         best_window, product_of_ours = ("", 0.0), 0.0
         for window in reading.windows:
             grid = pipeline_scores(window)
             kept = np.argpartition(-grid.ravel(), min(KEPT, grid.size) - 1)[:KEPT]
             for i, k in zip(*np.divmod(kept, grid.shape[1]), strict=True):
-                if grid[i, k] == 0:  # a span that leaves the window
+                if grid[i, k] == 0:  # this span leaves the window
                     continue
                 start = int(reading.pieces.offsets[window.token_start + i, 0])
                 end = int(reading.pieces.offsets[window.token_start + i + k, 1])
@@ -94,7 +92,7 @@ def score(qa: QuestionAnswerer, examples: Iterable[Example]) -> Iterator[Scored]
 def bench_doubt(
     model: str, data: str, questions: int = 2000, long_questions: int = 300, searches: int = 500
 ) -> dict[str, Any]:
-    """All tables of this file for one model, on random questions of one data set (seed 0)."""
+    """All tables of this module for one model, on random questions of one data set (seed 0)."""
     qa = QuestionAnswerer.from_pretrained(model)
     examples = [example for example in load_squad(data, "validation") if example.answers]
     chosen = random.Random(0).sample(examples, min(questions, len(examples)))
@@ -109,7 +107,7 @@ def bench_doubt(
 
 
 def right_or_wrong(qa: QuestionAnswerer, examples: Sequence[Example]) -> dict[str, Any]:
-    """Forced answers: does the score say how often they are right, and rank right above wrong?"""
+    """Forced answers: does the score tell how often they are right? Do right ones rank higher?"""
     rows = list(score(qa, examples))
     ours, texts = [row.ours[1] for row in rows], [row.text_score for row in rows]
     by_first, by_any = (
@@ -135,10 +133,10 @@ def right_or_wrong(qa: QuestionAnswerer, examples: Sequence[Example]) -> dict[st
 
 
 def answer_or_none(
-    qa: QuestionAnswerer, examples: Sequence[Example], company: Sequence[Example]
+    qa: QuestionAnswerer, examples: Sequence[Example], dataset: Sequence[Example]
 ) -> dict[str, Any]:
-    """Each question with its paragraph, and with the most similar one that has no answer."""
-    negatives = make_negatives(examples, 1.0, 0, company, kinds={"similar_paragraph": 1.0})
+    """Each question with its own paragraph, and with the most similar one that lacks the answer."""
+    negatives = make_negatives(examples, 1.0, 0, dataset, kinds={"similar_paragraph": 1.0})
     both = [*examples, *negatives["similar_paragraph"]]
     rows = list(score(qa, both))
     odds = [row.null_odds for row in rows]
@@ -163,16 +161,16 @@ def answer_or_none(
 
 
 def long_documents(
-    qa: QuestionAnswerer, examples: Sequence[Example], company: Sequence[Example]
+    qa: QuestionAnswerer, examples: Sequence[Example], dataset: Sequence[Example]
 ) -> dict[str, Any]:
-    """Each question asked of its whole article, the paragraphs joined by blank lines."""
-    articles: dict[str, dict[str, int]] = {}  # title -> paragraph -> where it begins
-    for example in company:
-        places = articles.setdefault(example.title, {})
-        if example.context not in places:
-            end = max((start + len(text) for text, start in places.items()), default=-2)
-            places[example.context] = end + 2
-    documents = {title: "\n\n".join(places) for title, places in articles.items()}
+    """Each question with its whole article. Blank lines separate the paragraphs."""
+    articles: dict[str, dict[str, int]] = {}  # title -> paragraph -> its first character
+    for example in dataset:
+        starts = articles.setdefault(example.title, {})
+        if example.context not in starts:
+            end = max((start + len(text) for text, start in starts.items()), default=-2)
+            starts[example.context] = end + 2
+    documents = {title: "\n\n".join(starts) for title, starts in articles.items()}
     asked = []
     for e in examples:
         shift = articles[e.title][e.context]
@@ -200,22 +198,23 @@ def rules(rows: Sequence[Scored], examples: Sequence[Example]) -> dict[str, Any]
 
 
 def many_passages(
-    qa: QuestionAnswerer, examples: Sequence[Example], company: Sequence[Example]
+    qa: QuestionAnswerer, examples: Sequence[Example], dataset: Sequence[Example]
 ) -> dict[str, Any]:
-    """Each question asked of its paragraph and the 19 of the data set that are most like it.
+    """Each question with its paragraph and the 19 most similar paragraphs of the data set.
 
-    Exact match of the first answer: of `best_of`, of `best_of` where it may not say that there is
-    none, and of the pipeline's way: the passage whose best answer has the highest score.
+    The figures say how often the first answer is right, and from the right passage. "ours" is
+    `best_of`; "ours_forced" is `best_of` without "no answer". The pipeline's way takes the passage
+    whose best answer has the highest score.
     """
-    contexts = list(dict.fromkeys(example.context for example in company))
+    contexts = list(dict.fromkeys(example.context for example in dataset))
     index = TfIdf(contexts)
     right: dict[str, list[bool]] = {"ours": [], "ours_forced": [], "best_window": [], "summed": []}
-    found: dict[str, list[bool]] = {name: [] for name in right}
+    right_passage: dict[str, list[bool]] = {name: [] for name in right}
     for number, example in enumerate(examples):
         others = (contexts[k] for k in index.ranked(example.question))
-        passages = [example.context, *(t for t in others if t != example.context)][: COMPANY + 1]
+        passages = [example.context, *(t for t in others if t != example.context)][: OTHERS + 1]
         random.Random(number).shuffle(passages)
-        [first, *rest] = qa.best_of(example.question, passages, 2, MAX_ANSWER_LEN)
+        [first, *rest] = qa.best_of(example.question, passages, top_k=2)
         forced = first if first.passage is not None else rest[0]
         rows = list(score(qa, [Example("", example.question, text) for text in passages]))
         answers: dict[str, tuple[str, int | None]] = {
@@ -224,15 +223,15 @@ def many_passages(
         }
         for name in ("best_window", "summed"):
             candidates = [getattr(row, name) for row in rows]
-            place = int(np.argmax([value for _, value in candidates]))
-            answers[name] = (candidates[place][0], place)
+            best = int(np.argmax([value for _, value in candidates]))
+            answers[name] = (candidates[best][0], best)
         for name, (text, passage) in answers.items():
             right[name].append(any(exact_match(text, gold.text) > 0 for gold in example.answers))
-            found[name].append(passage is not None and passages[passage] == example.context)
+            right_passage[name].append(passage is not None and passages[passage] == example.context)
     return {
         name: {
             "exact_match": 100 * float(np.mean(right[name])),
-            "right_passage": 100 * float(np.mean(found[name])),
+            "right_passage": 100 * float(np.mean(right_passage[name])),
         }
         for name in right
     }

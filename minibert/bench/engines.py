@@ -1,12 +1,13 @@
-"""Other engines for the same weights, for `bench answer` where they are installed.
+"""Other engines with the same weights, for the benchmarks, if they are installed.
 
-Text, windows and search stay minibert's; the forward pass alone is theirs. Each thread has a pass
-of its own, as minibert's have: with all threads on each pass both were slower (`README.md`).
+OpenVINO and onnxruntime replace only the forward pass: tokenizer, windows and search are
+minibert's. As in minibert, each thread has a pass of its own, because both engines were slower
+with all threads on each pass (`README.md`).
 """
 
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import Queue
 from types import SimpleNamespace
@@ -15,18 +16,46 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..data.examples import Example
 from ..qa import BertForQuestionAnswering
 from ..reader import QuestionAnswerer
 from ..tokenization import Tokenizer
 
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
-Forward = Callable[
-    [dict[str, Any]], tuple[Any, Any]
-]  # arrays (B, T) -> start and end logits (B, T)
+# arrays (B, T) by name -> start and end logits (B, T)
+Forward = Callable[[dict[str, Any]], tuple[Any, Any]]
+
+
+def transformers_model(source: str, attention: str, dtype: torch.dtype = torch.float32) -> Any:
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    return transformers.AutoModelForQuestionAnswering.from_pretrained(
+        source, attn_implementation=attention, dtype=dtype
+    ).eval()
+
+
+def transformers_tokenizer(source: str) -> Any:
+    import transformers
+
+    return transformers.AutoTokenizer.from_pretrained(source)
+
+
+def transformers_windows(tokenizer: Any, examples: Sequence[Example]) -> Any:
+    """Windows of 384 tokens that overlap by 128, with the offsets of their tokens."""
+    return tokenizer(
+        [example.question for example in examples],
+        [example.context for example in examples],
+        truncation="only_second",
+        max_length=384,
+        stride=128,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+    )
 
 
 class Logits(nn.Module):
-    """The model as an engine takes it: three tensors in, two out."""
+    """The model in the form that engines convert: three tensors in, two tensors out."""
 
     def __init__(self, model: BertForQuestionAnswering) -> None:
         super().__init__()
@@ -38,12 +67,12 @@ class Logits(nn.Module):
 
 
 class Foreign(nn.Module):
-    """An engine's forward pass where `QuestionAnswerer` expects its model."""
+    """An engine's forward pass in the place of the model of a `QuestionAnswerer`."""
 
     def __init__(self, config: Any, run: Forward) -> None:
         super().__init__()
         self.config, self.run = config, run
-        self.weight = nn.Parameter(torch.zeros(0))  # says: float32, on the CPU
+        self.weight = nn.Parameter(torch.zeros(0))  # tells the reader: float32, on the CPU
 
     def forward(
         self, ids: Tensor, mask: Tensor | None, segments: Tensor, output_hidden_states: bool = False
@@ -59,7 +88,7 @@ def openvino(source: str, precision: Literal["f32", "bf16"]) -> QuestionAnswerer
     model = BertForQuestionAnswering.from_pretrained(source, "sdpa")
     example = tuple(torch.ones(2, 9, dtype=torch.int64) for _ in NAMES)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the check of lengths, which a trace takes as settled
+        warnings.simplefilter("ignore")  # a trace takes the check of lengths as constant
         converted = ov.convert_model(Logits(model), example_input=example)
     for given, name in zip(converted.inputs, NAMES, strict=True):
         given.get_tensor().set_names({name})
@@ -71,7 +100,7 @@ def openvino(source: str, precision: Literal["f32", "bf16"]) -> QuestionAnswerer
         "INFERENCE_NUM_THREADS": str(threads),
     }
     compiled = ov.Core().compile_model(converted, "CPU", settings)
-    requests: Queue[Any] = Queue()  # each can do one pass at a time
+    requests: Queue[Any] = Queue()  # a request can compute one pass at a time
     for _ in range(threads):
         requests.put(compiled.create_infer_request())
 
@@ -87,14 +116,14 @@ def openvino(source: str, precision: Literal["f32", "bf16"]) -> QuestionAnswerer
 
 
 def onnxruntime(source: str, int8: bool) -> QuestionAnswerer:
-    """With the matrices in int8, each output's with its own scale, if asked for."""
+    """With `int8` the matrices are 8-bit integers, with one scale per output."""
     import onnxruntime as ort
     from onnxruntime.quantization import quantize_dynamic
 
     model = BertForQuestionAnswering.from_pretrained(source, "eager")
     example = tuple(torch.ones(2, 9, dtype=torch.int64) for _ in NAMES)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the check of lengths, and of an exporter grown old
+        warnings.simplefilter("ignore")  # about the check of lengths, and the old exporter
         plain, small = (str(Path(folder) / name) for name in ("plain.onnx", "int8.onnx"))
         torch.onnx.export(
             Logits(model),

@@ -27,7 +27,7 @@ from ..tokenization import Tokenizer
 # float32 has seven digits and states reach about 10; on the same processor the difference is 0
 TOLERANCE = 1e-5
 LOGITS = ("start_logits", "end_logits")
-# Of different lengths, so that padding takes part.
+# Texts of different lengths, so that the batch has padding.
 PAIRS = [
     ("Who lit the lamp?", "At dusk the keeper, Ada, lit the lamp."),
     ("Why is the light seen so far?", "A lens gathers it, and throws it to the horizon. " * 4),
@@ -62,7 +62,7 @@ def parity(source: str | Path, reference: str | Path | None = None) -> dict[str,
 
 
 def first_divergence(differences: Mapping[str, float]) -> str | None:
-    """The first that is farther off than `TOLERANCE`, or not a number."""
+    """The first name whose difference is larger than `TOLERANCE` or not a number."""
     return next((name for name, value in differences.items() if not value <= TOLERANCE), None)
 
 
@@ -78,7 +78,7 @@ def stored(path: str | Path) -> dict[str, Tensor]:
 
 
 def computed(source: str | Path, has_head: bool) -> dict[str, Tensor]:
-    """What `transformers` computes of `PAIRS`."""
+    """What `transformers` computes for `PAIRS`."""
     try:
         import transformers
     except ImportError as error:
@@ -100,10 +100,10 @@ def computed(source: str | Path, has_head: bool) -> dict[str, Tensor]:
             model = kind.from_pretrained(
                 source, attn_implementation="eager", dtype=torch.float32
             ).eval()
-        except Exception as error:  # whatever it raises
+        except Exception as error:  # transformers raises errors of many types
             raise PretrainedError(f"transformers cannot load it: {error}") from error
     takes = inspect.signature(model.forward).parameters  # some families have no segments
     with torch.inference_mode():
         out = model(**{k: v for k, v in inputs.items() if k in takes}, output_hidden_states=True)
-    found = inputs | {f"hidden_states.{k}": state for k, state in enumerate(out.hidden_states)}
-    return found | ({name: out[name] for name in LOGITS} if has_head else {})
+    states = {f"hidden_states.{k}": state for k, state in enumerate(out.hidden_states)}
+    return inputs | states | ({name: out[name] for name in LOGITS} if has_head else {})

@@ -1,13 +1,9 @@
-"""What must not take long beside the model: search, windows, start. Medians of turns."""
+"""The parts that must be fast compared with the model: search, windows, start. Medians of turns."""
 
 import importlib.util
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -16,17 +12,18 @@ from ..features import prepare_features, prepare_train_features
 from ..settings import AnswerSettings
 from ..spans import WindowLogits, best_spans
 from ..tokenization import Tokenizer
-from .turns import times_as_fast
+from .engines import transformers_tokenizer, transformers_windows
+from .turns import by_turns, median_seconds, times_as_fast
 
 N_BEST = 20
 TRAINING_QUESTIONS = 6000
 
 
 def bench_parts(source: str, data: str, turns: int = 5) -> dict[str, float]:
-    """Seconds of the search over a whole SQuAD dev set, and how long the rest takes beside others.
+    """Seconds of the search over a whole SQuAD dev set; the other parts compared with others.
 
-    `data` is a folder, or a hub id, with both splits. Without `transformers` there is nothing to
-    make windows beside.
+    `data` is a folder, or a hub id, with both splits. Without `transformers` the report has no
+    figure for windows.
     """
     tokenizer = Tokenizer.from_pretrained(source)
     report = {"search_seconds": search(tokenizer, load_squad(data, "validation"), turns)}
@@ -38,14 +35,11 @@ def bench_parts(source: str, data: str, turns: int = 5) -> dict[str, float]:
     return report
 
 
-def seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
 def search(tokenizer: Tokenizer, examples: list[Example], turns: int) -> float:
-    """From logits to the 20 best spans of every question; random logits do as well as a model's."""
+    """Seconds from logits to the 20 best spans of every question.
+
+    The logits are random, because the search takes as long with random logits as with a model's.
+    """
     generator = np.random.default_rng(0)
     logits: dict[str, list[WindowLogits]] = {}
     for feature in prepare_features(examples, tokenizer, 384, 128, 64):
@@ -54,43 +48,38 @@ def search(tokenizer: Tokenizer, examples: list[Example], turns: int) -> float:
         logits.setdefault(feature.example_id, []).append(
             WindowLogits(feature.token_start, start, end)
         )
-    return statistics.median(
-        seconds(lambda: [best_spans(of_one, AnswerSettings(N_BEST)) for of_one in logits.values()])
-        for _ in range(turns)
-    )
+
+    def search_all() -> None:
+        for windows_of_one in logits.values():
+            best_spans(windows_of_one, AnswerSettings(N_BEST))
+
+    return median_seconds(by_turns({"search": search_all}, turns)[0]["search"])
 
 
 def windows(source: str, tokenizer: Tokenizer, examples: list[Example], turns: int) -> float:
-    """How many times as fast labelled windows are made as by `transformers` and the blog's loop."""
-    import transformers
+    """How many times as fast minibert makes labelled windows as the reference.
 
-    theirs = transformers.AutoTokenizer.from_pretrained(source)
+    The reference is the fast tokenizer of `transformers` and the blog post's loop for labels.
+    """
+    theirs = transformers_tokenizer(source)
 
     def reference() -> None:
-        encoded = theirs(
-            [example.question for example in examples],
-            [example.context for example in examples],
-            truncation="only_second",
-            max_length=384,
-            stride=128,
-            return_overflowing_tokens=True,
-            return_offsets_mapping=True,
-        )
-        places, owners = encoded["offset_mapping"], encoded["overflow_to_sample_mapping"]
+        encoded = transformers_windows(theirs, examples)
+        offsets, owners = encoded["offset_mapping"], encoded["overflow_to_sample_mapping"]
         for k, owner in enumerate(owners):
-            scan(places[k], encoded.sequence_ids(k), examples[owner].answers[0])
+            scan(offsets[k], encoded.sequence_ids(k), examples[owner].answers[0])
 
-    pairs = [
-        (seconds(reference), seconds(lambda: prepare_train_features(examples, tokenizer)))
-        for _ in range(turns)
-    ]
-    return times_as_fast(*zip(*pairs, strict=True))
+    def ours() -> None:
+        prepare_train_features(examples, tokenizer)
+
+    measured, _ = by_turns({"reference": reference, "minibert": ours}, turns)
+    return times_as_fast(measured["reference"], measured["minibert"])
 
 
 def scan(
     offsets: list[tuple[int, int]], segments: list[int | None], gold: GoldAnswer
 ) -> tuple[int, int]:
-    """Labels as the blog post makes them: from both ends of the context, token by token."""
+    """The blog post's labels: it scans the context from both ends, token by token."""
     first, last = segments.index(1), len(segments) - 1 - segments[::-1].index(1)
     if offsets[first][0] > gold.char_start or offsets[last][1] < gold.char_end:
         return 0, 0
@@ -103,15 +92,13 @@ def scan(
 
 
 def cold_start(source: str, turns: int) -> float:
-    """`minibert answer` with a short context, in times of what importing torch takes."""
+    """How many times as long `minibert answer` with a short context takes as importing torch."""
     question = ["--question", "Who lit the lamp?", "--context", "Ada lit the lamp."]
-    commands = (
-        [sys.executable, "-m", "minibert", "answer", "--model", source, *question],
-        [sys.executable, "-c", "import torch"],
-    )
-
-    def run(command: list[str]) -> Any:
-        return subprocess.run(command, capture_output=True, check=True)
-
-    pairs = [[seconds(partial(run, c)) for c in commands] for _ in range(turns + 1)][1:]
-    return times_as_fast(*zip(*pairs, strict=True))  # the first turn warms up
+    commands = {
+        "minibert": ["-m", "minibert", "answer", "--model", source, *question],
+        "torch": ["-c", "import torch"],
+    }
+    run = partial(subprocess.run, capture_output=True, check=True)
+    work = {name: partial(run, [sys.executable, *words]) for name, words in commands.items()}
+    measured, _ = by_turns(work, turns)
+    return times_as_fast(measured["minibert"], measured["torch"])

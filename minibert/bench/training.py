@@ -1,8 +1,7 @@
-"""Training: minibert beside `transformers`, by turns on the same windows."""
+"""Training: minibert compared with `transformers` on the same windows."""
 
 import importlib.util
 import random
-import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -16,27 +15,16 @@ from ..data.examples import load_squad
 from ..errors import InputError
 from ..fast.processor import choose_precision
 from ..features import Feature, prepare_train_features
+from ..pretrained import read_config
 from ..qa import BertForQuestionAnswering
 from ..tokenization import Tokenizer
 from ..training.config import TrainingConfig
 from ..training.finetune import train_step
-from ..training.job import Job
-from ..training.optimizer import make_optimizer
-from .turns import (
-    CPU,
-    MEMORY,
-    both_ways,
-    by_turns,
-    forward_flops,
-    in_fresh_process,
-    keep_memory,
-    measured_on,
-    peak_memory_mb,
-    times_as_fast,
-)
+from .engines import transformers_model
+from .turns import CPU, Turn, Work, bench_engines, forward_flops, measured_on, median_seconds
 
-BATCH = 16  # windows a step, for every engine: the blog post's
-BATCHES = 4  # that stand for an epoch's; every turn has the same
+BATCH = 16  # windows per step, for every engine: the blog post's
+BATCHES = 4  # they represent an epoch; every turn has the same ones
 
 Train = Callable[[list[list[Feature]]], None]  # one step on each batch
 
@@ -56,17 +44,13 @@ def ours(init: str, pad_id: int) -> Train:
 
 
 def reference(init: str, pad_id: int, attention: str, as_blog_post: bool) -> Train:
-    """`transformers`' model: as the blog post trains it, or run as well as it can be on a CPU.
+    """The model of `transformers`, trained as in the blog post, or as fast as it can on a CPU.
 
-    The blog post: float32, every window padded to 384, batches in random order. Run well: batches
-    of like length padded to their longest, autocast, the fused optimizer.
+    The blog post uses float32, pads every window to 384 tokens, and takes batches in random order.
+    The fast way uses batches of similar length, padded to their longest window, autocast and the
+    fused optimizer.
     """
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    model = transformers.AutoModelForQuestionAnswering.from_pretrained(
-        init, attn_implementation=attention
-    ).train()
+    model = transformers_model(init, attention).train()
     optimizer = torch.optim.AdamW(model.parameters(), 2e-5, fused=None if as_blog_post else True)
     mixed = not as_blog_post and choose_precision("auto", CPU, float_weights=True) == "bf16"
 
@@ -96,79 +80,49 @@ ENGINES: dict[str, Callable[[str, int], Train]] = {
 
 
 def bench_train(init: str, data: str, turns: int = 5, seed: int = 0) -> dict[str, Any]:
-    """Training steps on real batches of a SQuAD training set, engine by engine, in `turns` turns.
+    """Train on real batches of a SQuAD training set with every engine, in alternating turns.
 
-    Returns the processor's and the engines' figures, for each way of keeping memory: "untuned" as
-    the C library does it, "tuned" as `minibert train` does. `ratio` is minibert's speed over the
+    Returns the processor's and the engines' figures for each way of keeping memory: "untuned" as
+    the C library does, "tuned" as `minibert train` does. `ratio` is minibert's speed divided by the
     engine's. Without `transformers` only minibert is measured.
     """
-    names = [n for n in ENGINES if n == "minibert" or importlib.util.find_spec("transformers")]
-    report = measured_on() | {"turns": turns, "seed": seed, "windows_a_turn": BATCH * BATCHES}
-    batches, _, config = real_batches(init, data, seed)
-    windows = [window for batch in batches for window in batch]
-    tokens = sum(map(len, windows))
-    # two products in the backward pass for each one in the forward pass
-    flops = sum(3 * forward_flops(config, len(window)) for window in windows)
-    mixed = choose_precision("auto", CPU, float_weights=True) == "bf16"
+    bfloat16 = choose_precision("auto", CPU, float_weights=True) == "bf16"
     dtypes = {
-        name: torch.bfloat16 if mixed and "blog post" not in name else torch.float32
-        for name in names
+        name: torch.bfloat16 if bfloat16 and "blog post" not in name else torch.float32
+        for name in ENGINES
+        if name == "minibert" or importlib.util.find_spec("transformers")
     }
-    with both_ways(load_engines, names, init, data, seed) as processes:
-        work = {
-            (memory, name): lambda m=memory, n=name: processes[m].submit(train_once, n).result()
-            for memory in MEMORY
-            for name in names
+    batches, _ = real_batches(init, data, seed)
+    lengths = [len(window) for batch in batches for window in batch]
+    config = BertConfig.from_dict(read_config(init))
+    # the backward pass has two products for each product of the forward pass
+    flops = sum(3 * forward_flops(config, length) for length in lengths)
+
+    def figures(name: str, measured: list[Turn]) -> dict[str, Any]:
+        seconds = median_seconds(measured)
+        return {
+            "precision": str(dtypes[name]),
+            "windows_per_second": len(lengths) / seconds,
+            "tokens_per_second": sum(lengths) / seconds,
+            "gflops": flops / seconds / 1e9,
         }
-        seconds, peak = by_turns(work, set(dtypes.values()), turns)
-    rates = {str(dtype): rate / 1e9 for dtype, rate in peak.items()}
-    for memory in MEMORY:
-        engines = {}
-        for name in names:
-            spent = seconds[memory, name]
-            typical = statistics.median(spent)
-            engines[name] = {
-                "precision": str(dtypes[name]),
-                "windows_per_second": len(windows) / typical,
-                "tokens_per_second": tokens / typical,
-                "gflops": flops / typical / 1e9,
-                "share_of_peak": flops / typical / peak[dtypes[name]],
-                "peak_memory_mb": in_fresh_process(
-                    memory_of_training, name, init, data, seed, memory
-                ),
-                "ratio": times_as_fast(spent, seconds[memory, "minibert"]),
-            }
-        report[memory] = {"peak_gflops": rates, "engines": engines}
-    return report
+
+    load = partial(load_training, init, data, seed)
+    report, _ = bench_engines(load, dtypes, turns, "minibert", figures)
+    about = {"turns": turns, "seed": seed, "windows_a_turn": BATCH * BATCHES}
+    return measured_on() | about | report
 
 
-# of the process that trains, which keeps memory in one of the ways
-LOADED: dict[str, Callable[[], None]] = {}
+def load_training(init: str, data: str, seed: int, names: Sequence[str]) -> dict[str, Work]:
+    batches, pad_id = real_batches(init, data, seed)
+    return {name: partial(ENGINES[name](init, pad_id), batches) for name in names}
 
 
-def load_engines(names: Sequence[str], init: str, data: str, seed: int) -> None:
-    batches, pad_id, _ = real_batches(init, data, seed)
-    LOADED.update({name: partial(ENGINES[name](init, pad_id), batches) for name in names})
+def real_batches(init: str, data: str, seed: int) -> tuple[list[list[Feature]], int]:
+    """Some batches of an epoch, each with windows of similar length; and the id of padding.
 
-
-def train_once(name: str) -> None:
-    """A step on each of the batches."""
-    LOADED[name]()
-
-
-def memory_of_training(name: str, init: str, data: str, seed: int, memory: str) -> float | None:
-    """Peak memory of a fresh process that trains with one engine, in MB."""
-    keep_memory(memory)
-    load_engines([name], init, data, seed)
-    train_once(name)
-    return peak_memory_mb()
-
-
-def real_batches(init: str, data: str, seed: int) -> tuple[list[list[Feature]], int, BertConfig]:
-    """Batches of an epoch over the data, of like length each; their lengths are evenly spread.
-
-    How much a window holds decides how fast it is read, and by how much less than 384: so few
-    batches stand for an epoch only when short, middling and long ones are among them as there.
+    The speed depends on the lengths of the windows. So few batches represent an epoch only if their
+    lengths are spread as evenly as the epoch's: short, medium and long ones.
     """
     tokenizer = Tokenizer.from_pretrained(init)
     examples = load_squad(data, "train")
@@ -180,5 +134,4 @@ def real_batches(init: str, data: str, seed: int) -> tuple[list[list[Feature]], 
     full.sort(key=lambda batch: sum(len(features[k]) for k in batch))
     chosen = [full[int((i + 0.5) * len(full) / BATCHES)] for i in range(BATCHES)]
     random.Random(seed).shuffle(chosen)
-    config = BertForQuestionAnswering.from_pretrained(init, new_head=True).config
-    return [[features[k] for k in batch] for batch in chosen], tokenizer.pad_id, config
+    return [[features[k] for k in batch] for batch in chosen], tokenizer.pad_id

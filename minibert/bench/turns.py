@@ -1,18 +1,20 @@
-"""How engines are measured: by turns, in fresh processes, beside the processor's peak.
+"""How engines are measured: in alternating turns, in fresh processes, and compared with the peak.
 
-A machine that others use too is now fast, now slow, so only ratios within a turn mean something;
-what is reported are their medians. How the C library keeps memory holds for a whole process: each
-way has its own, and so has each measurement of memory.
+Other programs share the machine, so its speed changes from minute to minute. Only ratios within one
+turn mean something, and the reports give medians of these ratios. How the C library keeps freed
+memory is a setting of a whole process. So each setting has its own process, and so has each
+measurement of memory.
 """
 
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
+from functools import partial
 from multiprocessing import get_context
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -23,29 +25,21 @@ from ..fast.processor import device_name
 
 CPU = torch.device("cpu")
 
-MEMORY = ("untuned", "tuned")  # as the C library keeps it, which a library's user has; as the CLI
+# How freed memory is kept: as the C library does by default, or as the command line does.
+MEMORY = ("untuned", "tuned")
 
-PAUSE = 0.3  # seconds in which the threads of what came before stop spinning for more work
+PAUSE = 0.3  # seconds: after them, the threads of the last engine no longer spin and wait for work
 
-Result = TypeVar("Result")
 Name = TypeVar("Name")
+Work = Callable[[], Any]  # what an engine does in one turn
+Load = Callable[[Sequence[str]], Mapping[str, Work]]  # names -> engines; runs in another process
 
 
-def one_process() -> ProcessPoolExecutor:
-    """A fresh process, which does what is submitted to it."""
-    return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+class Turn(NamedTuple):
+    """How long an engine took in one turn, and what it returned."""
 
-
-def in_fresh_process(function: Callable[..., Result], *arguments: Any) -> Result:
-    """The function's result from a fresh process."""
-    with one_process() as process:
-        return process.submit(function, *arguments).result()
-
-
-def keep_memory(memory: str) -> None:
-    """Have this process keep freed memory in one of the ways of `MEMORY`."""
-    if memory == "tuned":
-        keep_freed_memory()
+    seconds: float
+    result: Any
 
 
 def measured_on() -> dict[str, Any]:
@@ -54,27 +48,14 @@ def measured_on() -> dict[str, Any]:
     return {"machine": device_name(CPU), "threads": threads, "torch": torch.__version__}
 
 
-@contextmanager
-def both_ways(
-    load: Callable[..., None], *arguments: Any
-) -> Iterator[dict[str, ProcessPoolExecutor]]:
-    """A process for each way of keeping memory, where `load(*arguments)` has been called."""
-    with ExitStack() as stack:
-        processes = {memory: stack.enter_context(one_process()) for memory in MEMORY}
-        for memory, process in processes.items():
-            process.submit(keep_memory, memory).result()
-            process.submit(load, *arguments).result()
-        yield processes
-
-
 def by_turns(
-    engines: Mapping[Name, Callable[[], object]], dtypes: Iterable[torch.dtype], turns: int
-) -> tuple[dict[Name, list[float]], dict[torch.dtype, float]]:
-    """The seconds that each engine takes, turn after turn, and the processor's peak meanwhile.
+    engines: Mapping[Name, Work], turns: int, dtypes: Iterable[torch.dtype] = ()
+) -> tuple[dict[Name, list[Turn]], dict[torch.dtype, float]]:
+    """In each turn every engine works once. Returns the turns, and the median peak of each dtype.
 
-    One turn more comes first, and is not counted: kernels for new shapes are made in it.
+    A first turn is not counted, because kernels for new shapes are prepared in it.
     """
-    seconds: dict[Name, list[float]] = {name: [] for name in engines}
+    measured: dict[Name, list[Turn]] = {name: [] for name in engines}
     peaks: dict[torch.dtype, list[float]] = {dtype: [] for dtype in dtypes}
     for _ in range(turns + 1):
         for dtype, rates in peaks.items():
@@ -82,24 +63,92 @@ def by_turns(
         for name, work in engines.items():
             time.sleep(PAUSE)
             began = time.perf_counter()
-            work()
-            seconds[name].append(time.perf_counter() - began)
-    counted = {name: spent[1:] for name, spent in seconds.items()}
+            result = work()
+            measured[name].append(Turn(time.perf_counter() - began, result))
+    counted = {name: all_turns[1:] for name, all_turns in measured.items()}
     return counted, {dtype: statistics.median(rates) for dtype, rates in peaks.items()}
 
 
-def times_as_fast(theirs: Sequence[float], ours: Sequence[float]) -> float:
-    """The median over the turns of how much longer they take."""
-    return statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
+def median_seconds(turns: Iterable[Turn]) -> float:
+    return statistics.median(turn.seconds for turn in turns)
+
+
+def times_as_fast(theirs: Sequence[Turn], ours: Sequence[Turn]) -> float:
+    """How many times as long they take: the median over the turns."""
+    return statistics.median(a.seconds / b.seconds for a, b in zip(theirs, ours, strict=True))
+
+
+def one_process() -> ProcessPoolExecutor:
+    """A fresh process that runs the functions submitted to it."""
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+
+
+LOADED: dict[str, Work] = {}  # the engines of this process
+
+
+def load_engines(load: Load, names: Sequence[str], memory: str) -> None:
+    """Load engines in this process, which keeps freed memory in one of the ways of `MEMORY`."""
+    if memory == "tuned":
+        keep_freed_memory()
+    LOADED.update(load(names))
+
+
+def work_once(name: str) -> Any:
+    return LOADED[name]()
+
+
+def memory_of(load: Load, name: str, memory: str) -> float | None:
+    """Peak memory, in MB, of a fresh process in which one engine works for one turn."""
+    with one_process() as process:
+        process.submit(load_engines, load, [name], memory).result()
+        process.submit(work_once, name).result()
+        return process.submit(peak_memory_mb).result()
+
+
+def bench_engines(
+    load: Load,
+    dtypes: Mapping[str, torch.dtype],
+    turns: int,
+    best: str,
+    figures: Callable[[str, list[Turn]], dict[str, Any]],
+) -> tuple[dict[str, Any], dict[tuple[str, str], list[Turn]]]:
+    """Measure engines (name -> the dtype to compare with) with both ways of keeping memory.
+
+    Returns the report, and the turns of each (memory, name). `figures` makes an engine's own
+    figures from its name and turns, and must include "gflops". `ratio` is the speed of the engine
+    `best` divided by the engine's speed.
+    """
+    with ExitStack() as stack:
+        processes = {memory: stack.enter_context(one_process()) for memory in MEMORY}
+        for memory, process in processes.items():
+            process.submit(load_engines, load, list(dtypes), memory).result()
+
+        def work(memory: str, name: str) -> Any:
+            return processes[memory].submit(work_once, name).result()
+
+        engines = {(m, name): partial(work, m, name) for m in MEMORY for name in dtypes}
+        measured, peak = by_turns(engines, turns, set(dtypes.values()))
+    report: dict[str, Any] = {}
+    for memory in MEMORY:
+        rates = {str(dtype): rate / 1e9 for dtype, rate in peak.items()}
+        report[memory] = {"peak_gflops": rates, "engines": {}}
+        for name, dtype in dtypes.items():
+            own = figures(name, measured[memory, name])
+            report[memory]["engines"][name] = own | {
+                "share_of_peak": own["gflops"] / rates[str(dtype)],
+                "peak_memory_mb": memory_of(load, name, memory),
+                "ratio": times_as_fast(measured[memory, name], measured[memory, best]),
+            }
+    return report, measured
 
 
 def peak_memory_mb() -> float | None:
-    """The most memory that this process has held; None on Windows, which does not tell it so."""
+    """The most memory that this process has held; None on Windows, where Python can't read it."""
     try:
         import resource
     except ImportError:
         return None
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, kilobytes elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
@@ -107,12 +156,13 @@ def forward_flops(config: BertConfig, tokens: int) -> float:
     """Multiplications and additions to read one window: the layers' linear maps and attention."""
     H = config.hidden_size
     linear = 4 * H * H + 2 * H * config.intermediate_size  # weights of a layer's matrices
-    layer = 2 * tokens * linear + 4 * tokens * tokens * H  # the latter: Q K^T and P V
+    layer = 2 * tokens * linear + 4 * tokens * tokens * H  # the second term: Q K^T and P V
     return float(config.num_hidden_layers * layer)
 
 
 def matmul_peak(dtype: torch.dtype, times: int = 20) -> float:
-    """FLOP/s of the best of some products as large as a pass has: 4096 tokens, 384 to 1536."""
+    """FLOP/s of the fastest of several products of the size that a pass has: 4096 tokens,
+    384 to 1536."""
     x, w = torch.randn(4096, 384).to(dtype), torch.randn(1536, 384).to(dtype)
     best = float("inf")
     for _ in range(times):
@@ -122,7 +172,7 @@ def matmul_peak(dtype: torch.dtype, times: int = 20) -> float:
     return 2 * 4096 * 384 * 1536 / best
 
 
-# an engine's figures: the heading of each and how it is written
+# each figure of an engine: its heading in the table, and its format
 FIGURES = {
     "windows_per_second": ("windows/s", "{:.2f}"),
     "questions_per_second": ("questions/s", "{:.1f}"),
@@ -140,7 +190,7 @@ FIGURES = {
 
 
 def table_of(report: dict[str, Any]) -> str:
-    """A report as text: a row an engine, a block for each way of keeping memory."""
+    """A report as text: one row per engine, one block for each way of keeping memory."""
     rows = [", ".join(f"{name} {report[name]}" for name in measured_on()), ""]
     for memory in MEMORY:
         peaks = ", ".join(f"{k} {v:.0f}" for k, v in report[memory]["peak_gflops"].items())

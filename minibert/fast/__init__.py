@@ -1,1 +1,1 @@
-"""What is about speed and not about BERT: without it, the same answers, later."""
+"""Everything that is only about speed. Without it the answers are the same, but take longer."""

@@ -1,11 +1,11 @@
-"""Faster reading on a CPU: an encoder layer in kernels that each do several steps at once.
+"""An encoder layer that reads faster on a CPU: each of its kernels does several steps at once.
 
-`nn.Linear` in bfloat16 first copies the bias to every row of the output, then has oneDNN add the
-product to it; GELU, and the sum with a layer's input, each read and write all of it once more. Here
-one kernel does each of these together, queries, keys and values are one product, and the weights
-are stored once in the order that the kernel reads. The kernels are oneDNN's: those that
-`torch.compile` puts in their place (torch/_inductor/fx_passes/mkldnn_fusion.py), for which no
-compiler is needed. They have no gradient.
+In bfloat16, `nn.Linear` first copies the bias to every row of the output, and then oneDNN adds the
+product to the output. Two later steps, GELU and the sum with the layer's input, read and write the
+whole output again. Here one kernel does such steps together. Queries, keys and values are one
+product. The weights are stored once in the order in which the kernel reads them. The kernels are
+from oneDNN. `torch.compile` inserts the same kernels (torch/_inductor/fx_passes/mkldnn_fusion.py),
+but they need no compiler. They have no gradient.
 """
 
 from typing import Any, Literal
@@ -14,12 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from ..model import EncoderLayer
+from ..qa import BertForQuestionAnswering
+from .processor import processor_has
+from .unpadded import replace_layers
 
-PACKED = ("project", "merge", "expand", "contract")  # a layer's maps for the kernels
+PACKED = ("project", "merge", "expand", "contract")  # a layer's maps, packed for the kernels
 
 
 class FusedLayer(EncoderLayer):
-    """An `EncoderLayer` to read with. It takes over the parts of `layer`: weights keep their names.
+    """An `EncoderLayer` for reading. It takes over the parts of `layer`: weights keep their names.
 
     In training mode, and where gradients are recorded, it computes as `layer` does.
     """
@@ -41,7 +44,7 @@ class FusedLayer(EncoderLayer):
         self.contract = PackedLinear(feed_forward.contract)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Packed weights can't be pickled, nor copied."""
+        """The state without the packed weights, because they can't be pickled or copied."""
         return {k: v for k, v in self.__dict__.items() if k not in PACKED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -56,16 +59,16 @@ class FusedLayer(EncoderLayer):
 
     def read_unpadded(self, x: Tensor, lengths: list[int]) -> Tensor:
         """(n, H) -> (n, H): windows of these lengths, one after another."""
-        windows = self.project(x).split_with_sizes(lengths)  # of (T, 3H)
+        windows = self.project(x).split_with_sizes(lengths)  # each (T, 3H)
         return self.finish(torch.cat([self.mix(window[None])[0][0] for window in windows]), x)
 
     def mix(self, projected: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Attention from queries, keys and values (B, T, 3H): `SelfAttention.mix`."""
+        """Attention from queries, keys and values (B, T, 3H): see `SelfAttention.mix`."""
         q, k, v = (self.attention.split_heads(part) for part in projected.chunk(3, dim=-1))
         return self.attention.mix(q, k, v, mask)
 
     def finish(self, mixed: Tensor, x: Tensor) -> Tensor:
-        """What follows attention in the layer that reads x. It reads each token alone."""
+        """Everything after attention in the layer that reads x. Each token is computed alone."""
         x = self.attention_norm(self.merge.plus(mixed, x))
         x = self.feed_forward_norm(self.contract.plus(self.expand(x, "gelu"), x))
         return x
@@ -76,7 +79,7 @@ def repack(layer: FusedLayer, _: object) -> None:
 
 
 class PackedLinear:
-    """x W^T + b of one or more maps, one after another in the last dimension."""
+    """x W^T + b for one or more maps. The results are joined along the last dimension."""
 
     def __init__(self, *maps: nn.Linear) -> None:
         weight = torch.cat([part.weight.detach() for part in maps])
@@ -84,7 +87,7 @@ class PackedLinear:
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight)
 
     def __call__(self, x: Tensor, then: Literal["none", "gelu"] = "none") -> Tensor:
-        """The result, or the erf GELU of it."""
+        """x W^T + b, or the erf GELU of this result."""
         # with AVX2 oneDNN's GELU takes three times as long as torch's
         apart = then == "gelu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
         mapped: Tensor = torch.ops.mkldnn._linear_pointwise(
@@ -101,10 +104,21 @@ class PackedLinear:
 
 
 def supported(dtype: torch.dtype) -> bool:
-    """Whether this torch has the kernels, and this CPU is one of those they were measured on."""
+    """Whether this torch has the kernels, and they were measured on a CPU like this one."""
     if "AVX" not in torch.backends.cpu.get_cpu_capability():
         return False
     names = ("_linear_pointwise", "_reorder_linear_weight", "_is_mkldnn_bf16_supported")
     if not all(hasattr(torch.ops.mkldnn, name) for name in names):
         return False
     return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def fuse(model: BertForQuestionAnswering) -> None:
+    """Let a model read with `FusedLayer`s where they are `supported`. This freezes its weights."""
+    dtype = model.head.S.dtype
+    if not supported(dtype):
+        return
+    # AMX multiplies whole tiles, so attention to uneven lengths takes longer than padding
+    unpadded = dtype == torch.float32 or not processor_has("amx_bf16")
+    layers: Any = model.bert.layers
+    replace_layers(model, [FusedLayer(layer) for layer in layers], unpadded)

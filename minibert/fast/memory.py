@@ -1,4 +1,4 @@
-"""Process-wide tuning, for programs to call: importing minibert changes nothing."""
+"""A setting for the whole process. Programs must call it: importing minibert changes nothing."""
 
 import ctypes
 
@@ -8,14 +8,15 @@ _M_MMAP_MAX = -4
 
 
 def keep_freed_memory() -> bool:
-    """Have the C library keep what tensors free, for the next ones, until the process ends.
+    """Let the C library keep the memory of freed tensors for new tensors, until the process ends.
 
-    By default glibc gives large blocks back to the kernel, which clears them page by page when they
-    are asked for again: a fifth of a training step on a CPU. Call it before the first large tensor.
-    Returns whether it took effect: where the C library has no `mallopt` it does nothing.
+    By default glibc returns large blocks to the kernel. When they are needed again, the kernel
+    clears them page by page, which takes a fifth of a training step on a CPU. Call this function
+    before the first large tensor is made. It returns whether it had an effect: it does nothing if
+    the C library has no `mallopt`.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # not glibc: musl, macOS; Windows
+    except (AttributeError, OSError, TypeError):  # not glibc: musl, macOS, Windows
         return False
     return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, -1))

@@ -1,4 +1,4 @@
-"""Which device, precision and attention to compute with: by name, or the fastest here."""
+"""The device and the precision to compute with: by name, or the fastest ones here."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ from ..errors import InputError
 
 Precision = Literal["auto", "fp32", "bf16", "int8"]
 
-# The values of ONEDNN_MAX_CPU_ISA under which oneDNN does without these instructions
+# With these values of ONEDNN_MAX_CPU_ISA, oneDNN does not use the instructions
 # (https://uxlfoundation.github.io/oneDNN/dev_guide_cpu_dispatcher_control.html).
 _NO_BF16 = (
     "SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI",
@@ -27,11 +27,14 @@ LIMITS_WITHOUT = {
 
 
 def choose_device(name: str) -> torch.device:
-    """A device by name; "auto" is the GPU where there is one. Raises `InputError`."""
+    """A device by name. "auto" is the GPU if there is one, else the CPU.
+
+    Raises `InputError` for a device that cannot be used.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        (torch.ones(1, device=name) + 1).item()  # on "meta" there is a tensor, but no number
+        (torch.ones(1, device=name) + 1).item()  # "meta" has tensors, but no numbers
         with torch.autocast(torch.device(name).type, enabled=False):  # not every torch has "mps"
             return torch.device(name)
     except (RuntimeError, AssertionError, ImportError) as error:
@@ -40,13 +43,13 @@ def choose_device(name: str) -> torch.device:
 
 @contextmanager
 def device_errors(device: torch.device) -> Iterator[None]:
-    """What a device has no kernel or no memory for is an `InputError`."""
+    """Raise `InputError` when a device has no kernel for an operation, or not enough memory."""
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
         raise InputError(
-            f"{device}: out of memory; let it read fewer tokens at once (max_tokens in training, "
-            f"batch_size in answering): {first_line(error)}"
+            f"{device}: out of memory; use smaller batches (max_tokens in training, batch_size in "
+            f"answering): {first_line(error)}"
         ) from error
     except NotImplementedError as error:
         raise InputError(f"{device}: {first_line(error)}") from error
@@ -57,9 +60,9 @@ def first_line(error: Exception) -> str:
 
 
 def device_name(device: torch.device) -> str:
-    """The processor's or GPU's own name, and for a processor what torch computes with there.
+    """The name of the processor or GPU; for a processor also the instructions that torch uses.
 
-    Two that are called the same give the same bits for the same program; other ones may not.
+    Two devices with the same name give the same bits for the same program. Others may not.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -74,23 +77,25 @@ def device_name(device: torch.device) -> str:
 def choose_precision(
     name: Precision, device: torch.device, float_weights: bool = False
 ) -> Literal["fp32", "bf16", "int8"]:
-    """A precision by name. "auto" is the fastest that costs at most 0.1 F1 (minibert/bench/README).
+    """A precision by name. "auto" is the fastest precision that loses at most 0.1 F1
+    (minibert/bench/README.md).
 
-    That is bfloat16 where the processor computes in it: elsewhere it is emulated, and slower than
-    float32. Else it is "int8" where its kernels are, but not where weights must stay floats, as in
-    training; else float32. Raises `InputError`, also for "int8" where it cannot be.
+    "auto" is bfloat16 if the processor computes in it; on other processors bfloat16 is emulated and
+    slower than float32. The second choice is "int8", if its kernels exist here. `float_weights`
+    excludes it: training needs float weights. The last choice is float32. Raises `InputError` for
+    an unknown name, and for "int8" where it is not possible.
     """
     if name == "fp32" or name == "bf16":
         return name
     if name == "int8" and float_weights:
         raise InputError(
-            "precision='int8': only from_pretrained loads a model for it; none is trained in it"
+            "precision='int8': only from_pretrained can load such a model, and it cannot be trained"
         )
     kernels = hasattr(torch.ops.onednn, "qlinear_pointwise")
     avx2 = device.type == "cpu" and "AVX" in torch.backends.cpu.get_cpu_capability()
     if name == "int8":
         if not (avx2 and kernels):
-            raise InputError("precision='int8': only an x86 CPU with AVX2 reads in it")
+            raise InputError("precision='int8' needs an x86 CPU with AVX2")
         return name
     if name != "auto":
         raise InputError(f"precision={name!r}: expected 'auto', 'fp32', 'bf16' or 'int8'")
@@ -104,8 +109,9 @@ def choose_precision(
 def processor_has(*instructions: str) -> bool:
     """Whether torch computes with any of these instructions: "avx512_bf16", "amx_bf16".
 
-    The processor must have them, and the user must not have kept torch's kernels or oneDNN's
-    (the library of its products) from them, by ATEN_CPU_CAPABILITY or ONEDNN_MAX_CPU_ISA.
+    The processor must have them, and the user must not have switched them off with
+    ATEN_CPU_CAPABILITY (for torch's kernels) or ONEDNN_MAX_CPU_ISA (for oneDNN, which computes
+    torch's matrix products).
     """
     if torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "NO AVX", "AVX2"):
         return False
@@ -117,14 +123,14 @@ def processor_has(*instructions: str) -> bool:
 
 @cache
 def processor_flags() -> frozenset[str]:
-    """The processor's instruction sets, by the names that Linux and torch both use."""
-    if hasattr(torch.cpu, "get_capabilities"):  # from torch 2.11 on
+    """The names of the processor's instruction sets. Linux and torch use the same names."""
+    if hasattr(torch.cpu, "get_capabilities"):  # since torch 2.11
         return frozenset(name for name, able in torch.cpu.get_capabilities().items() if able)
-    return frozenset(cpuinfo().split())  # an older torch elsewhere than on Linux cannot tell
+    return frozenset(cpuinfo().split())  # empty for an older torch on another system than Linux
 
 
 def cpuinfo() -> str:
-    """What Linux says of the processor; nothing elsewhere."""
+    """Linux's description of the processor; "" on other systems."""
     try:
         return Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:

@@ -1,16 +1,17 @@
-"""Reading in 8-bit integers on a CPU: the products of matrices take about half of float32's time.
+"""Reading in 8-bit integers on a CPU: matrix products take about half as long as in float32.
 
-Weights are rounded once, with a scale for each output. What they are multiplied with is rounded at
-each call, with a scale for each token, so that an answer does not depend on what else is in its
-batch. All else stays float32. Two things keep the rounding small:
+Weights are rounded once, with one scale per output. The numbers that they are multiplied with are
+rounded at each call, with one scale per token. So an answer does not depend on the other texts of
+its batch. Everything else stays float32. Two measures keep the rounding errors small:
 
-- LayerNorm's outputs have channels ten times as wide as others. Each is divided by the width that
-  its own gain and bias say, and the weights are multiplied by it (after arXiv:2211.10438, section
-  4, which takes the widths from data).
-- GELU's outputs are hardly negative, none below -0.17: nearly all steps are for positive ones.
+- Some channels of LayerNorm's output are ten times as wide as others. Each channel is divided by
+  a width that comes from LayerNorm's own gain and bias, and the weights are multiplied by this
+  width (after arXiv:2211.10438 section 4, which takes the widths from data).
+- GELU's outputs are hardly negative: none is below -0.17. So nearly all steps are used for
+  positive numbers.
 
-The kernels are oneDNN's, those of PyTorch's own quantisation for x86
-(torch/_inductor/fx_passes/quantization.py); they have no gradient.
+The kernels are from oneDNN. PyTorch's own quantisation for x86 uses the same ones
+(torch/_inductor/fx_passes/quantization.py). They have no gradient.
 """
 
 from functools import cache
@@ -23,19 +24,19 @@ from torch import Tensor, nn
 from ..model import EncoderLayer
 from ..qa import BertForQuestionAnswering
 from .linear import FusedLayer
-from .unpadded import UnpaddedBert
+from .unpadded import replace_layers
 
-# Numbers of the widest tensor that a thread computes at once; it is read five times, from cache.
+# How many numbers a thread's widest tensor has. It is read five times, so it must fit the cache.
 BLOCK = 2**19
 NEAR_ZERO = 1e-12  # no step is smaller
-WIDTH = 4.0  # standard deviations to which a channel of LayerNorm's output reaches
+WIDTH = 4.0  # a channel of LayerNorm's output is taken to reach so many standard deviations
 
 
 class QuantizedLinear:
-    """x W^T + b of one or more maps, one after another in the last dimension: (..., K) -> (..., N).
+    """x W^T + b for one or more maps, joined along the last dimension: (..., K) -> (..., N).
 
-    `norm` is the LayerNorm whose output x is; None where it is something else. Of 255 steps `zero`
-    are for negative numbers; `least` is what none is below, where that is known.
+    `norm` is the LayerNorm that x comes from (None: x comes from something else). Negative numbers
+    get `zero` of the 255 steps. `least` is a known lower bound of x (None: no bound is known).
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class QuantizedLinear:
         return mapped
 
     def multiply(self, x: Tensor, out: Tensor) -> None:
-        """Write to `out` (n, N) what x (n, K) gives; both fit the cache."""
+        """Write the result for x (n, K) to `out` (n, N); both fit the cache."""
         if self.per_width is not None:
             x = x * self.per_width
         step = x.amax(-1, keepdim=True) / (255 - self.zero)  # (n, 1)
@@ -81,13 +82,13 @@ class QuantizedLinear:
 
 
 def rows_of(x: Tensor, width: int) -> tuple[Tensor, ...]:
-    """(..., K) cut into (n, K): so many rows that n numbers of this width fit the caches."""
+    """(..., K) cut into blocks (n, K): n rows of `width` numbers fit the caches of all threads."""
     rows = BLOCK * torch.get_num_threads() // width
     return torch.split(x.flatten(0, -2), max(1, rows))
 
 
 def product(x: Tensor, zero: int, weight: Tensor, scale: Tensor, zeros: Tensor) -> Tensor:
-    """(x - zero) W^T in float32, of unsigned bytes x (n, K) and of packed W."""
+    """(x - zero) W^T in float32, from unsigned bytes x (n, K) and the packed W."""
     multiplied: Tensor = torch.ops.onednn.qlinear_pointwise(
         x, 1.0, zero, weight, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
     )
@@ -96,7 +97,7 @@ def product(x: Tensor, zero: int, weight: Tensor, scale: Tensor, zeros: Tensor) 
 
 @cache
 def largest_weight() -> int:
-    """127; or 63, where sums of two products are held in 16 bits, as AVX2's instructions do."""
+    """127, or 63 if sums of two products are held in 16 bits, as AVX2's instructions hold them."""
     weight = torch.ops.onednn.qlinear_prepack(torch.full((16, 64), 127, dtype=torch.int8), None)
     x = torch.full((16, 64), 255, dtype=torch.uint8)
     exact = product(x, 0, weight, torch.ones(16), torch.zeros(16, dtype=torch.int32))
@@ -104,10 +105,10 @@ def largest_weight() -> int:
 
 
 class QuantizedLayer(FusedLayer):
-    """An `EncoderLayer` to read with, its six maps in integers. `norm`: whose output it reads."""
+    """A `FusedLayer` with its six maps in integers. It reads the output of `norm`."""
 
     def __init__(self, layer: EncoderLayer, norm: nn.LayerNorm | None) -> None:
-        self.before = (norm,)  # in a tuple: it is no part of this layer
+        self.before = (norm,)  # a tuple, because it must not be a submodule of this layer
         super().__init__(layer)
 
     def pack(self) -> None:
@@ -130,12 +131,9 @@ class QuantizedLayer(FusedLayer):
 
 
 def quantize(model: BertForQuestionAnswering) -> None:
-    """Have the layers of a float32 model compute by these kernels. Its weights are frozen."""
-    model.requires_grad_(False)
+    """Let a float32 model read with `QuantizedLayer`s. This freezes its weights."""
     embeddings = model.bert.embeddings
-    norm = embeddings.norm if embeddings.project is None else None
     layers: Any = model.bert.layers
-    for k, layer in enumerate(layers):
-        layers[k] = QuantizedLayer(layer, norm)
-        norm = layer.feed_forward_norm
-    model.bert = UnpaddedBert(model.bert)
+    norms = [embeddings.norm if embeddings.project is None else None]
+    norms += [layer.feed_forward_norm for layer in layers[:-1]]
+    replace_layers(model, list(map(QuantizedLayer, layers, norms)), unpadded=True)

@@ -1,7 +1,7 @@
-"""Several forward passes at once on a CPU, a thread for each, instead of all threads on each pass.
+"""Several forward passes at once on a CPU: each thread has its own pass.
 
-Threads that share a pass wait for one another after each of its many kernels, and read what another
-core has written. A thread with a pass of its own does neither.
+Threads that share a pass wait for each other after each of its many kernels, and they read data
+that another core has written. A thread with its own pass does neither.
 """
 
 import os
@@ -18,10 +18,10 @@ Result = TypeVar("Result")
 
 
 def side_by_side(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """`map(work, items)` on as many threads as torch uses, each of which computes by itself.
+    """`map(work, items)` on as many threads as torch uses. Each thread works on its own item.
 
-    Where they would have fewer than two items each, these are worked on one after another by all
-    threads together. After an error, or where results are no longer asked for, none is begun.
+    If there are fewer than two items per thread, all threads together work on one item after
+    another. After an error, or when the caller stops early, no further item is started.
     """
     threads = torch.get_num_threads()
     if threads == 1 or len(items) < 2 * threads:
@@ -38,20 +38,19 @@ def side_by_side(work: Callable[[Item], Result], items: Sequence[Item]) -> Itera
 
 @cache
 def pool_of(threads: int, process: int) -> ThreadPoolExecutor:
-    """So many threads of this process (a forked one has none of its parent's), until it ends.
-
-    A new thread would have to ask the kernel for all its memory anew.
+    """The threads of this process. They live until it ends, because a new thread would have to
+    request all its memory from the kernel again. A forked process needs threads of its own.
     """
     begun = Barrier(threads + 1)
 
     def begin() -> None:
-        torch.get_num_threads()  # its first call in a thread undoes what has been set there
+        torch.get_num_threads()  # the first call in a thread overwrites what was set there
         torch.set_num_threads(1)
         begun.wait()
 
     pool = ThreadPoolExecutor(threads, "minibert", begin)
     for _ in range(threads):
-        pool.submit(int)  # begins one more: none has come past the barrier
+        pool.submit(int)  # starts one more thread, because all others wait at the barrier
     begun.wait()
-    torch.set_num_threads(threads)  # threads that begin later have what was set last
+    torch.set_num_threads(threads)  # threads that start later use the value that was set last
     return pool

@@ -1,22 +1,21 @@
-"""Reading windows of different lengths on a CPU without their padding."""
+"""An encoder that reads windows of different lengths without their padding, on a CPU."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..model import Bert, Encoded
+from ..model import Bert, Encoded, EncoderLayer
 from ..qa import BertForQuestionAnswering
-from .linear import FusedLayer, supported
-from .processor import processor_has
 
 
 class UnpaddedBert(Bert):
-    """An encoder of `FusedLayer`s that reads windows of different lengths without their padding.
+    """A `Bert` that reads without padding. Its layers must have a method `read_unpadded`.
 
-    It takes over the parts of `bert`. Without a mask, where attention's weights are asked for, and
-    where it does not only read, it computes as `bert` does. After a layer the states of padding are
-    0.
+    It takes over the parts of `bert`. It computes as `bert` does if there is no mask, if attention
+    probabilities are requested, in training mode, and where gradients are recorded. Otherwise the
+    states of padding are 0 after every layer.
     """
 
     def __init__(self, bert: Bert) -> None:
@@ -36,14 +35,14 @@ class UnpaddedBert(Bert):
         plain = output_attentions or self.training or torch.is_grad_enabled()
         too_long = input_ids.shape[1] > self.config.max_length
         if plain or too_long or attention_mask is None or not attention_mask.any():
-            asked = attention_mask, token_type_ids, output_attentions, output_hidden_states
-            return super().forward(input_ids, *asked)
+            others = attention_mask, token_type_ids, output_attentions, output_hidden_states
+            return super().forward(input_ids, *others)
         if token_type_ids is None:
             token_type_ids = torch.zeros_like(input_ids)
         embedded = self.embeddings(input_ids, token_type_ids)  # (B, T, H)
         inside = attention_mask != 0
         lengths = [length for length in inside.sum(1).tolist() if length]
-        x = embedded[inside]  # (n, H)
+        x = embedded[inside]  # (n, H): the tokens of all windows
         hidden_states = [embedded]
         layers: Any = self.layers
         for k, layer in enumerate(layers):
@@ -55,18 +54,14 @@ class UnpaddedBert(Bert):
         return Encoded(tuple(hidden_states if output_hidden_states else hidden_states[-1:]), None)
 
 
-def fuse(model: BertForQuestionAnswering) -> None:
-    """Have the layers of a model compute by these kernels, where they are `supported`.
+def replace_layers(
+    model: BertForQuestionAnswering, layers: Sequence[EncoderLayer], unpadded: bool
+) -> None:
+    """Give a model other layers to read with; with `unpadded` it reads without padding too.
 
-    Its weights are frozen: the kernels compute with copies of them.
+    The weights are frozen, because the new layers compute with copies of the weights.
     """
-    dtype = model.head.S.dtype
-    if not supported(dtype):
-        return
     model.requires_grad_(False)
-    layers: Any = model.bert.layers
-    for k, layer in enumerate(layers):
-        layers[k] = FusedLayer(layer)
-    # AMX multiplies whole tiles: there attention to lengths of all kinds takes longer than padding
-    if dtype == torch.float32 or not processor_has("amx_bf16"):
+    model.bert.layers = nn.ModuleList(layers)
+    if unpadded:
         model.bert = UnpaddedBert(model.bert)
