@@ -124,7 +124,7 @@ class Explanation:
     context_words: tuple[tuple[int, int], ...]
     rules: Mapping[str, str]  # name of a rule -> what it says
     max_answer_len: int
-    handle_impossible_answer: bool
+    no_answer: bool
     attribution: Attribution | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -189,7 +189,7 @@ def explain(
         context_words=words(qa.tokenizer, features[0].context),
         rules=RULES | {"length": RULES["length"].format(max_answer_len)},
         max_answer_len=max_answer_len,
-        handle_impossible_answer=null,
+        no_answer=null,
     )
     place = characters(explanation)
     candidates = Candidates.of(features, max_answer_len, null, qa.calibration)
@@ -262,7 +262,7 @@ def occlude(
     on_batch: Callable[[int], None],
 ) -> tuple[Occlusion, ...]:
     """What `qa` answers to each of the rows, and what the answer's log p is then."""
-    longest, null = explanation.max_answer_len, explanation.handle_impossible_answer
+    longest, null = explanation.max_answer_len, explanation.no_answer
     place = characters(explanation)
     logits = iter(qa.logits([f for features in windows for f in features], on_batch))
     occlusions = []
@@ -299,7 +299,7 @@ def integrate(
     for row, feature in zip(is_word, features, strict=True):
         row[asked] = row[feature.context_slice] = True
     candidates = Candidates.of(
-        features, explanation.max_answer_len, explanation.handle_impossible_answer, qa.calibration
+        features, explanation.max_answer_len, explanation.no_answer, qa.calibration
     )
     group = candidates.find(*characters(explanation))
     assert group is not None
