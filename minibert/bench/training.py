@@ -20,6 +20,8 @@ from ..qa import BertForQuestionAnswering
 from ..tokenization import Tokenizer
 from ..training.config import TrainingConfig
 from ..training.finetune import train_step
+from ..training.job import Job
+from ..training.optimizer import make_optimizer
 from .engines import transformers_model
 from .turns import CPU, Turn, Work, bench_engines, forward_flops, measured_on, median_seconds
 
