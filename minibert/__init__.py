@@ -4,7 +4,7 @@ The modules, in the order in which text flows; each imports only those before it
 
     errors, files, graphemes, settings  one line for each error; complete files; whole letters
     fast.memory, fast.dropout           speed: the parts that the model and training use
-    families, config, pretrained        a folder of weights -> tensors under our names
+    families, config, hub, pretrained   folder or hub id -> files -> tensors under our names
     fast.processor                      device, precision and attention to compute with
     tokenizer_files, tokenization       text -> pieces that know their characters
     data.examples, data.metric          data sets -> examples; the official metric

@@ -28,6 +28,7 @@ from .fast.processor import (
 )
 from .fast.quantized import quantize
 from .files import complete_files
+from .hub import pinned
 from .passages import PassageAnswer, best_of
 from .pretrained import prefix_errors, read_config
 from .qa import BertForQuestionAnswering
@@ -96,6 +97,7 @@ class QuestionAnswerer(Engine):
         if attention is None:
             slow = half and chosen.type == "cpu" and not processor_has("amx_bf16")
             attention = "eager" if slow else "sdpa"
+        revision = pinned(source, revision)  # weights, tokenizer and calibration from one commit
         model = BertForQuestionAnswering.from_pretrained(source, attention, revision=revision)
         with device_errors(chosen):
             model.to(chosen, torch.bfloat16 if half else torch.float32)

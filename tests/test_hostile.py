@@ -191,7 +191,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "dropout of 1": (configured(hidden_dropout_prob=1), "hidden_dropout_prob=1"),
     "another model": (
         configured(model_type="roberta"),
-        "model_type 'roberta', but the weights are named as those of 'bert'",
+        "model_type 'roberta', but the weights have the names of 'bert'",
     ),
     "another activation": (configured(hidden_act="gelu_new"), "hidden_act='gelu_new'"),
     "one segment": (configured(type_vocab_size=1), "bert.embeddings.token_type"),

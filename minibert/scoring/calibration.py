@@ -23,7 +23,8 @@ from ..data.negatives import make_negatives
 from ..engine import OnBatch, ignore
 from ..errors import InputError
 from ..files import complete_files, make_folder
-from ..pretrained import read_config, require_file
+from ..hub import pinned, require_file
+from ..pretrained import read_config
 from ..reader import QuestionAnswerer
 from ..settings import AnswerSettings, Calibration
 from ..spans import scores_of_best
@@ -208,6 +209,7 @@ def save_calibrated(
     All other files are copied unchanged, except the checkpoints of a training run. `revision` is
     the hub id's branch, tag or commit. Raises `InputError` for a folder that already has files.
     """
+    revision = pinned(source, revision)
     config = {**read_config(source, revision), "minibert": asdict(calibration)}
     files = require_file(source, "config.json", revision).parent
     with complete_files(require_empty(folder)) as draft:

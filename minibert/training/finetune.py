@@ -22,6 +22,7 @@ from ..data.metric import squad_metrics
 from ..data.negatives import make_negatives
 from ..errors import DataError, summary
 from ..features import Feature, prepare_features, prepare_train_features
+from ..hub import pinned
 from ..qa import BertForQuestionAnswering, soft_span_loss, span_loss
 from ..reader import QuestionAnswerer
 from ..scoring.evaluation import warn_of_long_answers
@@ -90,8 +91,9 @@ def train(
     """
     with started(config, resume) as (config, device, group):
         assert config.attention
+        revision = pinned(config.init, config.revision)
         model = BertForQuestionAnswering.from_pretrained(
-            config.init, config.attention, new_head=True, revision=config.revision
+            config.init, config.attention, new_head=True, revision=revision
         )
         model.to(device)
         if config.dropout is not None:
@@ -100,7 +102,7 @@ def train(
             model.config = model.bert.config = replace(  # it is saved with the model
                 model.config, hidden_dropout_prob=p, attention_probs_dropout_prob=p
             )
-        tokenizer = Tokenizer.from_pretrained(config.init, config.revision)
+        tokenizer = Tokenizer.from_pretrained(config.init, revision)
         windows = asdict(config.window_settings)
         # before the data are read, because it checks these settings
         qa = QuestionAnswerer(model, tokenizer, **windows, precision=config.precision)

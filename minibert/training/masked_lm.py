@@ -23,6 +23,7 @@ from ..errors import DataError, InputError
 from ..families import FAMILIES
 from ..features import Feature, prepare_train_features
 from ..files import complete_files
+from ..hub import pinned
 from ..model import Bert
 from ..tokenization import Tokenizer
 from .config import TrainingConfig
@@ -146,11 +147,12 @@ def adapt(config: TrainingConfig, resume: bool = False, allow_other_machine: boo
             )
     with started(config, resume) as (config, device, group):
         assert config.attention
-        model = MaskedLM(Bert.from_pretrained(config.init, config.attention, config.revision))
+        revision = pinned(config.init, config.revision)
+        model = MaskedLM(Bert.from_pretrained(config.init, config.attention, revision))
         model.to(device)
         if config.dropout is not None:  # not saved: fine-tuning uses the encoder's own rate again
             set_dropout(model, config.dropout)
-        tokenizer = Tokenizer.from_pretrained(config.init, config.revision)
+        tokenizer = Tokenizer.from_pretrained(config.init, revision)
         require_fit(model.config, tokenizer)
         epochs, skipped = load_passages(config, tokenizer)
         job = Job(model, make_optimizer(model, config, device), tokenizer, config, group)

@@ -26,8 +26,8 @@ from ..errors import CheckpointError, DataError, InputError, Interrupted, Pretra
 from ..fast.processor import choose_device, device_errors, device_name
 from ..features import Feature
 from ..files import UNFINISHED, complete_files, make_folder
+from ..hub import read_json
 from ..identity import differences, examples_digest, features_digest, tensors_digest
-from ..pretrained import read_json
 from .checkpoints import CHECKPOINTS, latest_checkpoint, load_tensors, tensors_of, write_checkpoint
 from .config import TrainingConfig, resolved
 from .job import Job
