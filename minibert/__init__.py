@@ -27,7 +27,9 @@ The modules, in the order in which text flows; each imports only those before it
     viz                                 pictures for notebooks
     bench.turns, bench.training, bench.engines, bench.answering, bench.parts, bench.doubt
     bench.parity
-    cli.lines, cli.commands
+    cli.printing, cli.options, cli.lines
+    cli.answering, cli.explaining, cli.training, cli.scoring, cli.bench, cli.inspection
+    cli.program                         the list of commands, and errors as one line
 
 "The blog post" in a comment is the text that this project grew from, "Understanding BERT with
 Huggingface": https://mlwhiz.com/blog/2021/07/24/huggingface-bert/

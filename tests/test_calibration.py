@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import minibert
 from minibert import QuestionAnswerer
 from minibert.cli import app
-from minibert.cli.lines import LineSettings, identity
+from minibert.cli.lines import identity
 from minibert.data.metric import exact_match
 from minibert.reader import BUNDLED
 from minibert.scoring.calibration import (
@@ -26,7 +26,7 @@ from minibert.scoring.calibration import (
     save_calibrated,
     threshold_at_loss,
 )
-from minibert.settings import Calibration
+from minibert.settings import AnswerSettings, Calibration
 from minibert.spans import WindowLogits, best_spans, scores_of_best, text_scores
 
 NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
@@ -293,7 +293,7 @@ def test_a_copy_is_the_same_model(tiny, tmp_path, transformers):
     for name in ("saved", "copy"):
         again = QuestionAnswerer.from_pretrained(tmp_path / name)
         assert again.calibration == Calibration(2.0, 1.0, 3.0)
-    assert identity(tuned, LineSettings()) != identity(reader, LineSettings())
+    assert identity(tuned, AnswerSettings()) != identity(reader, AnswerSettings())
 
 
 def test_the_commands(tiny, tmp_path):
