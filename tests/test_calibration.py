@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import minibert
 from minibert import QuestionAnswerer
 from minibert.cli import app
-from minibert.cli.lines import LineSettings, identity
+from minibert.cli.lines import identity
 from minibert.data.metric import exact_match
 from minibert.reader import BUNDLED
 from minibert.scoring.calibration import (
@@ -300,7 +300,7 @@ def test_a_copy_is_the_same_model(tiny, tmp_path, transformers):
     for name in ("saved", "copy"):
         again = QuestionAnswerer.from_pretrained(tmp_path / name)
         assert again.calibration == Calibration(2.0, 1.0, 3.0)
-    assert identity(tuned, LineSettings()) != identity(reader, LineSettings())
+    assert identity(tuned, AnswerSettings()) != identity(reader, AnswerSettings())
 
 
 def test_the_commands(tiny, tmp_path):

@@ -14,7 +14,7 @@ from test_family_tokenizers import stripped
 
 import minibert
 from minibert.bench import answering
-from minibert.cli import commands as cli
+from minibert.cli import main
 from minibert.training import finetune as training
 
 ALL = siblings.FAMILIES
@@ -128,7 +128,7 @@ def test_bfloat16_and_its_kernels(folders, model_type):
 def test_inspect_prints_the_family_and_every_key(folders, monkeypatch, capsys, model_type):
     monkeypatch.setattr("sys.argv", ["minibert", "inspect", str(folders[model_type])])
     with pytest.raises(SystemExit) as end:
-        cli.main()
+        main()
     said = capsys.readouterr().out
     assert end.value.code in (0, None)
     assert f"{'model_type':30} {model_type}" in said and " 0 missing, 0 unexpected" in said

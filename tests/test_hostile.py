@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import minibert
-from minibert.cli import commands as cli
+from minibert.cli import main, program
 from minibert.data.examples import load_squad
 
 HERE = Path(__file__).parent
@@ -231,10 +231,10 @@ def folder(tiny: Path, tmp_path: Path) -> Path:
 def one_line(
     arguments: list[object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> str:
-    monkeypatch.setattr(cli, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(program, "keep_freed_memory", lambda: None)
     monkeypatch.setattr("sys.argv", ["minibert", *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main()
     out, err = capsys.readouterr()
     assert ended.value.code == 2 and out == ""
     assert err.startswith("error: ") and err.count("\n") == 1
