@@ -110,7 +110,7 @@ def test_evaluated(folders, tmp_path, field_notes, model_type):
 @pytest.mark.parametrize("model_type", ALL)
 def test_no_answer_is_one_candidate(folders, model_type):
     qa = minibert.QuestionAnswerer.from_pretrained(folders[model_type], precision="fp32")
-    answers = qa("Who lit it?", "Ada lit it.", top_k=10_000, handle_impossible_answer=True)
+    answers = qa("Who lit it?", "Ada lit it.", top_k=10_000, no_answer=True)
     assert sum(a.score for a in answers) == pytest.approx(1)
     assert sum(a.answer == "" for a in answers) == 1
 
@@ -151,7 +151,7 @@ def test_max_length_is_what_the_positions_leave(transformers, tmp_path, model_ty
     """RoBERTa's first two positions are never a token's."""
     siblings.checkpoint(transformers, model_type, tmp_path, max_position_embeddings=100)
     qa = minibert.QuestionAnswerer.from_pretrained(tmp_path, precision="fp32")
-    assert qa.max_length == qa.model.config.max_length == 100
+    assert qa.window_settings.max_length == qa.model.config.max_length == 100
     assert qa("Who lit the lamp?", "Ada lit the lamp. " * 40).answer  # several full windows
     with pytest.raises(minibert.InputError, match="this model has 100 positions"):
         minibert.QuestionAnswerer.from_pretrained(tmp_path, max_length=101)

@@ -84,7 +84,7 @@ def test_whole_words_are_the_library_s(kind):
     for text in hostile_texts():
         encoding = tokenizer.backend.encode(text, add_special_tokens=False)
         pieces = tokenizer.encode(text)
-        for k, word in enumerate(tokenizer.word_offsets(pieces).tolist()):
+        for k, word in enumerate(pieces.word_offsets().tolist()):
             place = stripped(text, *encoding.word_to_chars(encoding.token_to_word(k)))
             assert word == place or (word[0] >= word[1] and pieces.blank[k]), text
 
@@ -169,9 +169,8 @@ def test_an_answer_is_the_text(readers, model_type):
     qa = readers[model_type]
     for question, context in ANSWERED.values():
         for align in (False, True):
-            (answers,) = qa.n_best(
-                [minibert.Example("", question, context)], 30, 8, align_to_words=align
-            )
+            settings = minibert.AnswerSettings(30, 8, align_to_words=align)
+            (answers,) = qa.answer_examples([minibert.Example("", question, context)], settings)
             for a in answers:
                 assert context[a.start : a.end] == a.answer and a.answer
                 assert stripped(context, a.start, a.end) == [a.start, a.end] or "\u0308" in a.answer
@@ -469,9 +468,9 @@ def test_model_max_length_is_respected(transformers, tmp_path, limit, length):
     settings = siblings.settings("bert") | {"model_max_length": limit}
     write(tmp_path, tokenizer_config__json=settings)
     qa = QuestionAnswerer.from_pretrained(tmp_path, precision="fp32")
-    assert qa.max_length == length
+    assert qa.window_settings.max_length == length
     qa = QuestionAnswerer.from_pretrained(tmp_path, precision="fp32", max_length=300)
-    assert qa.max_length == 300  # given by the caller
+    assert qa.window_settings.max_length == 300  # given by the caller
     qa.tokenizer.save_pretrained(tmp_path)
     assert QuestionAnswerer.from_pretrained(tmp_path, precision="fp32").max_length == length
 

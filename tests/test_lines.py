@@ -86,7 +86,7 @@ def test_nothing_of_a_line_is_lost(qa, name, top_k):
 
 def test_each_answer_is_written_when_it_is_there(qa, monkeypatch):
     """The first lines are out, and flushed, while most of the file has not been read."""
-    monkeypatch.setattr(minibert.reader, "FIRST_CHUNK_CHARACTERS", 100)
+    monkeypatch.setattr(minibert.engine, "FIRST_CHUNK_CHARACTERS", 100)
     read = itertools.count()
 
     class Written(io.RawIOBase):

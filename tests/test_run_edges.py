@@ -341,7 +341,7 @@ def test_training_cuts_questions_as_answering_does(tiny, tmp_path):
         data = load_data(settings, tokenizer)
     assert len(said) == 1
     qa = minibert.QuestionAnswerer.from_pretrained(tiny, max_length=128, doc_stride=32)
-    assert qa.max_question_len == MAX_QUESTION_LEN == 64
+    assert qa.window_settings.max_question_len == MAX_QUESTION_LEN == 64
     examples = minibert.load_squad(settings.train_file)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -449,10 +449,10 @@ def test_check_data_warns_of_white_space_around_answers(run, tmp_path, tiny):
 # ------------------------------------------------------------------------------------ thresholds
 
 
-def test_tune_threshold_is_for_version_2(tiny, field_notes):
+def test_a_threshold_needs_no_answer(tiny, field_notes):
     qa = minibert.QuestionAnswerer.from_pretrained(tiny)
     for settings_ in ({"tune_threshold": True}, {"null_threshold": 1.0}):
-        with pytest.raises(InputError, match="version_2"):
+        with pytest.raises(InputError, match="need no_answer"):
             minibert.evaluate(qa, field_notes, **settings_)
 
 
