@@ -9,7 +9,6 @@ import math
 import operator
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sized
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -22,7 +21,7 @@ from .engine import BATCH_SIZE, Engine
 from .errors import InputError
 from .fast.processor import Precision
 from .reader import BUNDLED, QuestionAnswerer
-from .settings import AnswerSettings, WindowSettings
+from .settings import MAX_QUESTION_LEN, AnswerSettings, WindowSettings
 from .tokenization import Tokenizer
 
 PRECISIONS: dict[str, Precision] = {"auto": "auto", "float32": "fp32", "bfloat16": "bf16"}
@@ -42,39 +41,38 @@ INSTEAD: dict[str, tuple[Any, str]] = {
 }
 
 
-@dataclass(frozen=True)
-class PipelineSettings:
-    """The settings of a call. A pipeline can have its own defaults for all its calls."""
+# The settings of a call, with that pipeline's defaults. A pipeline can have its own defaults.
+DEFAULTS: dict[str, Any] = {
+    "top_k": 1,
+    "doc_stride": None,  # None: see `WindowSettings`
+    "max_answer_len": 15,
+    "max_seq_len": None,  # `WindowSettings.max_length`; None: the model's own
+    "max_question_len": MAX_QUESTION_LEN,
+    "handle_impossible_answer": False,  # `AnswerSettings.no_answer`
+    "align_to_words": True,
+    "batch_size": BATCH_SIZE,
+    "allow_blank": False,  # the answer for a context without words is "", instead of an error
+}
 
-    top_k: int = 1
-    doc_stride: int | None = None  # tokens that two windows share; None: see `WindowSettings`
-    max_answer_len: int = 15  # tokens
-    max_seq_len: int | None = None  # tokens in a window; None: 384, or fewer for a smaller model
-    max_question_len: int = 64  # tokens; a longer question is cut, with a warning
-    handle_impossible_answer: bool = False  # "" may be the answer
-    align_to_words: bool = True  # answers are widened to whole words, after scoring
-    batch_size: int = BATCH_SIZE  # windows of full length in one pass
-    allow_blank: bool = False  # the answer for a context without words is "", instead of an error
 
-    def updated(self, arguments: Mapping[str, Any]) -> "PipelineSettings":
-        """These settings, updated with the given arguments; None means "not given".
+def checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that these arguments give; None means "not given".
 
-        Raises `InputError` for an argument that doesn't exist, and for a value that asks for
-        something that minibert doesn't do.
-        """
-        defaults = asdict(PipelineSettings())
-        given: dict[str, Any] = {}
-        for name, value in arguments.items():
-            if name in INSTEAD:
-                harmless, instead = INSTEAD[name]
-                if value and value != harmless:  # the value is not shown: it may be a secret
-                    raise InputError(f"{name}= is not supported: {instead}")
-            elif name not in defaults and name not in WITHOUT_EFFECT:
-                raise InputError(f"{name}=: no such argument; expected {', '.join(defaults)}")
-            elif name in defaults and value is not None:
-                switch = isinstance(defaults[name], bool)
-                given[name] = bool(value) if switch else whole_number(name, value)
-        return replace(self, **given)
+    Raises `InputError` for an argument that doesn't exist, and for a value that asks for something
+    that minibert doesn't do.
+    """
+    given: dict[str, Any] = {}
+    for name, value in arguments.items():
+        if name in INSTEAD:
+            harmless, instead = INSTEAD[name]
+            if value and value != harmless:  # the value is not shown: it may be a secret
+                raise InputError(f"{name}= is not supported: {instead}")
+        elif name not in DEFAULTS and name not in WITHOUT_EFFECT:
+            raise InputError(f"{name}=: no such argument; expected {', '.join(DEFAULTS)}")
+        elif name in DEFAULTS and value is not None:
+            switch = isinstance(DEFAULTS[name], bool)
+            given[name] = bool(value) if switch else whole_number(name, value)
+    return given
 
 
 def whole_number(name: str, value: Any) -> int:
@@ -105,12 +103,12 @@ def pipeline(
     `tokenizer` is a folder, a hub id or a `Tokenizer`; None is the model's own. `device` is a name
     ("cpu", "cuda:1"), the number of a GPU (-1: the CPU) or a `torch.device`; None is the GPU if
     the machine has one. `dtype` (formerly `torch_dtype`) is "float32", "bfloat16" or "auto", which
-    is the fastest precision of this machine. `settings` are defaults for the calls: see
-    `PipelineSettings`. Raises `InputError` for another task or argument, and the errors of loading.
+    is the fastest precision of this machine. `settings` are defaults for the calls: see `DEFAULTS`.
+    Raises `InputError` for another task or argument, and the errors of loading.
     """
     if task not in (None, "question-answering"):
         raise InputError(f"task={task!r}: expected 'question-answering'")
-    defaults = PipelineSettings().updated(settings)
+    defaults = checked(settings)
     if isinstance(model, QuestionAnswerer):
         if any(x is not None for x in (tokenizer, revision, device, dtype, torch_dtype)):
             raise InputError(
@@ -146,9 +144,9 @@ def pipeline(
 class QuestionAnsweringPipeline:
     """Questions and contexts in, dicts with `score`, `start`, `end` and `answer` out."""
 
-    def __init__(self, qa: QuestionAnswerer, settings: PipelineSettings) -> None:
+    def __init__(self, qa: QuestionAnswerer, defaults: Mapping[str, Any]) -> None:
         self.qa = qa
-        self.settings = settings
+        self.defaults = DEFAULTS | dict(defaults)
 
     def __call__(
         self,
@@ -165,20 +163,23 @@ class QuestionAnsweringPipeline:
         checked before any work starts. Raises `InputError`, which names the index of the item. A
         stream raises it in the item's turn, after the results of the items before it.
         """
-        chosen = self.settings.updated(settings)
+        chosen = self.defaults | checked(settings)
         pairs, kind = read_inputs(inputs if data is None else (*inputs, data), question, context)
-        windows = self.qa.window_settings
+        no_answer, windows = chosen["handle_impossible_answer"], self.qa.window_settings
         engine = Engine(
             self.qa.model,
             self.qa.tokenizer,
             WindowSettings(
-                windows.max_length if chosen.max_seq_len is None else chosen.max_seq_len,
-                windows.doc_stride if chosen.doc_stride is None else chosen.doc_stride,
-                chosen.max_question_len,
+                chosen["max_seq_len"] or windows.max_length,
+                windows.doc_stride if chosen["doc_stride"] is None else chosen["doc_stride"],
+                chosen["max_question_len"],
             ),
-            chosen.batch_size,
+            chosen["batch_size"],
             self.qa.precision,
             self.qa.calibration,
+        )
+        wanted = AnswerSettings(
+            chosen["top_k"], chosen["max_answer_len"], no_answer, chosen["align_to_words"]
         )
         blank: deque[bool] = deque()  # for each pair that is read but not answered
 
@@ -186,31 +187,24 @@ class QuestionAnsweringPipeline:
             """The examples that have words to read."""
             for index, pair in enumerate(pairs):
                 example = to_example(f"item {index}", pair)
-                blank.append(
-                    chosen.allow_blank and not len(engine.tokenizer.encode(example.context))
-                )
+                pieces = engine.tokenizer.encode(example.context)
+                blank.append(chosen["allow_blank"] and not len(pieces))
                 if not blank[-1]:
                     yield example
 
         readings = engine.read(examples() if kind == "stream" else list(examples()))
-        wanted = AnswerSettings(
-            chosen.top_k,
-            chosen.max_answer_len,
-            chosen.handle_impossible_answer,
-            chosen.align_to_words,
-        )
 
         def answers() -> Iterator[list[Answer]]:
             """The answers to these examples, and "" for the others, in the order of the pairs."""
             # where "" is a candidate it is the only one, so its probability is 1
-            nothing = Answer("", float(chosen.handle_impossible_answer), 0, 0, -math.inf, -math.inf)
+            nothing = Answer("", float(no_answer), 0, 0, -math.inf, -math.inf)
             for reading in readings:
                 while blank.popleft():
                     yield [nothing]
                 yield answers_of(reading, wanted)
             yield from ([nothing] for _ in blank)
 
-        results = (shaped(best, chosen.top_k) for best in answers())
+        results = (shaped(best, wanted.top_k) for best in answers())
         if kind == "stream":
             return results
         return next(results) if kind == "one" else list(results)

@@ -29,11 +29,12 @@ from .spans import WindowLogits, least_null_logits
 from .tokenization import Pieces, Tokenizer
 
 OnBatch = Callable[[int], None]  # is told how many windows have just been read
+OnProgress = Callable[[int, int], None]  # is told how many windows are read, and the total
 Chunk = list[tuple[Example, list[Feature]]]  # examples with their windows
 
 
-def ignore(windows: int) -> None:
-    """The default `OnBatch`."""
+def ignore(*numbers: int) -> None:
+    """The default `OnBatch` and `OnProgress`."""
 
 
 # Questions and contexts with this many characters together are sorted by length and read as one
@@ -243,10 +244,7 @@ class Engine:
         ids, mask, segments = batch.to(self.device)[:3]
         full = bool(batch.attention_mask[-1].all())  # true for most windows of a long context
         autocast = self.precision == "bf16" and self.model.head.S.dtype == torch.float32
-        with (
-            device_errors(self.device),
-            torch.autocast(self.device.type, torch.bfloat16, autocast),
-        ):
+        with device_errors(self.device), torch.autocast(self.device.type, torch.bfloat16, autocast):
             out: QuestionAnsweringOutput = self.model(
                 ids, None if full else mask, segments, output_hidden_states=every_layer
             )

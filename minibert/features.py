@@ -155,7 +155,10 @@ def example_windows(
     for example, question in zip(examples, questions, strict=True):
         context = contexts[example.context]
         try:
-            require_words(example, question, context)
+            for kind, pieces in (("question", question), ("context", context)):
+                if pieces.blank.all():
+                    text = getattr(example, kind)[:40]
+                    raise InputError(f"{place_of(example)}no words in the {kind} {text!r}")
             read = question.ids[: settings.max_question_len].tolist()
             # [CLS] question [SEP] ... [SEP]
             room = settings.max_length - len(read) - tokenizer.separators - 2
@@ -190,15 +193,6 @@ def example_windows(
 def place_of(example: Example) -> str:
     """What a message about an example begins with."""
     return f"{example.id}: " if example.id else ""
-
-
-def require_words(example: Example, question: Pieces, context: Pieces) -> None:
-    """Raise `InputError` for a question or a context that has no words."""
-    place = place_of(example)
-    if question.blank.all():
-        raise InputError(f"{place}no words in the question {example.question[:40]!r}")
-    if context.blank.all():
-        raise InputError(f"{place}no words in the context {example.context[:40]!r}")
 
 
 def stride_for(example: Example, settings: WindowSettings, question_tokens: int, room: int) -> int:

@@ -15,30 +15,18 @@ import torch
 from .answers import Answer, answers_of
 from .config import Attention
 from .data.examples import Example, validated_example
-from .engine import BATCH_SIZE, Engine, OnBatch, ignore
+from .engine import BATCH_SIZE, Engine, OnBatch, OnProgress, ignore
 from .errors import InputError, PretrainedError
-from .explain.explanation import Explanation, OnProgress, explain, no_progress
+from .explain.explanation import Explanation, explain
 from .fast.linear import fuse
-from .fast.processor import (
-    Precision,
-    choose_device,
-    choose_precision,
-    device_errors,
-    processor_has,
-)
+from .fast.processor import Precision, choose_device, choose_precision, device_errors, processor_has
 from .fast.quantized import quantize
 from .files import complete_files
 from .hub import pinned
 from .passages import PassageAnswer, best_of
 from .pretrained import prefix_errors, read_config
 from .qa import BertForQuestionAnswering
-from .settings import (
-    MAX_QUESTION_LEN,
-    UNCALIBRATED,
-    AnswerSettings,
-    Calibration,
-    WindowSettings,
-)
+from .settings import MAX_QUESTION_LEN, UNCALIBRATED, AnswerSettings, Calibration, WindowSettings
 from .tokenization import Tokenizer
 
 # The checkpoint that comes with the package: MiniLM, fine-tuned on SQuAD v1.1.
@@ -231,7 +219,7 @@ class QuestionAnswerer(Engine):
         max_answer_len: int = 30,
         no_answer: bool = False,
         attribution: bool = True,
-        on_progress: OnProgress = no_progress,
+        on_progress: OnProgress = ignore,
     ) -> Explanation:
         """Why this answer: plain data, which a notebook shows as a page. See `explain`."""
         settings = AnswerSettings(top_k, max_answer_len, no_answer)

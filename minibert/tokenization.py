@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tokenizers
-from tokenizers import Regex, decoders
+from tokenizers import Regex
 from tokenizers.models import Unigram, WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import Sequence as PreTokenizers
@@ -221,16 +221,6 @@ class Tokenizer:
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The strings of the vocabulary for these ids."""
         return [self.backend.id_to_token(int(i)) for i in ids]
-
-    def tokens_to_string(self, tokens: Sequence[str]) -> str:
-        """Join pieces into words, as WordPiece's decoder does. The result is not the original text.
-
-        The blog post prints answers this way. `Answer.answer` is a slice of the context instead.
-
-        >>> Tokenizer.from_vocabulary(SPECIAL_TOKENS).tokens_to_string(["over", "3", "##2", "+"])
-        'over 32 +'
-        """
-        return str(decoders.WordPiece(prefix="##", cleanup=True).decode(list(tokens)))
 
 
 def pair_template(backend: tokenizers.Tokenizer) -> list[str]:

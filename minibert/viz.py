@@ -238,10 +238,7 @@ def seen_by_windows(tokens: Sequence[str], logits: Mapping[str, tuple[Array, Arr
 
 
 def training_curves(
-    steps: Sequence[int],
-    losses: Sequence[float],
-    learning_rates: Sequence[float],
-    note: str = "",
+    steps: Sequence[int], losses: Sequence[float], learning_rates: Sequence[float], note: str = ""
 ) -> "Figure":
     """The loss (top) and the learning rate (bottom) over the steps, and a note at the top right."""
     figure, axes = canvas(2, height=4.2, sharex=True, gridspec_kw={"height_ratios": [3, 1]})

@@ -35,10 +35,7 @@ def test_it_refuses_what_a_text_does_not_answer(qa):
     context = "At dusk the keeper, Ada, lit the lamp. By dawn it had burned a pint of oil."
     for question in ("What is the capital of France?", "How many people live in Tokyo?"):
         assert qa(question, context, no_answer=True).answer == ""
-    for question, answer in (
-        ("Who lit the lamp?", "Ada"),
-        ("What did Ada light?", "the lamp"),
-    ):
+    for question, answer in (("Who lit the lamp?", "Ada"), ("What did Ada light?", "the lamp")):
         assert qa(question, context, no_answer=True).answer == answer
 
 

@@ -27,13 +27,7 @@ from minibert.scoring.calibration import (
     threshold_at_loss,
 )
 from minibert.settings import AnswerSettings, Calibration
-from minibert.spans import (
-    WindowLogits,
-    best_spans,
-    candidate_grid,
-    scores_of_best,
-    text_scores,
-)
+from minibert.spans import WindowLogits, best_spans, candidate_grid, scores_of_best, text_scores
 
 NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
 SCORES = st.one_of(st.floats(0, 1), st.integers(0, 10).map(lambda n: n / 10))

@@ -15,9 +15,8 @@ import torch
 
 import minibert
 from minibert.batches import collate
-from minibert.explain import Explanation, integrate
 from minibert.explain.attribution import integrated_gradients, sentences
-from minibert.explain.explanation import left_out, occlude
+from minibert.explain.explanation import Explanation, integrate, left_out, occlude
 
 QUESTION = "Who lit the lamp?"
 CONTEXT = "At dusk the keeper, Ada, lit the lamp. By dawn it had burned a pint of oil."
@@ -437,9 +436,7 @@ def test_no_answer_is_explained_too(qa, field_notes):
 def test_progress_is_told_to_its_end(qa, field_notes):
     told: list[tuple[int, int]] = []
     qa.explain(
-        QUESTION,
-        field_notes[0].context,
-        on_progress=lambda done, total: told.append((done, total)),
+        QUESTION, field_notes[0].context, on_progress=lambda done, total: told.append((done, total))
     )
     assert told[-1][0] == told[-1][1] and all(done <= total for done, total in told)
 

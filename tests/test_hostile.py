@@ -278,7 +278,11 @@ FILES: dict[str, tuple[str, bytes | str, str]] = {
     "a web page": ("d.json", "<html></html>", "not readable as JSON"),
     "nested too deep": ("d.json", "[" * 100_000, "not readable as JSON"),
     "not gzip": ("d.json.gz", squad(), "not readable as JSON"),
-    "gzip cut": ("d.json.gz", gzip.compress(squad().encode(), mtime=0)[:-9], "not readable as JSON"),
+    "gzip cut": (
+        "d.json.gz",
+        gzip.compress(squad().encode(), mtime=0)[:-9],
+        "not readable as JSON",
+    ),
     "a number": ("d.json", "7", "expected an object"),
     "a list": ("d.json", "[]", "holds no question"),
     "no data": ("d.json", "{}", "no 'context'; the fields are: none"),
@@ -352,12 +356,7 @@ FIELDS += ["answers", "text", "answer_start", "is_impossible"]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(FIELDS),
-            inner,
-            max_size=4,
-        )
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=4)
     ),
     max_leaves=30,
 )

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import minibert
-from minibert.explain import Explanation
+from minibert.explain.explanation import Explanation
 from minibert.explain.page import to_json
 
 NASTY = (

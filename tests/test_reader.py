@@ -213,10 +213,7 @@ def test_a_tokenizer_that_does_not_fit(qa, minilm, tiny):
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
-    [
-        ({"precision": "fp16"}, "precision='fp16'"),
-        ({"batch_size": 0}, "batch_size=0"),
-    ],
+    [({"precision": "fp16"}, "precision='fp16'"), ({"batch_size": 0}, "batch_size=0")],
 )
 def test_bad_settings_are_named(qa, arguments, named):
     with pytest.raises(minibert.InputError, match=named):

@@ -119,14 +119,6 @@ def test_saved_tokenizer_works_elsewhere(transformers, tmp_path):
     assert encoded["token_type_ids"] == [0, 0, 0, 0, 0, 1, 1, 1]
 
 
-def test_tokens_to_string_is_the_blog_post_s_detokenizer(transformers, minilm, real):
-    theirs = transformers.AutoTokenizer.from_pretrained(minilm)
-    for text in ["over 32+", "general-purpose architectures", "TensorFlow 2.0 and PyTorch", "it's"]:
-        tokens = real.tokens(real.encode(text).ids)
-        assert real.tokens_to_string(tokens) == theirs.convert_tokens_to_string(tokens)
-    assert real.tokens_to_string(real.tokens(real.encode("over 32+").ids)) == "over 32 +"
-
-
 def test_a_lone_surrogate_is_an_input_error(real):
     with pytest.raises(minibert.InputError, match="lone surrogate"):
         real.encode("a \ud800 b")

@@ -16,7 +16,7 @@ import torch
 
 from ..answers import Answer, to_answer
 from ..data.examples import Example, validated_example
-from ..engine import Engine, OnBatch, as_array, ignore
+from ..engine import Engine, OnBatch, OnProgress, as_array, ignore
 from ..features import Feature
 from ..qa import QuestionAnsweringOutput
 from ..settings import AnswerSettings
@@ -38,13 +38,6 @@ from .page import page
 STEPS = 64  # of integrated gradients
 # For the progress bar: one forward and backward pass costs as much as three forward passes.
 BOTH_WAYS = 3
-
-OnProgress = Callable[[int, int], None]  # is told how many windows are read, and how many there are
-
-
-def no_progress(done: int, total: int) -> None:
-    """The default `OnProgress`."""
-
 
 # Why a decoder's choice differs from the choice of the exact search.
 RULES = {
@@ -201,7 +194,7 @@ def explain(
     context: str,
     settings: AnswerSettings = AnswerSettings(top_k=10),
     attribution: bool = True,
-    on_progress: OnProgress = no_progress,
+    on_progress: OnProgress = ignore,
 ) -> Explanation:
     """Why the model answers this question in this way.
 
@@ -246,7 +239,7 @@ def explain(
 
 
 def attribute(
-    engine: Engine, explanation: Explanation, on_progress: OnProgress = no_progress
+    engine: Engine, explanation: Explanation, on_progress: OnProgress = ignore
 ) -> Attribution:
     """Which words the best answer of an explanation depends on: `occlude` and `integrate`."""
     whole = len(explanation.windows)
@@ -450,11 +443,7 @@ def view(asked: Asked, index: int, logits: tuple[Array, Array], answer: Candidat
 
 
 def decoded(
-    asked: Asked,
-    feature: Feature,
-    logits: tuple[Array, Array],
-    exact: Candidate,
-    places: Array,
+    asked: Asked, feature: Feature, logits: tuple[Array, Array], exact: Candidate, places: Array
 ) -> tuple[Decoded, ...]:
     """The spans that the three decoders choose in one window; `exact` is the exact search's.
 

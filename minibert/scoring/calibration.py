@@ -199,10 +199,7 @@ def log_loss(scores: Sequence[float] | Array, right: Sequence[bool]) -> float:
 
 
 def save_calibrated(
-    source: str | Path,
-    folder: str | Path,
-    calibration: Calibration,
-    revision: str | None = None,
+    source: str | Path, folder: str | Path, calibration: Calibration, revision: str | None = None
 ) -> None:
     """Copy a model, with the calibration in its `config.json` under "minibert".
 

@@ -68,11 +68,7 @@ def evaluate(
         best_there = best_thresholds(texts, odds, reported)["best_f1_thresh"]
         metrics = {
             name: {"threshold": T, **squad_metrics(with_nulls(texts, odds, T), reported)}
-            for name, T in (
-                ("threshold_0", 0.0),
-                ("tuned", null_threshold),
-                ("best", best_there),
-            )
+            for name, T in (("threshold_0", 0.0), ("tuned", null_threshold), ("best", best_there))
         }
     else:
         metrics = dict(squad_metrics(with_nulls(texts, odds, null_threshold), examples))
