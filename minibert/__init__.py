@@ -2,9 +2,9 @@
 
 The modules, in the order in which text flows; each imports only those before it:
 
-    errors, files, settings             one line for each error; complete files; settings as objects
+    errors, files, graphemes, settings  one line for each error; complete files; whole letters
     fast.memory, fast.dropout           speed: the parts that the model and training use
-    families, config, pretrained        a folder of weights -> tensors under our names
+    families, config, hub, pretrained   folder or hub id -> files -> tensors under our names
     fast.processor                      device, precision and attention to compute with
     tokenizer_files, tokenization       text -> pieces that know their characters
     data.examples, data.metric          data sets -> examples; the official metric
@@ -14,25 +14,35 @@ The modules, in the order in which text flows; each imports only those before it
     model, qa                           token ids -> hidden states -> two logits per token
     fast.unpadded, fast.linear          faster kernels for reading on a CPU
     fast.quantized                      reading in 8-bit integers
-    fast.threads                        several passes at once
-    spans, reader                       logits -> spans -> answers
+    fast.threads                        several passes at the same time
+    spans                               logits -> the best spans over all windows
+    engine                              examples -> windows -> the model -> logits
+    answers, passages                   logits -> answers; many passages -> one ranking
+    explain.attribution, explain.page   which words an answer depends on; the page
+    explain.explanation                 why this answer
+    reader                              text in, answers out: the whole flow
     dropin                              the pipeline that transformers had
     scoring.evaluation                  a data set -> predictions -> the metric
     scoring.calibration                 how reliable the scores are
     training.config, training.optimizer
-    training.parallel, training.run     a training run and its folder
+    training.parallel, training.job     a model, and everything that its steps need
+    training.checkpoints, training.run  the folder of a training run
+    training.loop                       the training loop
+    training.distillation               learning from other models
     training.finetune                   fine-tuning on questions and answers
     training.masked_lm                  continued pretraining
-    explain.attribution, explain.page, explain.explanation, explain.server
+    explain.server                      the page, live
     viz                                 pictures for notebooks
     bench.turns, bench.engines, bench.training, bench.answering, bench.parts, bench.doubt
     bench.parity
-    cli.lines, cli.commands
+    cli.options, cli.printing, cli.lines, cli.answering, cli.explaining, cli.inspection
+    cli.training, cli.scoring, cli.bench, cli.program
 
 "The blog post" in a comment is the text that this project grew from, "Understanding BERT with
 Huggingface": https://mlwhiz.com/blog/2021/07/24/huggingface-bert/
 """
 
+from .answers import Answer
 from .config import BertConfig
 from .data.examples import Example, GoldAnswer, load_squad
 from .data.metric import squad_metrics
@@ -48,11 +58,12 @@ from .errors import (
 )
 from .features import Feature, prepare_features, prepare_train_features
 from .model import Bert
+from .passages import PassageAnswer
 from .qa import BertForQuestionAnswering, span_loss
-from .reader import Answer, PassageAnswer, QuestionAnswerer
+from .reader import QuestionAnswerer
 from .scoring.calibration import calibrate, save_calibrated
 from .scoring.evaluation import evaluate
-from .settings import Calibration
+from .settings import AnswerSettings, Calibration, WindowSettings
 from .spans import best_spans
 from .tokenization import Pieces, Tokenizer
 from .training.config import TrainingConfig
@@ -61,6 +72,7 @@ from .training.masked_lm import adapt
 
 __all__ = [
     "Answer",
+    "AnswerSettings",
     "Bert",
     "BertConfig",
     "BertForQuestionAnswering",
@@ -81,6 +93,7 @@ __all__ = [
     "QuestionAnsweringPipeline",
     "Tokenizer",
     "TrainingConfig",
+    "WindowSettings",
     "adapt",
     "best_spans",
     "calibrate",

@@ -1,6 +1,6 @@
 """`python -m minibert` is the command `minibert`."""
 
-from .cli.commands import main
+from .cli import main
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""Windows -> padded batches of like length; and the orders in which they are read."""
+"""Windows -> padded batches of similar length, and the order in which they are read."""
 
 import math
 import random
@@ -19,17 +19,17 @@ class Batch(NamedTuple):
     input_ids: Tensor  # (B, T)
     attention_mask: Tensor  # (B, T): 1 token, 0 padding
     token_type_ids: Tensor  # (B, T): 0 question, 1 context (0 in a family without segments)
-    start_positions: Tensor  # (B,), -1 for an unlabelled window: the loss ignores it
+    start_positions: Tensor  # (B,), -1 for a window without a label: the loss ignores it
     end_positions: Tensor  # (B,)
 
     def to(self, device: torch.device) -> "Batch":
-        if device.type == "cuda":  # from pinned memory the copy need not be waited for
+        if device.type == "cuda":  # a copy from pinned memory runs in the background
             return Batch(*(tensor.pin_memory().to(device, non_blocking=True) for tensor in self))
         return Batch(*(tensor.to(device) for tensor in self))
 
 
 def collate(features: Sequence[Feature], pad_id: int, multiple: int = 1) -> Batch:
-    """Windows -> one batch, padded to its longest, rounded up to a multiple of `multiple`."""
+    """Windows -> one batch, padded to its longest window, rounded up to a multiple."""
     length = max(map(len, features))
     shape = (len(features), length + -length % multiple)
     input_ids = np.full(shape, pad_id, dtype=np.int64)
@@ -56,9 +56,9 @@ def collate(features: Sequence[Feature], pad_id: int, multiple: int = 1) -> Batc
 def split_batch(
     windows: Sequence[Feature], max_tokens: int, multiple: int = 1
 ) -> list[Sequence[Feature]]:
-    """A batch in parts of like size: at most `max_tokens` padded tokens, at least one window.
+    """Split a batch into parts of similar size: at most `max_tokens` tokens, at least one window.
 
-    Padded as `collate` does it with the same `multiple`.
+    Padding counts, as `collate` adds it with the same `multiple`.
     """
     if not windows:
         return []
@@ -70,10 +70,10 @@ def split_batch(
 
 
 def length_batches(features: Sequence[Feature], batch_size: int, seed: int) -> list[list[int]]:
-    """Indices of windows of like length, `batch_size` a batch, so that little is padding.
+    """Batches of `batch_size` windows of similar length, as indices: this needs little padding.
 
-    The order is random, and the same for the same seed: windows are shuffled, sorted by length
-    within pools of 64 batches, and the batches shuffled.
+    The order is random, and the same for the same seed. The windows are shuffled, then sorted by
+    length within pools of 64 batches, and then the batches are shuffled.
     """
     generator = random.Random(seed)
     order = list(range(len(features)))
@@ -86,39 +86,40 @@ def length_batches(features: Sequence[Feature], batch_size: int, seed: int) -> l
     return batches
 
 
-# Windows that are read together differ in length no more than this: where few are at hand, several
-# small batches take less time than padding does.
+# The shortest window of a batch has at least this share of the longest one's tokens. Where there
+# are few windows, several small batches take less time than padding.
 SHORTEST = 0.7
 
 
 def token_batches(
     features: Sequence[Feature], max_tokens: int, multiple: int = 1
 ) -> list[list[int]]:
-    """Indices of windows by falling length, in batches of up to `max_tokens` padded tokens.
+    """Batches of windows, longest first, as indices: up to `max_tokens` tokens with padding.
 
-    Padded as `collate` does it with the same `multiple`. At least one window a batch, and none with
-    less than `SHORTEST` of the longest one's tokens. The longest come first, so that too little
-    memory shows at once.
+    Padding counts, as `collate` adds it with the same `multiple`. A batch has at least one window,
+    and no window with less than `SHORTEST` of its longest window's tokens. The longest windows come
+    first: if memory is too small, the error comes at once.
     """
     order = sorted(range(len(features)), key=lambda k: -len(features[k]))
     batches = []
     while order:
         longest = len(features[order[0]])
         size = max(1, max_tokens // (longest + -longest % multiple))
-        alike = [k for k in order[:size] if len(features[k]) >= SHORTEST * longest]
-        batches.append(alike)
-        order = order[len(alike) :]
+        batch = [k for k in order[:size] if len(features[k]) >= SHORTEST * longest]
+        batches.append(batch)
+        order = order[len(batch) :]
     return batches
 
 
-# A question counts as so many characters more than it has: its windows and arrays take memory too.
+# Each question counts as this many characters more than it has, for its windows and arrays.
 QUESTION_CHARACTERS = 192
 
 
 def chunks(examples: Iterable[Example], characters: int, first: int) -> Iterator[list[Example]]:
-    """Examples together as long as they have fewer characters; an error comes after those read.
+    """Group examples until a group reaches `characters`. An error comes after the examples read.
 
-    The first chunk has `first` characters, and each next one twice as many, up to `characters`.
+    The first group has `first` characters, and each next group has twice as many, up to
+    `characters`.
     """
     chunk: list[Example] = []
     size = 0
@@ -131,7 +132,7 @@ def chunks(examples: Iterable[Example], characters: int, first: int) -> Iterator
                 yield chunk
                 chunk, size = [], 0
                 enough = min(2 * enough, characters)
-    except Exception:  # whatever a caller's iterator raises
+    except Exception:  # a caller's iterator can raise anything
         if chunk:
             yield chunk
         raise

@@ -1,8 +1,8 @@
 """The question-answering pipeline that `transformers` had until 5.2, under its names.
 
-What it takes and returns is what that pipeline took and returned, with its defaults. What is better
-on purpose (one probability, no answers merged by their text, k answers where k exist) stands in the
-README.
+It takes and returns what that pipeline took and returned, with the same defaults. It is better on
+purpose in a few points: one probability over all windows, no answers merged by their text, and k
+answers where k exist. `notebooks/from-transformers.md` lists all differences.
 """
 
 import math
@@ -16,19 +16,22 @@ from typing import Any, Literal, cast
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
-from .data.examples import Example
+from .answers import Answer, answers_of
+from .data.examples import Example, validated_example
+from .engine import BATCH_SIZE, Engine
 from .errors import InputError
 from .fast.processor import Precision
-from .reader import BATCH_SIZE, BUNDLED, Answer, QuestionAnswerer, validated_example
+from .reader import BUNDLED, QuestionAnswerer
+from .settings import AnswerSettings, WindowSettings
 from .tokenization import Tokenizer
 
 PRECISIONS: dict[str, Precision] = {"auto": "auto", "float32": "fp32", "bfloat16": "bf16"}
 
-# Arguments of transformers' that change nothing here, whatever they are.
+# Arguments of the transformers pipeline that have no effect here, whatever their value.
 WITHOUT_EFFECT = ("padding", "num_workers", "use_fast", "trust_remote_code", "binary_output")
 
-# Arguments that may ask for nothing, as None, False or {} do -> a further value that asks for what
-# is done anyway, and what to do instead of asking for anything else.
+# Arguments that are accepted only where they ask for nothing (None, False, {}) or for what minibert
+# does anyway: name -> the second kind of value, and what to do instead of any other value.
 INSTEAD: dict[str, tuple[Any, str]] = {
     "framework": ("pt", "minibert computes in PyTorch"),
     "device_map": ("auto", "a model is on one device; give device="),
@@ -41,33 +44,33 @@ INSTEAD: dict[str, tuple[Any, str]] = {
 
 @dataclass(frozen=True)
 class PipelineSettings:
-    """What a call may set, and a pipeline may set for all its calls."""
+    """The settings of a call. A pipeline can have its own defaults for all its calls."""
 
     top_k: int = 1
-    doc_stride: int | None = None  # tokens that two windows share; None: min(128, max_seq_len // 2)
+    doc_stride: int | None = None  # tokens that two windows share; None: see `WindowSettings`
     max_answer_len: int = 15  # tokens
-    max_seq_len: int | None = None  # tokens a window; None: 384, or what the model can read
+    max_seq_len: int | None = None  # tokens in a window; None: 384, or fewer for a smaller model
     max_question_len: int = 64  # tokens; a longer question is cut, with a warning
     handle_impossible_answer: bool = False  # "" may be the answer
     align_to_words: bool = True  # answers are widened to whole words, after scoring
-    batch_size: int = BATCH_SIZE  # windows of full length that are read at once
-    allow_blank: bool = False  # a context without words is answered by "", instead of refused
+    batch_size: int = BATCH_SIZE  # windows of full length in one pass
+    allow_blank: bool = False  # the answer for a context without words is "", instead of an error
 
     def updated(self, arguments: Mapping[str, Any]) -> "PipelineSettings":
-        """These settings, with those that are given; None, as there, says that one is not.
+        """These settings, updated with the given arguments; None means "not given".
 
-        Raises `InputError` for an argument that doesn't exist, or asks for what minibert doesn't
-        do.
+        Raises `InputError` for an argument that doesn't exist, and for a value that asks for
+        something that minibert doesn't do.
         """
         defaults = asdict(PipelineSettings())
         given: dict[str, Any] = {}
         for name, value in arguments.items():
             if name in INSTEAD:
                 harmless, instead = INSTEAD[name]
-                if value and value != harmless:  # which is not shown: it may be a secret
-                    raise InputError(f"{name}= is not taken: {instead}")
+                if value and value != harmless:  # the value is not shown: it may be a secret
+                    raise InputError(f"{name}= is not supported: {instead}")
             elif name not in defaults and name not in WITHOUT_EFFECT:
-                raise InputError(f"{name}=: no such argument; there are {', '.join(defaults)}")
+                raise InputError(f"{name}=: no such argument; expected {', '.join(defaults)}")
             elif name in defaults and value is not None:
                 switch = isinstance(defaults[name], bool)
                 given[name] = bool(value) if switch else whole_number(name, value)
@@ -96,14 +99,14 @@ def pipeline(
     torch_dtype: str | torch.dtype | None = None,
     **settings: Any,
 ) -> "QuestionAnsweringPipeline":
-    """A pipeline for "question-answering", the one task there is.
+    """A pipeline for "question-answering", the only task.
 
-    `model` is a folder, a hub id (at `revision`) or a `QuestionAnswerer`, None the bundled one.
-    `tokenizer` is a folder, a hub id or a `Tokenizer`, None the model's own. `device` is a name
-    ("cpu", "cuda:1"), the number of a GPU (-1: the CPU) or a `torch.device`, None the GPU where
-    there is one. `dtype`, or `torch_dtype` as it once was called, is "float32", "bfloat16" or
-    "auto", the fastest here. `settings` are defaults for the calls: see
-    `PipelineSettings`. Raises `InputError` for another task or argument, and what loading raises.
+    `model` is a folder, a hub id (at `revision`) or a `QuestionAnswerer`; None is the bundled one.
+    `tokenizer` is a folder, a hub id or a `Tokenizer`; None is the model's own. `device` is a name
+    ("cpu", "cuda:1"), the number of a GPU (-1: the CPU) or a `torch.device`; None is the GPU if
+    the machine has one. `dtype` (formerly `torch_dtype`) is "float32", "bfloat16" or "auto", which
+    is the fastest precision of this machine. `settings` are defaults for the calls: see
+    `PipelineSettings`. Raises `InputError` for another task or argument, and the errors of loading.
     """
     if task not in (None, "question-answering"):
         raise InputError(f"task={task!r}: expected 'question-answering'")
@@ -111,11 +114,11 @@ def pipeline(
     if isinstance(model, QuestionAnswerer):
         if any(x is not None for x in (tokenizer, revision, device, dtype, torch_dtype)):
             raise InputError(
-                "model= is loaded already: tokenizer=, revision=, device= and dtype= have no effect"
+                "model= is already loaded: tokenizer=, revision=, device= and dtype= have no effect"
             )
         return QuestionAnsweringPipeline(model, defaults)
     if model is None and tokenizer is not None:
-        raise InputError("tokenizer= belongs to a model: give model=, too")
+        raise InputError("tokenizer= needs model=, because a tokenizer belongs to a model")
     for name, value, kind in (
         ("model", model, QuestionAnswerer),
         ("tokenizer", tokenizer, Tokenizer),
@@ -155,54 +158,59 @@ class QuestionAnsweringPipeline:
         data: Any = None,
         **settings: Any,
     ) -> Any:
-        """Answer what `read_inputs` reads (`data` may stand for the first of `inputs`).
+        """Answer the pairs that `read_inputs` reads (`data` can replace the first of `inputs`).
 
-        An answer is a dict; with `top_k` > 1 a list of them. For one question that is the result,
-        for several a list of such, for a stream an iterator. All but a stream is checked before any
-        work starts. Raises `InputError` naming the index of the item; from a stream when it is
-        reached, after the results for those before it.
+        An answer is a dict; with `top_k` > 1, a list of dicts. The result for one question is one
+        answer, for several questions a list, for a stream an iterator. Everything but a stream is
+        checked before any work starts. Raises `InputError`, which names the index of the item. A
+        stream raises it in the item's turn, after the results of the items before it.
         """
         chosen = self.settings.updated(settings)
         pairs, kind = read_inputs(inputs if data is None else (*inputs, data), question, context)
-        qa = QuestionAnswerer(
+        windows = self.qa.window_settings
+        engine = Engine(
             self.qa.model,
             self.qa.tokenizer,
-            self.qa.max_length if chosen.max_seq_len is None else chosen.max_seq_len,
-            self.qa.doc_stride if chosen.doc_stride is None else chosen.doc_stride,
-            chosen.max_question_len,
+            WindowSettings(
+                windows.max_length if chosen.max_seq_len is None else chosen.max_seq_len,
+                windows.doc_stride if chosen.doc_stride is None else chosen.doc_stride,
+                chosen.max_question_len,
+            ),
             chosen.batch_size,
             self.qa.precision,
             self.qa.calibration,
         )
-        blank: deque[bool] = deque()  # of the pairs read and not yet answered
+        blank: deque[bool] = deque()  # for each pair that is read but not answered
 
         def examples() -> Iterator[Example]:
-            """Those that have words to read."""
+            """The examples that have words to read."""
             for index, pair in enumerate(pairs):
                 example = to_example(f"item {index}", pair)
-                blank.append(chosen.allow_blank and not len(qa.tokenizer.encode(example.context)))
+                blank.append(
+                    chosen.allow_blank and not len(engine.tokenizer.encode(example.context))
+                )
                 if not blank[-1]:
                     yield example
 
-        answered = qa.n_best(
-            examples() if kind == "stream" else list(examples()),
+        readings = engine.read(examples() if kind == "stream" else list(examples()))
+        wanted = AnswerSettings(
             chosen.top_k,
             chosen.max_answer_len,
             chosen.handle_impossible_answer,
-            align_to_words=chosen.align_to_words,
+            chosen.align_to_words,
         )
 
         def answers() -> Iterator[list[Answer]]:
-            """Theirs, and "" for the others, in the order of the pairs."""
-            # a probability of 1 where "" is a candidate, the only one
+            """The answers to these examples, and "" for the others, in the order of the pairs."""
+            # where "" is a candidate it is the only one, so its probability is 1
             nothing = Answer("", float(chosen.handle_impossible_answer), 0, 0, -math.inf, -math.inf)
-            for n_best in answered:
+            for reading in readings:
                 while blank.popleft():
                     yield [nothing]
-                yield n_best
+                yield answers_of(reading, wanted)
             yield from ([nothing] for _ in blank)
 
-        results = (shaped(n_best, chosen.top_k) for n_best in answers())
+        results = (shaped(best, chosen.top_k) for best in answers())
         if kind == "stream":
             return results
         return next(results) if kind == "one" else list(results)
@@ -211,25 +219,26 @@ class QuestionAnsweringPipeline:
 def read_inputs(
     inputs: tuple[Any, ...], question: Any, context: Any
 ) -> tuple[Iterable[Any], Literal["one", "several", "stream"]]:
-    """The pairs that a call was given, and how many: "one", "several" or "stream".
+    """The pairs that a call was given, and their number: "one", "several" or "stream".
 
-    A call is given question and context, by name or by place: two texts, two columns of texts, or a
-    column of questions about one context; or one dict of these; or a pair or several, alone or in a
-    collection such as a `datasets.Dataset`. A pair is a dict or a `SquadExample`. A generator and a
-    data set of torch are a stream, and read as they come. A single pair is "one" also where it came
-    in a collection, but not from a dict of columns. Raises `InputError`.
+    A call can be given a question and a context, by name or by position: two texts, two columns of
+    texts, or a column of questions about one context. It can be given one dict of these. Or it can
+    be given one or several pairs, alone or in a collection such as a `datasets.Dataset`. A pair is
+    a dict or a `SquadExample`. A generator and a torch data set are streams, which are read item by
+    item. A single pair in a collection is "one", but a dict of columns with one row is "several".
+    Raises `InputError`.
     """
     if len(inputs) == 2 and all(isinstance(one, str | list) for one in inputs):
         question, context = inputs
         inputs = ()
     elif inputs and (question is not None or context is not None):
         raise InputError(
-            "expected question= and context=, or dicts that hold both; found both ways"
+            "expected either question= and context=, or dicts that hold both; got both"
         )
     given: Any = inputs[0] if len(inputs) == 1 else list(inputs)
     if isinstance(given, Generator | IterableDataset):
         return given, "stream"
-    if isinstance(given, Dataset):  # all that torch asks of one
+    if isinstance(given, Dataset):  # torch requires only these two methods
         size = len(cast(Sized, given))
         return (given[index] for index in range(size)), "stream"
     columns = isinstance(given, Mapping) and is_column(given.get("question"))
@@ -250,20 +259,20 @@ def is_column(value: object) -> bool:
     return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
 
 
-def shaped(n_best: list[Answer], top_k: int) -> Any:
-    """Answers as dicts: the best, or for `top_k` > 1 a list of them."""
+def shaped(answers: list[Answer], top_k: int) -> Any:
+    """The best answer as a dict, or for `top_k` > 1 a list of dicts."""
     dicts = [
         {"score": a.score, "start": a.start, "end": a.end, "answer": a.answer}
-        for a in n_best[:top_k]
+        for a in answers[:top_k]
     ]
     return dicts if top_k > 1 else dicts[0]
 
 
 def to_example(name: str, pair: Any) -> Example:
-    """A pair as an example of that name. Raises `InputError`."""
+    """A pair as an example with this name. Raises `InputError`."""
     if hasattr(pair, "question_text") and hasattr(pair, "context_text"):  # a SquadExample
         return validated_example(name, pair.question_text, pair.context_text)
     if not isinstance(pair, Mapping) or not {"question", "context"} <= pair.keys():
         kind = type(pair).__name__
-        raise InputError(f"{name}: expected a dict with 'question' and 'context', found a {kind}")
+        raise InputError(f"{name}: expected a dict with 'question' and 'context', got a {kind}")
     return validated_example(name, pair["question"], pair["context"])

@@ -1,24 +1,24 @@
-"""The errors a user can meet. Each carries one line that names the thing at fault."""
+"""The errors that a user can meet. Each message is one line, and says where the mistake is."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 
 class MinibertError(Exception):
-    """Base of all the errors below: `except MinibertError` catches what a user can put right."""
+    """Base of all errors below: `except MinibertError` catches what a user can fix."""
 
     exit_code = 2  # of the command line
 
 
 class PretrainedError(MinibertError):
-    """A model folder or hub id that cannot be used: its configuration, weights or vocabulary."""
+    """A model folder or hub id cannot be used: its configuration, weights or vocabulary."""
 
 
 class DataError(MinibertError):
-    """A data file or data set that is missing, unreadable or contradicts itself.
+    """A data file or data set is missing, is unreadable, or contradicts itself.
 
-    `kind` is what is wrong, without the place and the values: problems of one kind are counted
-    together.
+    `kind` names the problem without its place and its values. Problems of the same kind are
+    counted together.
     """
 
     def __init__(self, message: str, kind: str = "") -> None:
@@ -27,16 +27,16 @@ class DataError(MinibertError):
 
 
 def summary(problems: Sequence[DataError]) -> DataError:
-    """What the first of them says, and how many more there are."""
+    """The first problem, and how many others there are."""
     first = problems[0]
-    alike = sum(problem.kind == first.kind for problem in problems) - 1
-    others = len(problems) - 1 - alike
-    counts = [f"{alike:,} more such"] * (alike > 0) + [f"{others:,} other problems"] * (others > 0)
+    same = sum(problem.kind == first.kind for problem in problems) - 1
+    others = len(problems) - 1 - same
+    counts = [f"{same:,} more such"] * (same > 0) + [f"{others:,} other problems"] * (others > 0)
     return DataError(f"{first} (and {' and '.join(counts)})" if counts else str(first), first.kind)
 
 
 def report_lines(problems: Iterable[DataError], limit: int | None = 20) -> Iterator[str]:
-    """A line for each problem, but at most `limit` of a kind; then how many more a kind has."""
+    """One line per problem, at most `limit` of each kind; then how many more each kind has."""
     counts: Counter[str] = Counter()
     for problem in problems:
         counts[problem.kind] += 1
@@ -48,7 +48,7 @@ def report_lines(problems: Iterable[DataError], limit: int | None = 20) -> Itera
 
 
 def first_of(names: Collection[str]) -> str:
-    """The first name in alphabetical order, and how many more there are, for a message.
+    """The first name in alphabetical order, and how many other names there are, for a message.
 
     >>> first_of({"b", "a", "c"})
     'a and 2 more'
@@ -58,24 +58,24 @@ def first_of(names: Collection[str]) -> str:
 
 
 class InputError(MinibertError, ValueError):
-    """An argument out of range, or a question or context that nothing can be done with."""
+    """An argument is out of range, or a question or context cannot be used."""
 
 
 class CheckpointError(MinibertError):
-    """A training run that cannot be resumed: its checkpoint, its data or its settings."""
+    """A training run cannot be resumed, because of its checkpoint, its data or its settings."""
 
 
 class NonFiniteError(MinibertError):
-    """A loss, gradient or logit that is NaN or infinite: training has stopped."""
+    """A loss, gradient or logit is NaN or infinite. Training has stopped."""
 
     exit_code = 3
 
 
 class Interrupted(MinibertError):
-    """Training was asked to stop, by Ctrl-C or SIGTERM, and has saved its state."""
+    """Ctrl-C or SIGTERM asked training to stop. Training has saved its state."""
 
     def __init__(self, message: str, signal_number: int) -> None:
-        super().__init__(message, signal_number)  # both: pickle makes it again from these
+        super().__init__(message, signal_number)  # pickle rebuilds the error from both
         self.exit_code = 128 + signal_number  # as shells report it
 
     def __str__(self) -> str:

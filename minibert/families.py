@@ -1,10 +1,10 @@
 """How BERT's siblings differ: one entry per `model_type`. Tables only, no logic.
 
-All are the skeleton of BERT (arXiv:1810.04805v2): post-LayerNorm layers and learned positions.
+All have the architecture of BERT (arXiv:1810.04805v2): post-LayerNorm layers, learned positions.
 DistilBERT (arXiv:1910.01108v4) has half the layers and no segments. RoBERTa (arXiv:1907.11692v1)
-was trained longer, without segments; XLM-R (arXiv:1911.02116v2) is that on 100 languages, CamemBERT
-(arXiv:1911.03894v3) on French. ELECTRA (arXiv:2003.10555v1) learned from replaced words, its small
-size with embeddings narrower than its layers.
+was trained longer, and has no segments. XLM-R (arXiv:1911.02116v2) is a RoBERTa for 100 languages,
+CamemBERT (arXiv:1911.03894v3) one for French. ELECTRA (arXiv:2003.10555v1) learned to find replaced
+words; its small size has embeddings that are narrower than its layers.
 """
 
 from collections.abc import Mapping
@@ -14,32 +14,31 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Family:
-    """What a family calls things, and what it changed."""
+    """The names that a family uses, and its differences from BERT."""
 
-    architecture: str  # the class of `transformers` that has a span head
-    # Checkpoint keys -> our names. `{}` is the layer's number; a trailing `[row]` takes one row.
+    architecture: str  # the class in `transformers` with a span head
+    # Checkpoint keys -> our names. `{}` is the layer's number. `[row]` at the end: only this row.
     keys: Mapping[str, str]
     # Prefixes of checkpoint keys that minibert ignores -> the reason
     ignored: Mapping[str, str]
-    # Fields of `BertConfig` -> their names in config.json, where these differ; None: it has no such
-    # field
+    # Fields of `BertConfig` -> their names in config.json, if different; None: no such field there
     names: Mapping[str, str | None] = field(default_factory=dict)
-    # Values of fields that config.json omits, where they differ from BERT's
+    # Values of fields that config.json leaves out, if different from BERT's
     defaults: Mapping[str, Any] = field(default_factory=dict)
     positions_after_padding: bool = False  # the first token's position is pad_token_id + 1, not 0
-    context_segment: int = 1  # the question's is 0
+    context_segment: int = 1  # the question's segment is 0
     separators: int = 1  # between question and context
     # The special tokens, for a checkpoint whose tokenizer files do not name them
     special_tokens: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def prefix(self) -> str:
-        """What the keys of the encoder's tensors begin with."""
+        """The first part of the encoder's keys, such as "bert"."""
         return next(iter(self.keys)).partition(".")[0]
 
 
 def weight_and_bias(modules: Mapping[str, str]) -> dict[str, str]:
-    """Names of modules -> the names of their two tensors.
+    """A table of modules, their name -> our name; the same for their weights and biases.
 
     >>> weight_and_bias({"lin1": "expand"})
     {'lin1.weight': 'expand.weight', 'lin1.bias': 'expand.bias'}
@@ -59,7 +58,7 @@ HEAD = {
 
 
 def bert_keys(prefix: str) -> dict[str, str]:
-    """BERT's own table, under the name that a sibling gives its encoder."""
+    """BERT's table, with the name that a sibling gives its encoder."""
     embeddings, layer = f"{prefix}.embeddings", f"{prefix}.encoder.layer.{{}}"
     return {
         f"{embeddings}.word_embeddings.weight": "bert.embeddings.word.weight",
@@ -102,18 +101,18 @@ DISTILBERT_KEYS = {
 }
 
 POOLER = "reads [CLS] only; a span head reads every token"
-PRETRAINING = "a head of pretraining"
-OTHER_TASK = "a head of another task"
+PRETRAINING = "a head for pretraining"
+OTHER_TASK = "a head for another task"
 POSITIONS = "a constant: 0, 1, 2, ..."
 
-NO_EMBEDDING_SIZE: dict[str, str | None] = {"embedding_size": None}  # it is hidden_size
+NO_EMBEDDING_SIZE: dict[str, str | None] = {"embedding_size": None}  # always hidden_size
 
 BRACKETS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 ANGLES = {"pad": "<pad>", "unk": "<unk>", "cls": "<s>", "sep": "</s>", "mask": "<mask>"}
 
 
 def roberta(architecture: str, **defaults: Any) -> Family:
-    """RoBERTa, and those that differ from it by their vocabulary and by what they read."""
+    """RoBERTa, and the families that differ from it only in their vocabulary and training text."""
     return Family(
         architecture,
         keys=bert_keys("roberta"),

@@ -1,8 +1,8 @@
-"""Windows: question + context -> overlapping windows -> labels -> padded batches of like length.
+"""Windows: question + context -> overlapping windows -> labels.
 
-A window is `[CLS] question [SEP] part of the context [SEP]`, as BERT (arXiv:1810.04805v2) section
-4.2 packs a pair; RoBERTa has two separators in the middle. A context too long for one is cut into
-several that overlap, so that an answer at the edge of one stands inside another.
+A window is `[CLS] question [SEP] part of the context [SEP]`, as in BERT (arXiv:1810.04805v2)
+section 4.2. RoBERTa has two separators in the middle. A context that is too long for one window is
+cut into several windows that overlap: an answer at the edge of one window is inside another.
 """
 
 import warnings
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from .data.examples import Example
 from .errors import DataError, InputError
-from .settings import MAX_QUESTION_LEN
+from .settings import MAX_QUESTION_LEN, WindowSettings
 from .tokenization import Pieces, Tokenizer
 
 
@@ -19,16 +19,16 @@ from .tokenization import Pieces, Tokenizer
 class Feature:
     """One window of one example, without padding.
 
-    The pieces of question and context are shared by all windows that show them.
+    All windows of an example share the pieces of its question and of its context.
     """
 
     example_id: str
-    window_index: int  # among the example's windows, from 0
+    window_index: int  # in the list of the example's windows, from 0
     prefix: tuple[int, ...]  # ids of [CLS] question [SEP], or of two [SEP]
     context: Pieces  # of the whole context
     token_start: int  # first piece of the context in this window
     token_end: int  # last piece of the context in this window (inclusive)
-    start_position: int | None = None  # label, in tokens of this window; None: unlabelled
+    start_position: int | None = None  # label, in tokens of this window; None: no label
     end_position: int | None = None  # inclusive
     context_segment: int = 1  # the question's is 0
 
@@ -37,13 +37,13 @@ class Feature:
 
     @property
     def context_slice(self) -> slice:
-        """Where the context stands among the tokens of this window."""
+        """The positions of the context among the tokens of this window."""
         return slice(len(self.prefix), len(self) - 1)
 
     @property
     def input_ids(self) -> list[int]:
         ids = self.context.ids[self.token_start : self.token_end + 1].tolist()
-        return [*self.prefix, *ids, self.prefix[-1]]  # the prefix ends in [SEP], and so does this
+        return [*self.prefix, *ids, self.prefix[-1]]  # the prefix and the window both end in [SEP]
 
     @property
     def token_type_ids(self) -> list[int]:
@@ -76,16 +76,17 @@ def prepare_features(
     """The windows of every example, unlabelled, in the order of the examples.
 
     `max_length` counts all tokens of a window. `doc_stride` is the *overlap* of two windows in
-    tokens, as in `transformers` (in google-research/bert the same word is the step); None means
-    min(128, max_length // 2), or half the room where a question leaves no more. A question of more
-    than `max_question_len` tokens is cut, and a warning names what is not read; None cuts none.
-    Each different context is tokenized once.
+    tokens, as in `transformers`. (In google-research/bert the same word means the step.) None means
+    min(128, max_length // 2), or half the room where a long question leaves less. A question of
+    more than `max_question_len` tokens is cut, and a warning names the part that is not read. None
+    cuts no question. Each different context is tokenized once.
 
     Raises `InputError` for a question or context without a token, and for a question that leaves
-    no room for a token of context, or none for doc_stride + 1, so that a window could not advance.
+    less room than doc_stride + 1 tokens of context, because a window could then not advance.
     """
-    cut = example_windows(examples, tokenizer, max_length, doc_stride, max_question_len, {})
-    return [feature for windows in cut for feature in windows]
+    settings = WindowSettings(max_length, doc_stride, max_question_len)
+    rows = example_windows(examples, tokenizer, settings, {})
+    return [feature for windows in rows for feature in windows]
 
 
 def prepare_train_features(
@@ -96,32 +97,25 @@ def prepare_train_features(
     skipped: list[DataError] | None = None,
     max_question_len: int | None = MAX_QUESTION_LEN,
 ) -> list[Feature]:
-    """`prepare_features`, each window labelled with the tokens of the example's first answer.
+    """`prepare_features`, with each window labelled with the tokens of the example's first answer.
 
-    The answer's tokens are those that share a character with it (`answer_tokens`). A window that
-    does not hold them all, or whose example has no answer, is labelled with its [CLS], position 0.
-    These are the windows of the `prepare_train_features` in `transformers`' examples, and for tidy
-    answers its labels, with two exceptions: for an answer that starts in a window's last token of
-    context that function gives a start after the end, and of a character of several pieces at an
-    answer's edge, as a Hangul syllable is, it labels one.
+    These are the tokens that share a character with the answer (`answer_tokens`). A window that
+    lacks one of these tokens, or whose example has no answer, is labelled with its [CLS], position
+    0. These windows equal the `prepare_train_features` of the `transformers` examples. For
+    tidy answers the labels are equal too, with two exceptions. Where an answer starts in a window's
+    last token of context, that function gives a start after the end. Where a character at an
+    answer's edge has several pieces, as a Hangul syllable has, that function labels one piece.
 
-    With a list `skipped`, an example that no window can hold is left out, and its error added to
-    the list, as `load_squad` does it; raises `DataError` where none is left. The same for an answer
-    that no token covers. Questions are cut as in answering, and one warning counts those.
+    With a list `skipped`, an example that no window can hold is left out and its error is added to
+    the list, as in `load_squad`. The same holds for an answer that no token covers. Raises
+    `DataError` where no example is left. Questions are cut as in answering, and one warning gives
+    the number of cut questions.
     """
+    settings = WindowSettings(max_length, doc_stride, max_question_len)
     features = []
     questions_cut: list[str] = []
-    cut = example_windows(
-        examples,
-        tokenizer,
-        max_length,
-        doc_stride,
-        max_question_len,
-        {},
-        skipped,
-        questions_cut.append,
-    )
-    for example, windows in zip(examples, cut, strict=True):
+    rows = example_windows(examples, tokenizer, settings, {}, skipped, questions_cut.append)
+    for example, windows in zip(examples, rows, strict=True):
         try:
             tokens = answer_tokens(example, windows[0].context) if windows else None
         except DataError as error:
@@ -137,95 +131,92 @@ def prepare_train_features(
             stacklevel=2,
         )
     if not features:
-        raise DataError("no question is left that a window can hold")
+        raise DataError("no question is left that fits into a window")
     return features
 
 
 def example_windows(
     examples: Sequence[Example],
     tokenizer: Tokenizer,
-    max_length: int,
-    doc_stride: int | None,
-    max_question_len: int | None,
+    settings: WindowSettings,
     contexts: dict[str, Pieces],
     skipped: list[DataError] | None = None,
     on_cut: Callable[[str], None] = warnings.warn,
 ) -> Iterator[list[Feature]]:
-    """Each example's windows, as `prepare_features` makes them; a bad one raises when reached.
+    """Yield each example's windows, as in `prepare_features`. A bad example raises in its turn.
 
-    Or, with a list `skipped`, has none, and its error is added there. `contexts` holds those that
-    are tokenized already; the others are added. `on_cut` is told of each question that is cut.
+    With a list `skipped`, a bad example has no windows, and its error is added to the list.
+    `contexts` holds contexts that are tokenized already; the others are tokenized and added.
+    `on_cut` is called with a message for each question that is cut.
     """
-    if doc_stride is not None and doc_stride < 0:
-        raise InputError(f"doc_stride={doc_stride}: an overlap cannot be negative")
-    if max_question_len is not None and max_question_len < 1:
-        raise InputError(f"max_question_len={max_question_len}: expected 1 or more")
     texts = list(dict.fromkeys(e.context for e in examples if e.context not in contexts))
     contexts.update(zip(texts, tokenizer.encode_batch(texts), strict=True))
     questions = tokenizer.encode_batch([example.question for example in examples])
     for example, question in zip(examples, questions, strict=True):
         context = contexts[example.context]
         try:
-            prefix, bounds = cut_context(
-                example,
-                question,
-                context,
-                tokenizer,
-                max_length,
-                doc_stride,
-                max_question_len,
-                on_cut,
-            )
+            require_words(example, question, context)
+            read = question.ids[: settings.max_question_len].tolist()
+            # [CLS] question [SEP] ... [SEP]
+            room = settings.max_length - len(read) - tokenizer.separators - 2
+            stride = stride_for(example, settings, len(read), room)
         except InputError as error:
             if skipped is None:
                 raise
             skipped.append(DataError(str(error), "no window can hold a question"))
-            prefix, bounds = (), []
-        window = Feature(
-            example.id, 0, prefix, context, 0, 0, context_segment=tokenizer.context_segment
-        )
+            yield []
+            continue
+        if len(read) < len(question):
+            unread = example.question[question.offsets[len(read), 0] :]
+            on_cut(
+                f"{place_of(example)}the question has {len(question)} tokens, "
+                f"max_question_len={len(read)}: not read is {unread[:60]!r}"
+            )
+        prefix = (tokenizer.cls_id, *read, *[tokenizer.sep_id] * tokenizer.separators)
         yield [
-            replace(window, window_index=index, token_start=first, token_end=end - 1)
-            for index, (first, end) in enumerate(bounds)
+            Feature(
+                example.id,
+                index,
+                prefix,
+                context,
+                first,
+                end - 1,
+                context_segment=tokenizer.context_segment,
+            )
+            for index, (first, end) in enumerate(window_bounds(len(context), room, stride))
         ]
 
 
-def cut_context(
-    example: Example,
-    question: Pieces,
-    context: Pieces,
-    tokenizer: Tokenizer,
-    max_length: int,
-    doc_stride: int | None,
-    max_question_len: int | None,
-    on_cut: Callable[[str], None],
-) -> tuple[tuple[int, ...], list[tuple[int, int]]]:
-    """What all windows of an example begin with, and the bounds of their pieces of the context."""
-    name = f"{example.id}: " if example.id else ""
+def place_of(example: Example) -> str:
+    """What a message about an example begins with."""
+    return f"{example.id}: " if example.id else ""
+
+
+def require_words(example: Example, question: Pieces, context: Pieces) -> None:
+    """Raise `InputError` for a question or a context that has no words."""
+    place = place_of(example)
     if question.blank.all():
-        raise InputError(f"{name}no words in the question {example.question[:40]!r}")
+        raise InputError(f"{place}no words in the question {example.question[:40]!r}")
     if context.blank.all():
-        raise InputError(f"{name}no words in the context {example.context[:40]!r}")
-    read = question.ids[:max_question_len].tolist()
-    room = max_length - len(read) - tokenizer.separators - 2  # [CLS] question [SEP] ... [SEP]
-    if doc_stride is None:
-        doc_stride = min(128, max_length // 2)
-        if doc_stride >= room:  # a long question: windows that advance by half of what is left
-            doc_stride = room // 2 if room > 0 else 0
-    if room < doc_stride + 1:
+        raise InputError(f"{place}no words in the context {example.context[:40]!r}")
+
+
+def stride_for(example: Example, settings: WindowSettings, question_tokens: int, room: int) -> int:
+    """The overlap of this example's windows, which have `room` for tokens of context.
+
+    Raises `InputError` where a window could not advance.
+    """
+    stride = settings.stride()
+    if settings.doc_stride is None and stride >= room:
+        # a long question: windows that advance by half of the room that is left
+        stride = room // 2 if room > 0 else 0
+    if room < stride + 1:
         raise InputError(
-            f"{name}max_length={max_length} leaves room for {max(room, 0)} tokens of "
-            f"context, but doc_stride={doc_stride} needs {doc_stride + 1}: the question has "
-            f"{len(read)} tokens: {example.question[:60]!r}"
+            f"{place_of(example)}max_length={settings.max_length} leaves room for "
+            f"{max(room, 0)} tokens of context, but doc_stride={stride} needs {stride + 1}: "
+            f"the question has {question_tokens} tokens: {example.question[:60]!r}"
         )
-    if len(read) < len(question):
-        unread = example.question[question.offsets[len(read), 0] :]
-        on_cut(
-            f"{name}the question has {len(question)} tokens, max_question_len={len(read)}: "
-            f"not read is {unread[:60]!r}"
-        )
-    prefix = (tokenizer.cls_id, *read, *[tokenizer.sep_id] * tokenizer.separators)
-    return prefix, window_bounds(len(context), room, doc_stride)
+    return stride
 
 
 def data_report(
@@ -235,11 +226,11 @@ def data_report(
     doc_stride: int | None = 128,
     skipped: list[DataError] | None = None,
 ) -> dict[str, float]:
-    """What a data set holds, and what of it windows of this size can hold.
+    """Counts for a data set, and how much of the data fits into windows of this size.
 
-    `answers_without_a_window` counts the questions whose first answer stands whole in no window,
-    `answers_with_outer_white_space` those with an answer that begins or ends in white space.
-    `skipped` as in `prepare_train_features`.
+    `answers_without_a_window` counts the questions whose first answer is whole in no window.
+    `answers_with_outer_white_space` counts the questions that have an answer with white space at
+    its beginning or end. `skipped` works as in `prepare_train_features`.
     """
     features = prepare_train_features(examples, tokenizer, max_length, doc_stride, skipped)
     held = {feature.example_id for feature in features if feature.start_position}
@@ -260,37 +251,39 @@ def data_report(
 
 
 def has_outer_white_space(example: Example) -> bool:
-    """Whether an answer begins or ends in white space, which labels leave out."""
+    """Whether an answer begins or ends with white space, which labels exclude."""
     return any(answer.text != answer.text.strip() for answer in example.answers)
 
 
 def answer_tokens(example: Example, context: Pieces) -> tuple[int, int] | None:
     """The first and the last piece of the context that share a character with the first answer.
 
-    White space at the answer's edges, or marks that the tokenizer drops, change nothing. None for
-    an example without an answer. Raises `DataError` where no piece has a character of it, and for
-    one whose place is not known.
+    White space at the answer's edges changes nothing, and neither do marks that the tokenizer
+    drops. Returns None for an example without an answer. Raises `DataError` where no piece shares a
+    character with the answer, and where the position of the answer is unknown.
     """
     if not example.answers:
         return None
     answer = example.answers[0]
-    name = f"{example.id}: " if example.id else ""
+    place = place_of(example)
     if answer.char_start < 0:
         kind = "no place is known for the answer"
-        raise DataError(f"{name}{kind} {answer.text!r}", kind)
+        raise DataError(f"{place}{kind} {answer.text!r}", kind)
     starts, ends = context.offsets.T
     first = int(ends.searchsorted(answer.char_start, side="right"))  # ends after the answer's start
-    last = int(starts.searchsorted(answer.char_end, side="left")) - 1  # starts before its end
+    last = (
+        int(starts.searchsorted(answer.char_end, side="left")) - 1
+    )  # starts before the answer's end
     if first > last:
         kind = "no token of the context covers the answer"
-        raise DataError(f"{name}{kind} {answer.text!r}", kind)
+        raise DataError(f"{place}{kind} {answer.text!r}", kind)
     return first, last
 
 
 def label(feature: Feature, tokens: tuple[int, int] | None) -> Feature:
-    """The window labelled with these pieces of its context; [CLS] where it doesn't hold them all.
+    """The window, labelled with these pieces of its context; with [CLS] where it lacks one.
 
-    `tokens` are the first and the last (inclusive), counted in the whole context.
+    `tokens` are the first and the last piece (inclusive), counted in the whole context.
     """
     start = end = 0
     if tokens and feature.token_start <= tokens[0] and tokens[1] <= feature.token_end:

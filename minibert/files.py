@@ -1,4 +1,4 @@
-"""Files that appear whole, or not at all."""
+"""Files that appear only when they are complete; and folders to write to."""
 
 import os
 import tempfile
@@ -10,17 +10,18 @@ from safetensors import SafetensorError
 
 from .errors import InputError
 
-UNFINISHED = ".unfinished-"  # what the names of drafts begin with; a killed process leaves its own
+UNFINISHED = ".unfinished-"  # the prefix of draft folders; a killed process leaves its draft
 
 
 @contextmanager
 def complete_files(folder: str | Path) -> Iterator[Path]:
-    """An empty folder, the draft: what the block writes there moves to `folder` at its end.
+    """An empty draft folder for the block to write to. At its end the files move to `folder`.
 
-    Until every file is whole and on the disk, nothing in `folder` changes; when the block raises,
-    nothing does. A file that is replaced stays what it was for whoever has it open, or mapped into
-    memory, as a reader may have its weights. Makes `folder`; raises `InputError` where that, or a
-    file in it, cannot be written.
+    Files move only after every file is completely written to the disk, so an error in the block
+    changes no file. They move one after the other, and each replaces the old file in one step. An
+    interruption between two moves can leave some new files and some old ones. A program that has an
+    old file open, or mapped into memory as a model's weights are, still sees the old content.
+    Creates `folder`. Raises `InputError` when the folder or a file cannot be written.
     """
     folder = Path(folder)
     try:
@@ -40,11 +41,11 @@ def complete_files(folder: str | Path) -> Iterator[Path]:
 
 
 def make_folder(path: str | Path) -> Path:
-    """A folder to write to, made if need be. Raises `InputError` where it cannot be."""
+    """A folder to write to, created if necessary. Raises `InputError` when this is impossible."""
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()  # can anything be written there?
+        tempfile.TemporaryFile(dir=folder).close()  # a test: is the folder writable?
     except OSError as error:
         raise InputError(f"{folder}: cannot be a folder to write to: {error}") from error
     return folder

@@ -1,4 +1,4 @@
-"""What a job is: digests of its model and data, and how two jobs differ."""
+"""Digests of models and data, and the differences between two jobs."""
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
@@ -12,7 +12,7 @@ from .features import Feature
 
 
 def features_digest(features: Sequence[Feature]) -> str:
-    """A digest of windows with their labels, in their order."""
+    """A digest of windows and their labels. It depends on their order."""
     sha256 = hashlib.sha256()
     for f in features:
         fields = (f.example_id, f.prefix, f.token_start, f.token_end)
@@ -22,7 +22,7 @@ def features_digest(features: Sequence[Feature]) -> str:
 
 
 def examples_digest(examples: Sequence[Example]) -> str:
-    """A digest of questions with their answers, in their order."""
+    """A digest of questions and their answers. It depends on their order."""
     sha256 = hashlib.sha256()
     for example in examples:
         sha256.update(repr(example).encode())
@@ -30,7 +30,7 @@ def examples_digest(examples: Sequence[Example]) -> str:
 
 
 def tensors_digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
-    """A digest of tensors with their names, and of a text that goes with them."""
+    """A digest of tensors, of their names, and of an additional text."""
     sha256 = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -43,7 +43,7 @@ def tensors_digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
 def differences(
     was: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str] = ()
 ) -> dict[str, str]:
-    """Each setting whose value has changed, with a phrase that says how.
+    """The settings that have changed, each with a phrase that names both values.
 
     >>> differences({"seed": 1, "epochs": 2}, {"seed": 3, "epochs": 2})
     {'seed': 'seed was 1, is 3'}

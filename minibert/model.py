@@ -1,5 +1,5 @@
-"""The encoder: token ids -> hidden states. BERT (arXiv:1810.04805v2) section 3 and appendix A.2;
-its layers are those of "Attention Is All You Need" (arXiv:1706.03762v7) section 3.
+"""The encoder: token ids -> hidden states. BERT (arXiv:1810.04805v2) section 3 and appendix A.2.
+Its layers come from "Attention Is All You Need" (arXiv:1706.03762v7) section 3.
 
 Shapes, here and everywhere:
     B batch   T tokens   H hidden_size   N heads   D = H // N   L layers   W windows
@@ -17,12 +17,14 @@ from . import pretrained
 from .config import Attention, BertConfig
 from .errors import InputError
 from .fast.dropout import Dropout
+from .hub import pinned
 
 
 class Embeddings(nn.Module):
     """Word + position + segment, then LayerNorm. BERT section 3, "Input/Output Representations".
 
-    DistilBERT has no segments; RoBERTa's first position is not 0; ELECTRA may project the result.
+    DistilBERT has no segments. RoBERTa's first position is not 0. ELECTRA's vectors can be narrower
+    than H; then `project` widens them.
     """
 
     def __init__(self, config: BertConfig) -> None:
@@ -39,17 +41,17 @@ class Embeddings(nn.Module):
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)  # (T,)
-        # added in the order of transformers, since float addition is not associative
-        x: Tensor = self.word(input_ids)  # (B, T) -> (B, T, H), or narrower until `project`
+        # added in the same order as in transformers, because float addition is not associative
+        x: Tensor = self.word(input_ids)  # (B, T) -> (B, T, width)
         if self.token_type is not None:
             x = x + self.token_type(token_type_ids)
-        x = x + self.position(positions + self.first_position)  # (B, T, H) + (T, H)
+        x = x + self.position(positions + self.first_position)  # (B, T, width) + (T, width)
         x = self.dropout(self.norm(x))
-        return self.project(x) if self.project else x
+        return self.project(x) if self.project else x  # (B, T, H)
 
 
 class SelfAttention(nn.Module):
-    """softmax(Q K^T / sqrt(D)) V in N heads at once. Attention Is All You Need, section 3.2."""
+    """softmax(Q K^T / sqrt(D)) V, in N heads. "Attention Is All You Need", section 3.2."""
 
     def __init__(self, config: BertConfig, attention: Attention) -> None:
         super().__init__()
@@ -76,17 +78,21 @@ class SelfAttention(nn.Module):
     def mix(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Values mixed by how well keys match each query, (B, T, H); the weights too, if eager."""
+        """Average the values, weighted by how well each key matches the query.
+
+        q, k and v are (B, N, T, D), `mask` is (B, 1, 1, T) or None. Returns (B, T, H) and, with
+        "eager", the weights (B, N, T, T).
+        """
         probabilities = None
         if self.attention == "sdpa":
             p = self.dropout.p if self.training else 0.0
             mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
         else:
             # The scores are by far the largest tensors, so they are changed in place. Autocast is
-            # off, since it would have softmax return float32 (inside it computes in that anyway).
+            # off, because with it softmax would return float32 (inside, it always uses float32).
             with torch.autocast(q.device.type, enabled=False):
                 scores = (q @ k.transpose(2, 3)).mul_(self.head_size**-0.5)  # (B, N, T, T)
-                if mask is not None:  # (B, 1, 1, T): the same for every head and every query
+                if mask is not None:  # (B, 1, 1, T), the same for every head and every query
                     scores.add_(mask.to(scores.dtype))
                 probabilities = self.dropout(scores.softmax(dim=-1))
                 mixed = probabilities @ v  # (B, N, T, T) @ (B, N, T, D) -> (B, N, T, D)
@@ -94,7 +100,7 @@ class SelfAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear maps with a GELU between, at each token alone. The same paper, section 3.3."""
+    """Two linear maps with a GELU between them, for each token separately. Same paper, 3.3."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -102,14 +108,14 @@ class FeedForward(nn.Module):
         self.contract = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        # F.gelu is the erf form, as pretrained; tanh would be 1e-3 off
+        # F.gelu is the erf form, as in pretraining; the tanh form would be 1e-3 off
         x = F.gelu(self.expand(x))  # (B, T, H) -> (B, T, I)
         contracted: Tensor = self.contract(x)  # (B, T, I) -> (B, T, H)
         return contracted
 
 
 class EncoderLayer(nn.Module):
-    """Attention, then feed-forward; each added to its input, *then* normalised (post-LayerNorm)."""
+    """Attention, then feed-forward. Each is added to its input, *then* normalised (post-norm)."""
 
     def __init__(self, config: BertConfig, attention: Attention) -> None:
         super().__init__()
@@ -128,16 +134,16 @@ class EncoderLayer(nn.Module):
 
 @dataclass(frozen=True)
 class Encoded:
-    """What the encoder computed: nothing is kept on the modules."""
+    """The results of the encoder. The modules themselves keep nothing."""
 
-    # L + 1 of (B, T, H): the embeddings, then each layer; or the last alone
+    # L + 1 tensors (B, T, H): the embeddings, then each layer; or the last layer only
     hidden_states: tuple[Tensor, ...]
-    # L of (B, N, T, T), when asked for: each row sums to 1, but in training mode, after dropout
+    # On request, L tensors (B, N, T, T). Each row sums to 1, but not after dropout, in training.
     attentions: tuple[Tensor, ...] | None
 
 
 class Bert(nn.Module):
-    """The encoder: embeddings and L layers. No pooler: span answers read every token."""
+    """The encoder: embeddings and L layers. There is no pooler, because spans need every token."""
 
     def __init__(self, config: BertConfig, attention: Attention = "eager") -> None:
         super().__init__()
@@ -152,7 +158,7 @@ class Bert(nn.Module):
         self.apply(self.initialize)
 
     def initialize(self, module: nn.Module) -> None:
-        """How BERT's weights begin: N(0, initializer_range^2), biases 0."""
+        """BERT's first weights: drawn from N(0, initializer_range^2), with biases 0."""
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
         if isinstance(module, nn.Linear):
@@ -162,19 +168,15 @@ class Bert(nn.Module):
     def from_pretrained(
         cls, source: str | Path, attention: Attention = "eager", revision: str | None = None
     ) -> "Bert":
-        """The encoder of a folder or hub id (at that branch, tag or commit), with or without a head
-        there; eval mode, float32.
-
-        Raises `PretrainedError` when a weight is missing, unexpected or of another shape.
+        """The encoder of a folder or hub id (`revision`: its branch, tag or commit), in eval mode
+        and float32. A span head stays unread. Raises `PretrainedError` when a weight is missing,
+        unexpected, or has another shape.
         """
+        revision = pinned(source, revision)
         model, shapes = pretrained.empty_model(cls, source, attention, revision)
         expected = {f"bert.{name}": shape for name, shape in shapes.items()}
         tensors, _ = pretrained.load_tensors(
-            source,
-            expected,
-            model.config.model_type,
-            may_hold="qa_outputs.",
-            revision=revision,
+            source, expected, model.config.model_type, may_hold="qa_outputs.", revision=revision
         )
         tensors = {name.removeprefix("bert."): t for name, t in tensors.items()}
         model.load_state_dict(tensors, assign=True)
@@ -188,13 +190,13 @@ class Bert(nn.Module):
         output_attentions: bool = False,
         output_hidden_states: bool = True,
     ) -> Encoded:
-        """(B, T) token ids -> hidden states of every layer; of the last alone, where the others
-        are not asked for: they take as much memory again.
+        """Token ids (B, T) -> the hidden states of every layer, L + 1 tensors (B, T, H).
 
-        `attention_mask` is (B, T), 1 for tokens and 0 for padding (default: no padding);
-        `token_type_ids` is (B, T), 0 for the question and 1 for the context (default: all 0).
+        `attention_mask` (B, T) is 1 for tokens and 0 for padding; None means no padding.
+        `token_type_ids` (B, T) is 0 for the question and 1 for the context; None means all 0.
+        `output_hidden_states=False` returns only the last layer; all layers take twice the memory.
         Raises `InputError` for more tokens than the model has positions, and for
-        `output_attentions` with "sdpa", which never holds the probabilities.
+        `output_attentions` with "sdpa", which never stores the probabilities.
         """
         if output_attentions and self.attention == "sdpa":
             raise InputError("attention='sdpa' does not compute the probabilities: use 'eager'")
@@ -206,9 +208,9 @@ class Bert(nn.Module):
         x = self.embeddings(input_ids, token_type_ids)  # (B, T) -> (B, T, H)
         mask = None
         if attention_mask is not None:
-            # Added to the scores: 0 keeps a key, the lowest finite number removes it (its
-            # exponential is exactly 0; -inf would give NaN where a whole row is padding). It is
-            # the lowest of bfloat16, since that of float32 would be -inf there.
+            # The mask is added to the scores. 0 keeps a key. The lowest finite number removes it,
+            # because its exponential is exactly 0; -inf would give NaN where a whole row is
+            # padding. We use bfloat16's lowest number: float32's would be -inf in bfloat16.
             lowest = torch.finfo(torch.bfloat16).min
             mask = torch.zeros(attention_mask.shape, dtype=x.dtype, device=x.device)
             mask = mask.masked_fill(attention_mask == 0, lowest)[:, None, None, :]  # (B, 1, 1, T)
@@ -216,7 +218,7 @@ class Bert(nn.Module):
         hidden_states = [x]
         attentions = []
         for layer in self.layers:
-            x, probabilities = layer(x, mask)
+            x, probabilities = layer(x, mask)  # (B, T, H) -> (B, T, H)
             if not output_hidden_states:
                 hidden_states.clear()
             hidden_states.append(x)

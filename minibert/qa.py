@@ -10,22 +10,23 @@ from torch import Tensor, nn
 from . import pretrained
 from .config import Attention, BertConfig
 from .errors import PretrainedError
+from .hub import pinned
 from .model import Bert, Encoded
 
 
 @dataclass(frozen=True)
 class QuestionAnsweringOutput(Encoded):
-    """The encoder's states, and the two logits of every token: each (B, T), never masked."""
+    """The encoder's states, and two logits for every token. The logits are never masked."""
 
-    start_logits: Tensor
-    end_logits: Tensor
+    start_logits: Tensor  # (B, T)
+    end_logits: Tensor  # (B, T)
 
 
 class SpanHead(nn.Module):
-    """Two vectors find an answer: a token's start logit is S . T_i, its end logit E . T_i.
+    """Two vectors mark an answer: the start logit of token i is S . T_i, its end logit is E . T_i.
 
-    The paper has no biases; HF's layer has one scalar each, kept here so that raw logits agree.
-    A scalar added to every token's logit cancels in the softmax.
+    The paper has no biases. HF's layer has one scalar for each side. We keep them, because then the
+    raw logits agree with HF's. In the softmax over the tokens they cancel.
     """
 
     def __init__(self, hidden_size: int, std: float) -> None:
@@ -35,13 +36,13 @@ class SpanHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(2))
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        # at least float32: in bfloat16 many logits would be equal
+        # at least float32, because in bfloat16 many logits would be equal
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         with torch.autocast(hidden.device.type, enabled=False):
-            # one product with both vectors stacked: bit for bit what HF's (2, H) layer computes
+            # One product with both vectors is bit-identical to HF's (2, H) layer.
             vectors = torch.stack((self.S, self.E)).to(dtype)  # (2, H)
             logits = F.linear(hidden.to(dtype), vectors, self.bias.to(dtype))  # (B, T, 2)
-        start_logits, end_logits = logits.unbind(-1)  # two of (B, T)
+        start_logits, end_logits = logits.unbind(-1)  # (B, T, 2) -> two (B, T)
         return start_logits, end_logits
 
 
@@ -62,31 +63,33 @@ class BertForQuestionAnswering(nn.Module):
         new_head: bool = False,
         revision: str | None = None,
     ) -> "BertForQuestionAnswering":
-        """The model of a folder or hub id (at that branch, tag or commit); eval mode, float32.
+        """The model of a folder or hub id, in eval mode and float32.
 
-        `new_head=True` makes S and E anew (drawn from torch's global generator) when the checkpoint
-        has none, as fine-tuning begins. Without it such a checkpoint raises `PretrainedError`: an
-        untrained head gives random answers. So does any other weight that is missing, unexpected
-        or of another shape.
+        `revision` is the hub id's branch, tag or commit. `new_head=True` is for fine-tuning: if the
+        checkpoint has no head, a new one is drawn from torch's global generator. Without it, such a
+        checkpoint raises `PretrainedError`, because an untrained head gives random answers. So does
+        any other weight that is missing, unexpected, or has another shape.
         """
+        revision = pinned(source, revision)
         model, expected = pretrained.empty_model(cls, source, attention, revision)
-        may_lack = "head." if new_head else None
+        may_lack = "head." if new_head else ()
         tensors, report = pretrained.load_tensors(
             source, expected, model.config.model_type, may_lack, revision=revision
         )
         if report.missing:
             config = model.config
-            made = SpanHead(config.hidden_size, config.initializer_range).state_dict()
-            if len(report.missing) < len(made):  # half a trained head is a broken checkpoint
+            head = SpanHead(config.hidden_size, config.initializer_range).state_dict()
+            if len(report.missing) < len(head):  # half a trained head is a broken checkpoint
                 raise PretrainedError(f"{source}: these weights lack {', '.join(report.missing)}")
-            tensors |= {f"head.{name}": tensor for name, tensor in made.items()}
+            tensors |= {f"head.{name}": tensor for name, tensor in head.items()}
         model.load_state_dict(tensors, assign=True)
         return model.eval()
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        """Write a folder that this class and `transformers.AutoModelForQuestionAnswering` load.
+        """Write a folder that this class and `transformers.AutoModelForQuestionAnswering` can load.
 
-        Weights stored as `torch.float16` take half the room, and are read as float32 again.
+        `dtype=torch.float16` halves the size; loading converts the weights to float32. Raises
+        `InputError` when the folder cannot be written.
         """
         config = self.config.to_dict()
         tensors = {name: t.detach().to("cpu", dtype) for name, t in self.state_dict().items()}
@@ -100,7 +103,7 @@ class BertForQuestionAnswering(nn.Module):
         output_attentions: bool = False,
         output_hidden_states: bool = True,
     ) -> QuestionAnsweringOutput:
-        """(B, T) token ids -> (B, T) start and end logits. Arguments and errors: `Bert.forward`."""
+        """Token ids (B, T) -> start and end logits (B, T). Arguments and errors: `Bert.forward`."""
         encoded = self.bert(
             input_ids, attention_mask, token_type_ids, output_attentions, output_hidden_states
         )
@@ -117,14 +120,14 @@ def span_loss(
     end_positions: Tensor,
     attention_mask: Tensor | None = None,
 ) -> Tensor:
-    """Mean of the negative log-likelihoods of the true start and the true end: a scalar, float32.
+    """The mean negative log-likelihood of the true starts and the true ends: a float32 scalar.
 
-    Logits are (B, T), positions (B,). The paper sums the two terms; HF and Google's code average
-    them, and so does this. A position past the window takes no part, as in HF. A negative one, as
-    an unlabelled window has, doesn't either; HF takes it for 0, the [CLS]. A batch with no position
-    inside has loss 0; HF's is NaN. With an `attention_mask` (B, T) the softmax runs over the tokens
-    alone, so that padding takes no probability (and a label on padding has infinite loss). Without
-    one, and but for these cases, the value equals HF's.
+    Logits are (B, T), positions (B,). The paper adds the losses of start and end. HF and Google's
+    code average them, and so do we. Positions past the window are ignored, as in HF. The value
+    equals HF's, except in three cases. With an `attention_mask` (B, T), the softmax leaves out
+    padding, and a label on padding has an infinite loss. A negative position, as in an unlabelled
+    window, is ignored; HF treats it as 0, the [CLS]. A batch without any position inside its
+    windows has loss 0; HF's is NaN.
     """
 
     def one_side(logits: Tensor, positions: Tensor) -> Tensor:
@@ -146,10 +149,10 @@ def soft_span_loss(
     end_targets: Tensor,
     attention_mask: Tensor,
 ) -> Tensor:
-    """`span_loss` where start and end are known as probabilities over the tokens: all are (B, T).
+    """`span_loss` for targets that are probabilities over the tokens. All arguments are (B, T).
 
-    The cross-entropy, averaged over windows and both sides: a scalar, float32. With all of the
-    probability on one token it is `span_loss`.
+    Returns the cross-entropy, averaged over windows and over start and end: a float32 scalar. It
+    equals `span_loss` when one token has all the probability.
     """
     padding = attention_mask == 0
 

@@ -1,11 +1,11 @@
-"""Span search: start and end logits -> grid of legal spans -> the n best over all windows.
+"""Span search: start and end logits -> grid of legal spans -> the best spans over all windows.
 
 BERT (arXiv:1810.04805v2) section 4.2: a span's score is S.T_i + E.T_j, and the best span with
-j >= i is the prediction. Here every legal span of every window is compared, none is skipped.
+j >= i is the prediction. This module compares every legal span of every window and skips none.
 
-T counts tokens of context alone: those of one window, or, where offsets of a whole context are
-given, those of the whole context. K is the length of the longest span. "Null" is the answer that
-there is no answer.
+Here T counts only tokens of the context: the tokens of one window, or of the whole context where a
+function takes the offsets of the whole context. K is the length of the longest span. "Null" is
+SQuAD v2.0's name for the answer "no answer".
 """
 
 import math
@@ -21,16 +21,16 @@ import numpy.typing as npt
 
 from .data.metric import normalize_answer
 from .errors import InputError
-from .settings import UNCALIBRATED, Calibration
+from .settings import UNCALIBRATED, AnswerSettings, Calibration
 
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
 class WindowLogits:
-    """The logits of one window, cut to its tokens of context: nothing else can be an answer."""
+    """The logits of one window's context tokens: no other token can be in an answer."""
 
-    token_start: int  # place of the window's first token in the context
+    token_start: int  # position of the window's first token in the context
     start_logits: Array  # (T,) float32
     end_logits: Array  # (T,) float32
     null_logits: tuple[float, float] = (math.nan, math.nan)  # start and end logit of its [CLS]
@@ -40,14 +40,15 @@ class WindowLogits:
 class Span:
     """A span of the context, in tokens counted from the beginning of the whole context.
 
-    Or the null candidate, "no answer": both tokens are then -1, and the logits those of a [CLS].
+    For "no answer", both tokens are -1, and the logits come from a [CLS].
     """
 
     token_start: int
     token_end: int  # inclusive
     start_logit: float
     end_logit: float
-    score: float  # probability among all candidates: the legal spans of all windows, and null
+    score: float  # probability among all candidates: the legal spans, and perhaps "no answer"
+    window: int = 0  # index of the window that gives its logits
 
     @property
     def is_null(self) -> bool:
@@ -57,8 +58,8 @@ class Span:
 def span_grid(start_logits: Array, end_logits: Array, max_answer_len: int) -> Array:
     """All legal spans of one window: grid[i, k] is the score of tokens i to i + k inclusive.
 
-    (T,), (T,) -> (T, K), K = min(max_answer_len, T); -inf where a span would leave the window. In
-    float64, in which the sum of two float32 is exact: spans tie only when their logits do.
+    (T,), (T,) -> (T, K), K = min(max_answer_len, T); -inf where a span would leave the window. The
+    grid is float64, where the sum of two float32 numbers is exact: different logits never tie.
 
     >>> span_grid(np.array([1.0, 5.0, 0.0]), np.array([2.0, 0.0, 4.0]), max_answer_len=2)
     array([[  3.,   1.],
@@ -76,7 +77,7 @@ def span_grid(start_logits: Array, end_logits: Array, max_answer_len: int) -> Ar
 def surroundings(tokens: int, width: int) -> Array:
     """How much context a window shows around each span: min(tokens to the left, to the right).
 
-    -> (T, K) laid out as `span_grid`; negative where a span would leave the window.
+    -> (T, K), laid out like `span_grid`; negative where a span would leave the window.
     """
     i, k = np.ogrid[:tokens, :width]
     nearest: Array = np.minimum(i, tokens - 1 - i - k)
@@ -85,59 +86,59 @@ def surroundings(tokens: int, width: int) -> Array:
 
 def best_spans(
     windows: Sequence[WindowLogits],
-    n_best: int = 20,
-    max_answer_len: int = 30,
+    settings: AnswerSettings = AnswerSettings(),
     offsets: Array | None = None,
     words: Array | None = None,
-    null: bool = False,
     calibration: Calibration = UNCALIBRATED,
 ) -> list[Span]:
-    """The `n_best` spans of at most `max_answer_len` tokens, best first; all, when there are fewer.
+    """The `settings.top_k` best spans, best first; every span where there are fewer.
 
-    A span that several windows see counts once, with the logits of the window that shows the most
-    context around it (`surroundings`), among equals of the earliest. With the `offsets` (T, 2) of
-    the context's tokens, spans of the same characters also count once: the pieces of one Hangul
-    syllable make such spans, and the best of them stays. `Span.score` is the softmax of
-    start_logit + end_logit over all these candidates. Ties go to the earlier start, then to the
+    `windows` are all windows of one example, in order. Of the settings, `top_k`, `max_answer_len`
+    and `no_answer` are used.
+
+    A span that several windows contain counts once. Its logits come from the window that shows the
+    most context around it (`surroundings`), and from the earliest of several such windows. With the
+    `offsets` (T, 2) of the context's tokens, spans of the same characters also count once, and the
+    best one remains: the pieces of one Hangul syllable make such spans. `Span.score` is the softmax
+    of start_logit + end_logit over all these candidates. Ties go to the earlier start, then to the
     shorter span.
 
-    `words` (T, 2) gives for each token the characters of its whole word. With it, of the spans that
-    cover the same words only the best is returned, with its own score: nothing is summed.
+    `words` (T, 2) gives for each token the characters of its whole word. With it, only the best of
+    the spans that cover the same words is returned, with its own score: nothing is summed.
 
-    With `null`, "no answer" is a candidate too, with the least start_logit + end_logit that a
-    window's [CLS] has; it is then always in the list, as one more where it isn't among the best.
+    With `no_answer`, "no answer" is one more candidate. Its logit is the least start_logit +
+    end_logit that the [CLS] of any window has. It is then always in the list: it is added at the
+    end where it isn't among the best.
 
-    A `calibration` takes its threshold from that sum, and divides all sums by its temperature in
-    the softmax: the order of the spans stays, and so do the logits that are returned.
+    A `calibration` subtracts its threshold from that logit, and divides all logits by its
+    temperature in the softmax. The order of the spans and the returned logits stay the same.
 
-    `windows` are all the windows of one example, in order. Raises `InputError` for logits that are
-    not finite and for arguments below 1.
+    Raises `InputError` for logits that are not finite.
     """
-    if n_best < 1 or max_answer_len < 1:
-        raise InputError(f"n_best={n_best}, max_answer_len={max_answer_len}: both start at 1")
     for window in windows:
         finite = np.isfinite(window.start_logits).all() and np.isfinite(window.end_logits).all()
-        if not finite or (null and not math.isfinite(sum(window.null_logits))):
-            raise InputError("logits are not finite: the model's weights or precision are at fault")
+        if not finite or (settings.no_answer and not math.isfinite(sum(window.null_logits))):
+            raise InputError("logits are not finite: check the model's weights and precision")
 
-    grid, source_window = candidate_grid(windows, max_answer_len, offsets)
-    null_logits = least_null_logits(windows)
-    null_logit = sum(null_logits) - calibration.null_threshold if null else -math.inf
+    grid, source_window = candidate_grid(windows, settings.max_answer_len, offsets)
+    null_logit = null_candidate(windows, settings, calibration)
     temperature = calibration.temperature
     top, total = softmax_total(grid, null_logit, temperature)
     if words is not None:
         merge_characters(grid, words)
 
     flat = grid.ravel()
-    n_best = min(n_best, int(np.count_nonzero(flat > -np.inf)))
-    # all that reach the n-th best logit, then exactly in order: stable, so that ties stay put
-    threshold = np.partition(flat, -n_best)[-n_best]
+    count = min(settings.top_k, int(np.count_nonzero(flat > -np.inf)))
+    # first all spans that reach the logit of the last one wanted, then exactly in order; the sort
+    # is stable, which keeps ties in place
+    threshold = np.partition(flat, -count)[-count]
     reached = np.flatnonzero(flat >= threshold)
-    chosen = reached[np.argsort(-flat[reached], kind="stable")][:n_best]
+    chosen = reached[np.argsort(-flat[reached], kind="stable")][:count]
     spans = []
     for flat_index in chosen.tolist():
         i, k = divmod(flat_index, grid.shape[1])
-        window = windows[int(source_window[flat_index])]
+        source = int(source_window[flat_index])
+        window = windows[source]
         spans.append(
             Span(
                 token_start=i,
@@ -145,18 +146,30 @@ def best_spans(
                 start_logit=float(window.start_logits[i - window.token_start]),
                 end_logit=float(window.end_logits[i + k - window.token_start]),
                 score=math.exp((flat[flat_index] - top) / temperature) / total,
+                window=source,
             )
         )
-    if null:
+    if settings.no_answer:
         rank = int(np.count_nonzero(flat[chosen] >= null_logit))
         null_score = math.exp((null_logit - top) / temperature) / total
-        spans.insert(rank, Span(-1, -1, *null_logits, null_score))
+        null_logits = least_null_logits(windows)
+        source = [window.null_logits for window in windows].index(null_logits)
+        spans.insert(rank, Span(-1, -1, *null_logits, null_score, source))
     return spans
 
 
 def least_null_logits(windows: Sequence[WindowLogits]) -> tuple[float, float]:
-    """Of "no answer", over all windows of an example: the pair with the least sum."""
+    """The logits of "no answer": the pair with the least sum that any window's [CLS] has."""
     return min((window.null_logits for window in windows), key=sum)
+
+
+def null_candidate(
+    windows: Sequence[WindowLogits], settings: AnswerSettings, calibration: Calibration
+) -> float:
+    """The logit with which "no answer" competes; -inf where it may not be the answer."""
+    if not settings.no_answer:
+        return -math.inf
+    return sum(least_null_logits(windows)) - calibration.null_threshold
 
 
 def softmax_total(grid: Array, null_logit: float, temperature: float) -> tuple[float, float]:
@@ -173,47 +186,39 @@ def scores_of_best(
     offsets: Array,
     max_answer_len: int = 30,
 ) -> Array:
-    """The scores of the best span and of its text at each temperature; null is none of them.
+    """The scores of the best span and of its text at each temperature, without "no answer".
 
-    (K,) -> (2, K): what `best_spans` and `text_scores` give.
+    (K,) temperatures -> (2, K): the scores of `best_spans` and of `text_scores`.
     """
     grid, _ = candidate_grid(windows, max_answer_len, offsets)
     i, k = divmod(int(grid.argmax()), grid.shape[1])
     text = context[offsets[i, 0] : offsets[i + k, 1]]
-    alike = logits_of_texts(grid, context, offsets)(normalize_answer(text))
+    logits = logits_of_texts(grid, context, offsets)(normalize_answer(text))
     scores: Array = np.empty((2, len(temperatures)))
     for k, temperature in enumerate(temperatures.tolist()):
         top, total = softmax_total(grid, -math.inf, temperature)
-        scores[:, k] = 1 / total, np.exp((alike - top) / temperature).sum() / total
+        scores[:, k] = 1 / total, np.exp((logits - top) / temperature).sum() / total
     return scores
 
 
 def text_scores(
-    windows: Sequence[WindowLogits],
-    spans: Sequence[Span],
+    texts: Sequence[str],
+    grid: Array,
+    null_logit: float,
     context: str,
-    offsets: Array,
-    max_answer_len: int = 30,
-    places: Array | None = None,
-    calibration: Calibration = UNCALIBRATED,
+    places: Array,
+    temperature: float,
 ) -> list[float]:
-    """For each of these spans the probability that its *text* is the answer, wherever it stands.
+    """For each answer's text, the probability that this *text* is right, wherever it occurs.
 
-    It is the sum of the softmax over all candidates of `best_spans` whose texts read alike, which
-    they do when `normalize_answer` makes the same of both; over all different texts it sums to 1.
-    The softmax has the calibration's `text_temperature`.
+    The probability is a sum over the softmax of all candidates at this temperature: the candidates
+    whose texts are equal after `normalize_answer`. Over all different texts it sums to 1.
 
-    `spans` are what `best_spans` found, null among them if it is a candidate; `windows`, `offsets`,
-    `max_answer_len` and `calibration` as there. A candidate's text is that between the `places`
-    (T, 2) of its tokens, by default their `offsets`; that of null is "".
+    `grid` is the `candidate_grid` of the example and `null_logit` its `null_candidate`, whose text
+    is "". The text of a candidate is the part of the context between the `places` (T, 2) of its
+    first and last token.
     """
-    places = offsets if places is None else places
-    grid, _ = candidate_grid(windows, max_answer_len, offsets)
     logits_of = logits_of_texts(grid, context, places)
-    temperature = calibration.text_temperature
-    null = any(span.is_null for span in spans)
-    threshold = calibration.null_threshold
-    null_logit = sum(least_null_logits(windows)) - threshold if null else -math.inf
     top, total = softmax_total(grid, null_logit, temperature)
 
     @cache
@@ -223,19 +228,14 @@ def text_scores(
             logits = np.append(logits, null_logit)
         return float(np.exp((logits - top) / temperature).sum()) / total
 
-    texts = (
-        "" if span.is_null else context[places[span.token_start, 0] : places[span.token_end, 1]]
-        for span in spans
-    )
     return [score(normalize_answer(text)) for text in texts]
 
 
 def logits_of_texts(grid: Array, context: str, places: Array) -> Callable[[str], Array]:
-    """A function that gives the logits of all spans in the grid of which `normalize_answer` makes
-    a given text."""
+    """A function: a normalised text -> the logits of all spans in the grid that have this text."""
     legal = grid > -np.inf
-    # Texts that read alike have the same sum of letters. Few spans have that of a given text, and
-    # only those are compared with it.
+    # Equal texts have equal sums of letters. Few spans have the sum of a given text, and only the
+    # texts of these few are compared.
     before = letter_sums(context)
     padded = np.zeros(len(grid) + grid.shape[1] - 1, dtype=np.uint64)
     padded[: len(grid)] = before[places[:, 1]]
@@ -256,10 +256,10 @@ def logits_of_texts(grid: Array, context: str, places: Array) -> Callable[[str],
 
 
 def letter_sums(text: str) -> Array:
-    """For each place in a text a sum over the letters before it: (len(text) + 1,), modulo 2^64.
+    """For each place in a text, a sum over the letters before it: (len(text) + 1,), modulo 2^64.
 
-    What `normalize_answer` takes away counts 0, and so do all letters of which articles consist:
-    texts that it makes the same of have the same sum.
+    Characters that `normalize_answer` removes count 0, and so do all letters that occur in
+    articles. Texts that are equal after `normalize_answer` therefore have equal sums.
 
     >>> sums = letter_sums("The U.S., us")
     >>> bool(sums[8] - sums[0] == sums[12] - sums[9])
@@ -275,8 +275,8 @@ def letter_sums(text: str) -> Array:
 
 @cache
 def letter_number(character: str) -> int:
-    """64 bits that stand for a character in `letter_sums`."""
-    # "\u03c2" is how Python writes a small sigma at the end of a word
+    """The 64-bit number of a character in `letter_sums`."""
+    # "\u03c2" is the form that Python gives a small sigma at the end of a word
     lower = character.lower().replace("\u03c2", "\u03c3")
     counted = (c for c in lower if not c.isspace() and c not in string.punctuation + "anthe")
     return sum(random.Random(ord(c)).getrandbits(64) for c in counted) % 2**64
@@ -285,7 +285,7 @@ def letter_number(character: str) -> int:
 def candidate_grid(
     windows: Sequence[WindowLogits], max_answer_len: int, offsets: Array | None
 ) -> tuple[Array, Array]:
-    """`merge_windows`, with each place in the text once: all that can be an answer."""
+    """All spans that can be answers: `merge_windows`, and each range of characters once."""
     grid, source_window = merge_windows(windows, max_answer_len)
     if offsets is not None:
         drop_blanks(grid, offsets)
@@ -294,12 +294,12 @@ def candidate_grid(
 
 
 def merge_windows(windows: Sequence[WindowLogits], max_answer_len: int) -> tuple[Array, Array]:
-    """The legal spans of a whole context, each once, and which window it takes its logits from.
+    """The legal spans of a whole context, and for each span the window that gives its logits.
 
-    -> (tokens of the context, K) laid out as `span_grid`, and the windows' indices, flat.
+    -> a grid (tokens of the context, K), laid out like `span_grid`; the windows' indices, flat.
     """
     width = min(max_answer_len, max(len(w.start_logits) for w in windows))
-    if len(windows) == 1:  # most examples: the same as below, sooner
+    if len(windows) == 1:  # most examples: the same result in less time
         grid = span_grid(windows[0].start_logits, windows[0].end_logits, width)
         return grid, np.broadcast_to(np.int32(0), grid.size)
     tokens = max(w.token_start + len(w.start_logits) for w in windows)
@@ -319,9 +319,9 @@ def merge_windows(windows: Sequence[WindowLogits], max_answer_len: int) -> tuple
 
 
 def drop_blanks(grid: Array, offsets: Array) -> None:
-    """Make those spans -inf that have no text, since all their tokens are white space.
+    """Set the spans to -inf that have no text, because all their tokens are white space.
 
-    Such a token has no place of its own: see `Pieces`.
+    `Pieces` says how the offsets of such a token look.
     """
     starts, ends = offsets.T
     if (starts < ends).all():
@@ -331,9 +331,9 @@ def drop_blanks(grid: Array, offsets: Array) -> None:
 
 
 def merge_characters(grid: Array, offsets: Array) -> None:
-    """Of the spans that cover the same characters leave the best, and make the others -inf.
+    """Keep the best of the spans that cover the same characters, and set the others to -inf.
 
-    `grid` is laid out as `span_grid`; `offsets` (T, 2) are each token's first character and end.
+    `grid` is laid out like `span_grid`; `offsets` (T, 2) are each token's first character and end.
     """
     starts, ends = offsets.astype(np.int64).T
     if (np.diff(starts) > 0).all() and (np.diff(ends) > 0).all():  # no character has two tokens
@@ -350,8 +350,8 @@ def merge_characters(grid: Array, offsets: Array) -> None:
 def argmax_span(start_logits: Array, end_logits: Array) -> tuple[int, int]:
     """The blog post's first decoder: the best start and the best end, each on its own.
 
-    Over all tokens of the window, the question's and [SEP] too. The end can come before the start;
-    the span is then empty. -> (start, end inclusive)
+    It looks at all tokens of the window, also at the question and [SEP]. The end can come before
+    the start: the span is then empty. -> (start, end inclusive)
     """
     return int(np.argmax(start_logits)), int(np.argmax(end_logits))
 
@@ -361,8 +361,9 @@ def beam_spans(
 ) -> list[tuple[int, int, float]]:
     """The blog post's second decoder: the 20 best starts with the 20 best ends, start <= end.
 
-    Over all tokens of the window, at any length, best first. It can miss the best legal span, and
-    return one in the question. -> (start, end inclusive, start_logit + end_logit)
+    It looks at all tokens of the window and at spans of any length, best first. It can miss the
+    best legal span, and it can return a span in the question. -> (start, end inclusive,
+    start_logit + end_logit)
     """
     starts = np.argsort(start_logits)[::-1][:beam].tolist()
     ends = np.argsort(end_logits)[::-1][:beam].tolist()

@@ -1,10 +1,9 @@
-"""Tokenizer: text -> pieces, each with the place in the text that it came from, and with its word.
+"""Tokenizer: text -> pieces. Every piece knows its characters in the text, and its word.
 
-BERT (arXiv:1810.04805v2) section 3, "Input/Output Representations". The pieces are WordPieces
-(arXiv:1609.08144 section 4.1), as BERT, DistilBERT and ELECTRA have them, byte pairs (RoBERTa,
-arXiv:1907.11692v1 section 4.4), or those of a unigram model (XLM-R and CamemBERT,
-arXiv:1804.10959v1). The `tokenizers` library does the splitting; this module sees to it that text
-stays text, and that offsets stay character offsets.
+BERT (arXiv:1810.04805v2) section 3, "Input/Output Representations". BERT, DistilBERT and ELECTRA
+have WordPieces (arXiv:1609.08144 section 4.1). RoBERTa has byte pairs (arXiv:1907.11692v1 section
+4.4). XLM-R and CamemBERT have a unigram model (arXiv:1804.10959v1). The `tokenizers` library splits
+the text. This module ensures that text is never a special token, and that offsets count characters.
 """
 
 import json
@@ -26,6 +25,7 @@ from tokenizers.pre_tokenizers import Split
 from .errors import InputError, PretrainedError
 from .families import BRACKETS, FAMILIES, Family
 from .files import complete_files
+from .hub import pinned
 from .tokenizer_files import NORMALIZER_SETTINGS, read_tokenizer, special_tokens, word_pieces
 
 MAX_TOKENS = 10**7  # XLM-R has 250,000
@@ -33,21 +33,21 @@ SPECIAL_TOKENS = tuple(BRACKETS.values())
 
 WHITE_SPACE = np.array([k for k in range(0x3001) if chr(k).isspace()], dtype=np.uint32)
 
-Places = npt.NDArray[np.int32]  # (T, 2): char_start, char_end (code points, end exclusive)
+Places = npt.NDArray[np.int32]  # (T, 2): char_start and char_end, in code points, end exclusive
 
 
 @dataclass(frozen=True, eq=False)
 class Pieces:
-    """A text's pieces: `ids[k]` is the k-th, and it covers text[a:b] with a, b = offsets[k].
+    """The pieces of a text: piece k is `ids[k]`, and covers text[a:b] with a, b = offsets[k].
 
-    Byte pairs and unigrams have pieces of white space alone. Such a piece covers nothing, and has
-    a >= b: `a` is where the text after it begins, `b` where the text before it ends. So a span of
-    pieces covers from the `a` of its first to the `b` of its last, whatever these are.
+    In byte pairs and unigrams a piece can be white space only. Such a blank piece covers nothing:
+    `a` is the start of the text after it, `b` the end of the text before it, and a >= b. Any span
+    of pieces covers the text from its first piece's `a` to its last piece's `b`.
     """
 
     ids: npt.NDArray[np.int32]  # (T,)
     offsets: Places
-    words: npt.NDArray[np.int32]  # (T,): the number of the word that each is of
+    words: npt.NDArray[np.int32]  # (T,): the number of each piece's word
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -63,17 +63,25 @@ class Pieces:
 
     @property
     def blank(self) -> npt.NDArray[np.bool_]:
-        """(T,) Which of them cover nothing."""
+        """(T,): True for a piece that covers nothing."""
         blank: npt.NDArray[np.bool_] = self.offsets[:, 0] >= self.offsets[:, 1]
         return blank
 
+    def word_offsets(self) -> Places:
+        """For each piece, (T, 2), the place in the text of the whole word that it belongs to."""
+        begins = np.diff(self.words, prepend=-1) != 0
+        word = np.cumsum(begins) - 1  # the word of each piece
+        ends = np.append(begins[1:], True)[: len(begins)]
+        starts = self.offsets[begins, 0]
+        return np.stack((starts[word], self.offsets[ends, 1][word]), axis=1)
+
 
 class Tokenizer:
-    """A tokenizer of BERT or of a sibling, around one of the `tokenizers` library.
+    """The tokenizer of BERT or a sibling, made from a tokenizer of the `tokenizers` library.
 
-    `settings` are those of a `tokenizer_config.json`; `family` says what neither they nor the
-    tokenizer itself do. Raises `PretrainedError` for a tokenizer that lacks the special tokens or
-    packs a pair of texts in another way.
+    `settings` come from a `tokenizer_config.json`. `family` is the source of what neither the
+    settings nor the library's tokenizer say. Raises `PretrainedError` when special tokens are
+    missing, or when the tokenizer packs a pair of texts in another way.
     """
 
     def __init__(
@@ -82,7 +90,7 @@ class Tokenizer:
         settings: Mapping[str, Any] | None = None,
         family: Family | None = None,
     ) -> None:
-        # what a tokenizer.json may carry along; windows are cut and padded by minibert
+        # A tokenizer.json can ask for both, but minibert cuts and pads windows itself.
         backend.no_truncation()
         backend.no_padding()
         self.settings = dict(settings or {})
@@ -104,27 +112,27 @@ class Tokenizer:
                     f"it packs a pair as {' '.join(packed)}; expected {' '.join(known[0])}"
                 )
             self.separators = 1 + known.index(packed)
-        self.max_length = read_limit(self.settings)  # tokens that the model is for; None: unsaid
-        # one more than the highest id: a file may leave ids out, or name a token twice
+        self.max_length = read_limit(self.settings)  # in tokens; None: the settings don't say
+        # The highest id plus one, because a file may leave ids out or name a token twice.
         self.vocab_size: int = max(backend.get_vocab().values()) + 1
         if self.vocab_size > MAX_TOKENS:
             raise PretrainedError(f"the vocabulary has an id of {self.vocab_size - 1}")
         added = backend.get_added_tokens_decoder().values()
-        self._as_read: str | None = None  # its tokenizer.json, where `protected` is not the same
+        self._as_read: str | None = None  # the original tokenizer.json, if `protected` changed it
         self.backend = self.protected(backend)
-        # pieces that may begin or end with white space
+        # whether pieces may begin or end with white space
         self._trims = not isinstance(backend.model, WordPiece)
         self._trims |= any(token.lstrip or token.rstrip for token in added)
-        # a unigram model's mark of a space; its place is that of the letter after it
+        # The unigram model's sign for a space. It has the offsets of the letter after it.
         self._space_id = backend.token_to_id("▁") if isinstance(backend.model, Unigram) else None
 
     def protected(self, backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-        """The tokenizer, changed where it would find the model's own tokens in a text, or not find
-        one that a user added.
+        """The tokenizer, changed so that text never becomes one of the model's own tokens, and
+        always becomes a token that a user added.
 
-        The library looks in a text for all added tokens but those marked special: the model's own
-        are made to be just those. And where the vocabulary too would find one (a unigram model has
-        "</s>" as a piece like any other), its first letter is split off.
+        The library looks in a text for every added token that is not marked special. So exactly the
+        model's own tokens get this mark. The vocabulary may still match one, because in a unigram
+        model "</s>" is a piece like any other. Then the token's first letter is split off.
         """
         own = set(self.special_tokens.values())
         added = backend.get_added_tokens_decoder().values()
@@ -136,38 +144,38 @@ class Tokenizer:
             backend = tokenizers.Tokenizer.from_str(json.dumps(state))
         backend.encode_special_tokens = True
         ids = {self.pad_id, self.cls_id, self.sep_id}
-        found = {id for t in own for id in backend.encode(t, add_special_tokens=False).ids}
-        if isinstance(backend.model, Unigram) or found & ids:
+        spelled_ids = {id for t in own for id in backend.encode(t, add_special_tokens=False).ids}
+        if isinstance(backend.model, Unigram) or spelled_ids & ids:
             self._as_read = self._as_read or str(backend.to_str(pretty=True))
-            spelled = (f"{re.escape(t[0])}(?={re.escape(t[1:])})" for t in sorted(own))
-            apart = Split(Regex("|".join(spelled)), "isolated")
+            first_letters = (f"{re.escape(t[0])}(?={re.escape(t[1:])})" for t in sorted(own))
+            apart = Split(Regex("|".join(first_letters)), "isolated")
             before = [backend.pre_tokenizer] if backend.pre_tokenizer is not None else []
             backend.pre_tokenizer = PreTokenizers([*before, apart])
         return backend
 
     @classmethod
     def from_vocabulary(cls, vocabulary: Sequence[str], lowercase: bool = True) -> "Tokenizer":
-        """From WordPieces in the order of their ids; accents go with the case, as BERT's do."""
+        """From WordPieces in the order of their ids. As in BERT, `lowercase` removes accents."""
         return cls(word_pieces(vocabulary, lowercase, {}))
 
     @classmethod
     def from_pretrained(cls, source: str | Path, revision: str | None = None) -> "Tokenizer":
-        """From a folder or hub id (at that branch, tag or commit): `tokenizer.json`, `vocab.txt`,
-        or `vocab.json` and `merges.txt`.
+        """From a folder or hub id (`revision`: its branch, tag or commit) with `tokenizer.json`,
+        `vocab.txt`, or `vocab.json` and `merges.txt`.
 
-        Raises `PretrainedError` when there is no such file, or it isn't such a tokenizer's.
+        Raises `PretrainedError` when there is no such file, or it holds another kind of tokenizer.
         """
-        files = read_tokenizer(source, revision)
+        files = read_tokenizer(source, pinned(source, revision))
         try:
             return cls(*files)
-        except Exception as error:  # the library raises bare `Exception` for one that is broken
+        except Exception as error:  # the library raises a bare `Exception` for a broken one
             reason = str(error).strip().partition("\n")[0]
             raise PretrainedError(f"{source}: not usable as a tokenizer: {reason}") from error
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json`; beside WordPieces, `vocab.txt`.
+        """Write `tokenizer.json` and `tokenizer_config.json`; for WordPieces also `vocab.txt`.
 
-        Either all of them appear or nothing changes; raises `InputError`.
+        No file changes until all are complete. Raises `InputError` when they cannot be written.
         """
         pieces = isinstance(self.backend.model, WordPiece)
         kind = "BertTokenizer" if pieces else "PreTrainedTokenizerFast"
@@ -176,7 +184,7 @@ class Tokenizer:
         if isinstance(self.backend.normalizer, BertNormalizer):
             for theirs, ours in NORMALIZER_SETTINGS.items():
                 settings[theirs] = getattr(self.backend.normalizer, ours)
-        # line k of a vocab.txt is the token of id k: an id without a token has a line too
+        # Line k of vocab.txt is the token with id k, so an id without a token also gets a line.
         lines = [f"[unused id {k}]" for k in range(self.vocab_size)]
         for token, k in self.backend.get_vocab().items():
             lines[k] = token
@@ -189,43 +197,35 @@ class Tokenizer:
             (draft / "tokenizer.json").write_text(text, encoding="utf-8")
 
     def encode(self, text: str) -> Pieces:
-        """A text's pieces, without special tokens; whatever stands in the text is text."""
+        """The pieces of a text, without special tokens: "[SEP]" in a text is plain text."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Iterable[str]) -> list[Pieces]:
-        """`encode` for many texts, on all cores. Raises `InputError` for a lone surrogate."""
+        """`encode` for many texts, on all cores. Raises `InputError` for invalid Unicode."""
         texts = list(texts)
         try:
             encodings = self.backend.encode_batch(texts, add_special_tokens=False)
         except TypeError as error:  # a lone surrogate, as JSON's "\\ud800" gives
             raise InputError("a text is not valid Unicode: it holds a lone surrogate") from error
-        found = []
+        encoded = []
         for text, e in zip(texts, encodings, strict=True):
             ids, words = (np.array(numbers, dtype=np.int32) for numbers in (e.ids, e.word_ids))
-            offsets = np.array(e.offsets, dtype=np.int32).reshape(-1, 2)  # (0, 2) without a piece
+            offsets = np.array(e.offsets, dtype=np.int32).reshape(-1, 2)  # (0, 2) without pieces
             if self._trims:
                 space = ids == self._space_id
                 offsets[space, 1] = offsets[space, 0]
                 offsets = trimmed(text, offsets)
-            found.append(Pieces(ids, offsets, words))
-        return found
-
-    def word_offsets(self, pieces: Pieces) -> Places:
-        """For each piece, (T, 2), the place in the text of the whole word that it belongs to."""
-        begins = np.diff(pieces.words, prepend=-1) != 0
-        word = np.cumsum(begins) - 1  # of each piece
-        ends = np.append(begins[1:], True)[: len(begins)]
-        starts = pieces.offsets[begins, 0]
-        return np.stack((starts[word], pieces.offsets[ends, 1][word]), axis=1)
+            encoded.append(Pieces(ids, offsets, words))
+        return encoded
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The strings of the vocabulary for these ids."""
         return [self.backend.id_to_token(int(i)) for i in ids]
 
     def tokens_to_string(self, tokens: Sequence[str]) -> str:
-        """Words glued from pieces and spaced as WordPiece's decoder does: not the original text.
+        """Join pieces into words, as WordPiece's decoder does. The result is not the original text.
 
-        The seed's way to print an answer; `Answer.answer` is cut from the context instead.
+        The blog post prints answers this way. `Answer.answer` is a slice of the context instead.
 
         >>> Tokenizer.from_vocabulary(SPECIAL_TOKENS).tokens_to_string(["over", "3", "##2", "+"])
         'over 32 +'
@@ -234,7 +234,7 @@ class Tokenizer:
 
 
 def pair_template(backend: tokenizers.Tokenizer) -> list[str]:
-    """How a tokenizer itself packs a pair, such as [CLS] question [SEP] context [SEP]; or nothing.
+    """How a tokenizer packs a pair, such as [CLS] question [SEP] context [SEP]; [] if it does not.
 
     >>> pair_template(Tokenizer.from_vocabulary([*SPECIAL_TOKENS, "a"]).backend)
     ['[CLS]', 'question', '[SEP]', 'context', '[SEP]']
@@ -247,31 +247,31 @@ def pair_template(backend: tokenizers.Tokenizer) -> list[str]:
         name = token if text is None else ("question", "context")[text]
         if text is None or template[-1:] != [name]:
             template.append(name)
-    return template if len(template) > 2 else []  # two: it packs nothing around them
+    return template if len(template) > 2 else []  # with only two there are no special tokens
 
 
 def read_limit(settings: Mapping[str, Any]) -> int | None:
-    """`model_max_length`; a huge one, as is written where there is none, says nothing."""
+    """`model_max_length`, or None. A huge value means "no limit". Raises `PretrainedError`."""
     limit = settings.get("model_max_length")
     if limit is None:
         return None
     if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit >= 1:
-        raise PretrainedError(f"model_max_length={limit!r}; expected a number from 1")
+        raise PretrainedError(f"model_max_length={limit!r}; expected a number of 1 or more")
     return int(limit) if limit < 10**6 else None
 
 
 def trimmed(text: str, offsets: Places) -> Places:
-    """Places without the white space at their edges, as `Pieces` has them.
+    """Places without the white space at their edges, as `Pieces` needs them.
 
     >>> trimmed("Ada  lit", np.array([[0, 3], [3, 4], [4, 8]])).tolist()
     [[0, 3], [5, 3], [5, 8]]
     """
     letters = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
-    blank = np.isin(letters, WHITE_SPACE)
+    white = np.isin(letters, WHITE_SPACE)
     places = np.arange(len(text) + 1, dtype=np.int32)
-    # of each place: the next letter at or after it, and the end of the last one before it
-    following = np.where(np.append(blank, False), len(text), places)
+    # for each place: the next letter at or after it, and the end of the last letter before it
+    following = np.where(np.append(white, False), len(text), places)
     following = np.minimum.accumulate(following[::-1])[::-1]
-    preceding = np.maximum.accumulate(np.where(np.insert(blank, 0, True), 0, places))
+    preceding = np.maximum.accumulate(np.where(np.insert(white, 0, True), 0, places))
     starts, ends = offsets.T
     return np.stack((following[starts], preceding[ends]), axis=1)

@@ -1,14 +1,14 @@
 """A tokenizer's files: folder or hub id -> a tokenizer of the `tokenizers` library, its settings.
 
-`tokenizer.json` describes one whole. The older files are vocabularies (`vocab.txt` of WordPieces,
-`vocab.json` with `merges.txt` of byte pairs), and a class that `tokenizer_config.json` names says
-how text is split; one that splits otherwise is refused by name.
+`tokenizer.json` describes a complete tokenizer. The older files are only vocabularies: `vocab.txt`
+of WordPieces, `vocab.json` with `merges.txt` of byte pairs. For these, `tokenizer_config.json`
+names the class that splits text. A class that splits text in another way is refused by name.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import tokenizers
 from tokenizers import AddedToken, decoders
@@ -19,55 +19,49 @@ from tokenizers.processors import BertProcessing, RobertaProcessing
 
 from .errors import PretrainedError
 from .families import ANGLES, BRACKETS, FAMILIES, Family
-from .pretrained import find_file, read_json, refuse_pointer, with_revision
+from .hub import find_file, read_json, refuse_pointer, with_revision
 
-# names in a tokenizer_config.json -> names in the `tokenizers` library
+# Names in tokenizer_config.json -> names in the `tokenizers` library
 NORMALIZER_SETTINGS = {
     "do_lower_case": "lowercase",
     "strip_accents": "strip_accents",
     "tokenize_chinese_chars": "handle_chinese_chars",
 }
 
-# file of a vocabulary -> the classes that split text as is done here
+# Vocabulary file -> the classes that split text in the same way as minibert
 CLASSES = {
     "vocab.txt": ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer"),
     "vocab.json": ("RobertaTokenizer",),
 }
 
-# vocabularies that another library reads
+# Vocabularies that only another library can read
 SENTENCE_PIECE = ("sentencepiece.bpe.model", "spiece.model", "spm.model")
 
 Settings = Mapping[str, Any]
 
 
-class TokenizerFiles(NamedTuple):
-    """What a folder's files say."""
-
-    backend: tokenizers.Tokenizer
-    settings: dict[str, Any]  # tokenizer_config.json; where it is silent, special_tokens_map.json
-    family: Family | None  # that of config.json, where there is one
-
-
-def read_tokenizer(source: str | Path, revision: str | None = None) -> TokenizerFiles:
+def read_tokenizer(
+    source: str | Path, revision: str | None = None
+) -> tuple[tokenizers.Tokenizer, dict[str, Any], Family | None]:
     """From `tokenizer.json`, else `vocab.txt`, else `vocab.json` and `merges.txt`.
 
-    `tokenizer_config.json` beside it has the last word on case, accents, Chinese characters and
-    the space before the first word. Raises `PretrainedError`.
+    Returns the library's tokenizer, the settings (`tokenizer_config.json`, else
+    `special_tokens_map.json`), and the family in `config.json`. The settings decide about case,
+    accents, Chinese characters and the space before the first word, whatever `tokenizer.json` says.
+    Raises `PretrainedError`.
     """
     paths = (find_file(source, name, revision) for name in ("tokenizer.json", *CLASSES))
     path = next((path for path in paths if path is not None), None)
     if path is None:
-        raise PretrainedError(
-            f"{with_revision(source, revision)}: {why_no_tokenizer(source, revision)}"
-        )
-    settings = {
-        name: value
-        for file in ("special_tokens_map.json", "tokenizer_config.json")
-        if (found := find_file(source, file, revision)) is not None
-        for name, value in read_json(found).items()
-    }
-    config_path = find_file(source, "config.json", revision)
-    config = read_json(config_path) if config_path else {}
+        reason = why_no_tokenizer(source, revision)
+        raise PretrainedError(f"{with_revision(source, revision)}: {reason}")
+
+    def read_if_any(name: str) -> dict[str, Any]:
+        path = find_file(source, name, revision)
+        return read_json(path) if path else {}
+
+    settings = read_if_any("special_tokens_map.json") | read_if_any("tokenizer_config.json")
+    config = read_if_any("config.json")
     model_type = config.get("model_type")
     family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
     try:
@@ -75,27 +69,27 @@ def read_tokenizer(source: str | Path, revision: str | None = None) -> Tokenizer
         if path.name != "tokenizer.json":
             refuse_other_kinds(path.name, config | settings)
         if path.name == "vocab.txt":
-            # split at "\n" alone: a vocabulary may hold U+2028 and its like as tokens
+            # split only at "\n", because U+2028 and similar characters may be tokens
             tokens = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
             backend = word_pieces(tokens, is_uncased(tokens), settings, family)
         elif path.name == "vocab.json":
             merges = find_file(source, "merges.txt", revision)
             if merges is None:
-                raise PretrainedError("no merges.txt beside it")
+                raise PretrainedError("no merges.txt in the same folder")
             backend = byte_pairs(path, merges, settings, family)
         else:
             backend = tokenizers.Tokenizer.from_file(str(path))
         backend = configured(backend, settings)
-        add_tokens(backend, find_file(source, "added_tokens.json", revision), settings)
+        add_tokens(backend, read_if_any("added_tokens.json"), settings)
     except Exception as error:  # the library raises bare `Exception` for a broken file
         reason = str(error).strip().partition("\n")[0]
         raise PretrainedError(f"{path}: not usable as a tokenizer: {reason}") from error
-    return TokenizerFiles(backend, settings, family)
+    return backend, settings, family
 
 
 def why_no_tokenizer(source: str | Path, revision: str | None) -> str:
     if find_file(source, "merges.txt", revision) is not None:
-        return "no vocab.json beside merges.txt"
+        return "no vocab.json, only merges.txt"
     for name in SENTENCE_PIECE:
         if find_file(source, name, revision) is not None:
             return (
@@ -106,23 +100,22 @@ def why_no_tokenizer(source: str | Path, revision: str | None) -> str:
 
 
 def refuse_other_kinds(name: str, settings: Settings) -> None:
-    """A vocabulary alone doesn't say how text is split; the class for it may split otherwise."""
+    """Refuse a vocabulary whose class splits text in another way. Raises `PretrainedError`."""
     kind = settings.get("tokenizer_class") or CLASSES[name][0]
     words = settings.get("word_tokenizer_type") or "basic"
     if str(kind).removesuffix("Fast") not in CLASSES[name] or words != "basic":
-        raise PretrainedError(
-            f"tokenizer_class={kind!r}; of a {name} alone minibert reads {', '.join(CLASSES[name])}"
-        )
+        known = ", ".join(CLASSES[name])
+        raise PretrainedError(f"tokenizer_class={kind!r}; for a {name}, minibert reads {known}")
 
 
 def is_uncased(tokens: Sequence[str]) -> bool:
-    """Whether a vocabulary has no capital letter, but in names such as "[unused1]" and "<S>"."""
+    """Whether only names such as "[unused1]" and "<S>" have capital letters in a vocabulary."""
     plain = (token for token in tokens if token[:1] + token[-1:] not in ("[]", "<>"))
     return not any("A" <= letter <= "Z" for token in plain for letter in token)
 
 
 def read_flag(settings: Settings, name: str, default: bool | None = None) -> bool | None:
-    """A setting that is true or false; null says nothing."""
+    """A setting that is true or false. If it is missing or null, `default`."""
     value = settings.get(name)
     if not isinstance(value, bool | None):
         raise PretrainedError(f"{name}={value!r}; expected a bool")
@@ -132,10 +125,11 @@ def read_flag(settings: Settings, name: str, default: bool | None = None) -> boo
 def special_tokens(
     backend: tokenizers.Tokenizer, settings: Settings, family: Family | None, ends: Sequence[str]
 ) -> dict[str, str]:
-    """The model's own tokens by their roles: "pad", "cls", "sep", and what else there is.
+    """The model's own tokens by their roles: "pad", "cls", "sep", and others if they exist.
 
-    As the files say, else as the tokenizer itself begins and ends a text (`ends`, where it does),
-    else as the family or another names them. Raises `PretrainedError` for one that is not there.
+    The names come from the files; else from the tokens that the tokenizer itself puts around a text
+    (`ends`, which may be empty); else from the family; else from BERT or RoBERTa. Raises
+    `PretrainedError` for a token that the vocabulary lacks.
     """
     usual = [family.special_tokens] if family else []
     tables = [t for t in (*usual, BRACKETS, ANGLES) if backend.token_to_id(t["cls"]) is not None]
@@ -150,19 +144,19 @@ def special_tokens(
         if value is not None:
             names[role] = value
     needed = ["pad", "cls", "sep"]
-    if isinstance(backend.model, WordPiece):  # the others can do without
+    if isinstance(backend.model, WordPiece):  # the other models need no "unk"
         names["unk"] = backend.model.unk_token
         needed = ["pad", "unk", "cls", "sep"]
     for role in needed:
         if backend.token_to_id(names[role]) is None:
-            raise PretrainedError(f"the vocabulary has no {names[role]}, its {role}_token")
+            raise PretrainedError(f"the vocabulary has no {names[role]}, which is the {role}_token")
     return {role: t for role, t in names.items() if backend.token_to_id(t) is not None}
 
 
 def word_pieces(
     tokens: Sequence[str], lowercase: bool, settings: Settings, family: Family | None = None
 ) -> tokenizers.Tokenizer:
-    """BERT's: from the tokens in the order of their ids; accents go with the case."""
+    """BERT's tokenizer, from tokens in the order of their ids. `lowercase` removes accents too."""
     ids = {token: i for i, token in enumerate(tokens)}
     backend = tokenizers.Tokenizer(WordPiece(ids))
     unknown = settings.get("unk_token") or ("<unk>" if "<unk>" in ids else "[UNK]")
@@ -172,7 +166,7 @@ def word_pieces(
     backend.decoder = decoders.WordPiece(prefix="##")
     own = special_tokens(backend, settings, family, ())
     backend.post_processor = BertProcessing(*((own[r], ids[own[r]]) for r in ("sep", "cls")))
-    # for other programs that read our tokenizer.json: text here is never a special token
+    # for other programs that read our tokenizer.json; in minibert, text is never a special token
     backend.add_special_tokens(sorted(set(own.values()), key=ids.__getitem__))
     return backend
 
@@ -180,7 +174,7 @@ def word_pieces(
 def byte_pairs(
     vocabulary: Path, merges: Path, settings: Settings, family: Family | None
 ) -> tokenizers.Tokenizer:
-    """RoBERTa's: bytes, and which pairs of them are joined, in this order."""
+    """RoBERTa's tokenizer, from its vocabulary and from the pairs to join, in this order."""
     backend = tokenizers.Tokenizer(BPE.from_file(str(vocabulary), str(merges)))
     first = read_flag(settings, "add_prefix_space", False)
     trim = read_flag(settings, "trim_offsets", True)
@@ -194,8 +188,7 @@ def byte_pairs(
 
 
 def configured(backend: tokenizers.Tokenizer, settings: Settings) -> tokenizers.Tokenizer:
-    """The tokenizer as a `tokenizer_config.json` wants it: case and accents of WordPieces, and the
-    space before the first word of byte pairs."""
+    """The tokenizer with the settings for case and accents (WordPieces) or space (byte pairs)."""
     first = read_flag(settings, "add_prefix_space")
     if isinstance(backend.pre_tokenizer, ByteLevel) and first is not None:
         backend.pre_tokenizer.add_prefix_space = first
@@ -207,7 +200,7 @@ def configured(backend: tokenizers.Tokenizer, settings: Settings) -> tokenizers.
     if isinstance(normalizer, BertNormalizer):
         for name, value in wanted.items():
             setattr(normalizer, name, value)
-    elif normalizer is not None and wanted:  # several, one after the other
+    elif normalizer is not None and wanted:  # another kind, or a sequence of several
         state = json.loads(backend.to_str())
         parts = state["normalizer"].get("normalizers", [state["normalizer"]])
         lower = wanted.get("lowercase")
@@ -221,18 +214,14 @@ def configured(backend: tokenizers.Tokenizer, settings: Settings) -> tokenizers.
     return backend
 
 
-def add_tokens(backend: tokenizers.Tokenizer, path: Path | None, settings: Settings) -> None:
-    """The tokens that someone added to a vocabulary: those of `added_tokens.json`, and those that
-    a `tokenizer_config.json` lists. Raises `PretrainedError` for one whose id is not the next."""
+def add_tokens(backend: tokenizers.Tokenizer, added: Settings, settings: Settings) -> None:
+    """Add the tokens of an `added_tokens.json` and of the settings. Their ids must follow."""
     listed = settings.get("added_tokens_decoder") or {}
-    tokens: dict[str, Any] = {t["content"]: int(id) for id, t in listed.items()}
-    tokens |= read_json(path) if path else {}
-    special = {token["content"]: bool(token.get("special")) for token in listed.values()}
+    tokens: dict[str, Any] = {t["content"]: int(id) for id, t in listed.items()} | dict(added)
+    special = {token["content"] for token in listed.values() if token.get("special")}
     for token, id in sorted(tokens.items(), key=lambda item: str(item[1]).zfill(12)):
         if backend.token_to_id(token) is None:
-            backend.add_tokens(
-                [AddedToken(token, normalized=False, special=special.get(token, False))]
-            )
+            backend.add_tokens([AddedToken(token, normalized=False, special=token in special)])
         if backend.token_to_id(token) != id:
             raise PretrainedError(
                 f"the added token {token} has id {backend.token_to_id(token)}, not {id}"

@@ -1,10 +1,11 @@
-"""Make what the notebooks show of the whole of SQuAD: figures over groups, and no text of it.
+"""Compute the figures that the notebooks show for the whole of SQuAD. They contain no text from it.
 
 python notebooks/aggregates.py EVALUATION RUN
 
-From the folder that `minibert evaluate` wrote for dev, aggregates.json (notebook 9; it needs
-MINIBERT_SQUAD); from the one that `minibert train` wrote, full-run.jsonl beside this file:
-its log, thinned to means over 20 steps (notebook 8).
+EVALUATION is the folder that `minibert evaluate` wrote for the development set. It becomes
+aggregates.json (notebook 9). This needs MINIBERT_SQUAD.
+RUN is the folder that `minibert train` wrote. Its log, shortened to means over 20 steps, becomes
+full-run.jsonl (notebook 8). Both files are written to the folder of this script.
 """
 
 import json
@@ -24,24 +25,24 @@ QUESTION_WORDS = ("what", "who", "when", "where", "which", "why", "how many", "h
 
 
 def answer_length(example: minibert.Example) -> str:
-    """Words of the first gold answer."""
+    """The number of words in the first gold answer."""
     return between(len(example.answers[0].text.split()), (1, 2, 3, 4, 6, 10))
 
 
 def question_word(example: minibert.Example) -> str:
-    """The first question word, wherever it stands."""
+    """The question word that comes first, anywhere in the question."""
     places = {
-        word: found.start()
+        word: match.start()
         for word in QUESTION_WORDS
-        if (found := re.search(rf"\b{word}\b", example.question.lower()))
+        if (match := re.search(rf"\b{word}\b", example.question.lower()))
     }
     return min(places, key=lambda word: (places[word], -len(word)), default="other")
 
 
 def distance(example: minibert.Example) -> str:
-    """Words from the answer to the nearest word of four letters or more that the question has.
+    """The number of words from the answer to the nearest word of the question; 1: next to it.
 
-    Words that ask don't count.
+    Question words, and words of fewer than four letters, don't count.
     """
     asked = set(re.findall(r"\w{4,}", example.question.lower())) - set(QUESTION_WORDS)
     gold = example.answers[0]
@@ -52,24 +53,24 @@ def distance(example: minibert.Example) -> str:
 
 
 def between(value: int, edges: tuple[int, ...]) -> str:
-    """The name of the bin, "3" or "4 to 5" or "10 on"; each edge begins one."""
+    """The name of the bin: "3", "4 to 5" or "10+". Each edge is the first number of a bin."""
     begin = max(edge for edge in edges if edge <= value)
     later = [edge for edge in edges if edge > begin]
     if not later:
-        return f"{begin} on"
+        return f"{begin}+"
     return f"{begin}" if later[0] == begin + 1 else f"{begin} to {later[0] - 1}"
 
 
 def order(group: str, count: int) -> tuple[int, int]:
-    """Bins by their first number, then words by how often they are asked."""
+    """Sort bins by their first number, and question words by how often they occur."""
     number = re.match(r"\d+", group)
     return (int(number[0]), 0) if number else (sys.maxsize, -count)
 
 
 GROUPS: dict[str, Callable[[minibert.Example], str]] = {
-    "words of the answer": answer_length,
+    "words in the answer": answer_length,
     "question word": question_word,
-    "words to the next word of the question": distance,
+    "words to the nearest word of the question": distance,
 }
 
 

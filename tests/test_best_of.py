@@ -58,7 +58,7 @@ def test_beside_a_plain_softmax_over_each_passage_s_spans(qa, calibration):
     reader = QuestionAnswerer(qa.model, qa.tokenizer, 40, 10, calibration=calibration)
     logits, nulls = {}, []
     for index, passage in enumerate(PASSAGES):
-        for a in reader(QUESTION, passage, 10**6, handle_impossible_answer=True):
+        for a in reader(QUESTION, passage, 10**6, no_answer=True):
             if a.answer:
                 logits[index, a.start, a.end] = a.start_logit + a.end_logit
             else:
@@ -76,7 +76,7 @@ def test_beside_a_plain_softmax_over_each_passage_s_spans(qa, calibration):
 
 def test_one_passage_is_one_context(qa):
     alone = qa.best_of(QUESTION, PASSAGES[:1], top_k=4)
-    context = qa(QUESTION, PASSAGES[0], 4, handle_impossible_answer=True)
+    context = qa(QUESTION, PASSAGES[0], 4, no_answer=True)
     for ours, theirs in zip(alone, context, strict=False):
         assert (ours.answer, ours.start, ours.end) == (theirs.answer, theirs.start, theirs.end)
         assert ours.score == pytest.approx(theirs.score)

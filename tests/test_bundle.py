@@ -34,12 +34,12 @@ def test_it_refuses_what_a_text_does_not_answer(qa):
     assert qa.calibration != minibert.Calibration()
     context = "At dusk the keeper, Ada, lit the lamp. By dawn it had burned a pint of oil."
     for question in ("What is the capital of France?", "How many people live in Tokyo?"):
-        assert qa(question, context, handle_impossible_answer=True).answer == ""
+        assert qa(question, context, no_answer=True).answer == ""
     for question, answer in (
         ("Who lit the lamp?", "Ada"),
         ("What did Ada light?", "the lamp"),
     ):
-        assert qa(question, context, handle_impossible_answer=True).answer == answer
+        assert qa(question, context, no_answer=True).answer == answer
 
 
 def test_it_is_small_and_safe():

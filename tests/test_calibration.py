@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import minibert
 from minibert import QuestionAnswerer
 from minibert.cli import app
-from minibert.cli.lines import LineSettings, identity
+from minibert.cli.lines import identity
 from minibert.data.metric import exact_match
 from minibert.reader import BUNDLED
 from minibert.scoring.calibration import (
@@ -26,8 +26,14 @@ from minibert.scoring.calibration import (
     save_calibrated,
     threshold_at_loss,
 )
-from minibert.settings import Calibration
-from minibert.spans import WindowLogits, best_spans, scores_of_best, text_scores
+from minibert.settings import AnswerSettings, Calibration
+from minibert.spans import (
+    WindowLogits,
+    best_spans,
+    candidate_grid,
+    scores_of_best,
+    text_scores,
+)
 
 NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
 SCORES = st.one_of(st.floats(0, 1), st.integers(0, 10).map(lambda n: n / 10))
@@ -98,8 +104,8 @@ def windows(draw):
 def test_temperature_and_threshold_beside_a_plain_softmax(found, temperature, threshold):
     """The order of spans never changes; "no answer" leads exactly beyond the threshold."""
     calibration = Calibration(temperature, threshold)
-    plain = best_spans(found, 1000, 4)
-    spans = best_spans(found, 1000, 4, null=True, calibration=calibration)
+    plain = best_spans(found, AnswerSettings(1000, 4))
+    spans = best_spans(found, AnswerSettings(1000, 4, no_answer=True), calibration=calibration)
     null = next(span for span in spans if span.is_null)
     others = [span for span in spans if not span.is_null]
     assert [(s.token_start, s.token_end) for s in others] == [
@@ -129,10 +135,11 @@ def test_the_scores_of_the_best_are_those_of_the_search(found, words):
     temperatures = np.array([0.5, 1.0, 3.0])
     expected = []
     for t in temperatures.tolist():
-        calibration = Calibration(t, text_temperature=t)
-        spans = best_spans(found, 1, 4, offsets, calibration=calibration)
-        texts = text_scores(found, spans, context, offsets, 4, calibration=calibration)
-        expected.append([spans[0].score, *texts])
+        calibration = Calibration(t)
+        (span,) = best_spans(found, AnswerSettings(1, 4), offsets, calibration=calibration)
+        text = context[offsets[span.token_start, 0] : offsets[span.token_end, 1]]
+        grid, _ = candidate_grid(found, 4, offsets)
+        expected.append([span.score, *text_scores([text], grid, -math.inf, context, offsets, t)])
     scores = scores_of_best(found, temperatures, context, offsets, 4)
     assert scores.tolist() == pytest.approx(np.array(expected).T)
 
@@ -153,9 +160,9 @@ def qa() -> QuestionAnswerer:
 def test_without_calibration_nothing_changes(qa, field_notes):
     assert qa.calibration == Calibration(1.0, 0.0)
     example = field_notes[0]
-    answers = qa(example.question, example.context, 5, handle_impossible_answer=True)
+    answers = qa(example.question, example.context, 5, no_answer=True)
     qa_same = replace_calibration(qa, Calibration())
-    assert answers == qa_same(example.question, example.context, 5, handle_impossible_answer=True)
+    assert answers == qa_same(example.question, example.context, 5, no_answer=True)
 
 
 def replace_calibration(qa: QuestionAnswerer, calibration: Calibration) -> QuestionAnswerer:
@@ -183,12 +190,12 @@ def test_what_is_fitted_is_stored_and_used(qa, notes, tmp_path):
         if path.is_file() and path.name != "config.json":
             assert (copy / path.name).read_bytes() == path.read_bytes()
 
-    metrics = minibert.evaluate(again, notes, version_2=True)
+    metrics = minibert.evaluate(again, notes, no_answer=True)
     assert metrics["f1"] == pytest.approx(metrics["best_f1"])
     pipeline = minibert.pipeline(model=again, handle_impossible_answer=True, max_answer_len=30)
     said_no = 0
     for example in notes[::3]:
-        answer = again(example.question, example.context, handle_impossible_answer=True)
+        answer = again(example.question, example.context, no_answer=True)
         assert answer.answer == pipeline(example.question, example.context)["answer"]
         said_no += not answer.answer
     assert said_no > 0
@@ -203,7 +210,7 @@ def test_the_fit_is_the_best_of_a_plain_search(qa, notes):
     for temperature in (0.5, 2**-0.25, 1.0, 2**0.25, 2.0, *fitted.values()):
         reader = replace_calibration(qa, Calibration(temperature, text_temperature=temperature))
         pairs = [(e.question, e.context) for e in answerable]
-        answers = list(reader.answer_many(pairs, text_scores=True))
+        answers = list(reader.answer_many(pairs, text_score=True))
         for name, by_temperature in losses.items():
             loss = 0.0
             for example, answer in zip(answerable, answers, strict=True):
@@ -224,7 +231,7 @@ def test_without_unanswerable_questions_some_are_made(qa, notes):
     assert report["unanswerable"] == report["negatives_made"] > 0.9 * len(answerable)
     assert report["f1_forced"] - 1 <= report["f1_answerable"] <= report["f1_forced"]
     reader = replace_calibration(qa, calibration)
-    metrics = minibert.evaluate(reader, answerable, version_2=True)
+    metrics = minibert.evaluate(reader, answerable, no_answer=True)
     one = 100 / len(answerable)  # the one at the threshold: other batches, other last bits
     assert metrics["f1"] == pytest.approx(report["f1_answerable"], abs=one)
     _, report = calibrate(qa, notes)
@@ -264,11 +271,11 @@ def test_a_bad_calibration_is_named(tiny, tmp_path, stored, named):
 
 
 def test_a_copy_goes_into_a_new_folder(tiny, tmp_path):
-    with pytest.raises(minibert.InputError, match="holds files already"):
+    with pytest.raises(minibert.InputError, match="already has files"):
         save_calibrated(tiny, tiny, Calibration())
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "note").write_text("mine")
-    with pytest.raises(minibert.InputError, match="holds files already"):
+    with pytest.raises(minibert.InputError, match="already has files"):
         save_calibrated(tiny, tmp_path / "full", Calibration())
 
 
@@ -293,7 +300,7 @@ def test_a_copy_is_the_same_model(tiny, tmp_path, transformers):
     for name in ("saved", "copy"):
         again = QuestionAnswerer.from_pretrained(tmp_path / name)
         assert again.calibration == Calibration(2.0, 1.0, 3.0)
-    assert identity(tuned, LineSettings()) != identity(reader, LineSettings())
+    assert identity(tuned, AnswerSettings()) != identity(reader, AnswerSettings())
 
 
 def test_the_commands(tiny, tmp_path):
@@ -311,4 +318,4 @@ def test_the_commands(tiny, tmp_path):
     assert float(lines["text_temperature"]) == stored.text_temperature
     result = CliRunner().invoke(app, [*arguments, str(tmp_path / "copy")])
     assert isinstance(result.exception, minibert.InputError)
-    assert "holds files already" in str(result.exception)
+    assert "already has files" in str(result.exception)

@@ -1,5 +1,6 @@
-"""Training that is killed, stopped or damaged goes on to the weights it would have had."""
+"""Training that was killed, stopped or damaged resumes, and ends with the same weights."""
 
+import contextlib
 import json
 import random
 import shutil
@@ -18,22 +19,21 @@ from hypothesis import strategies as st
 from machine import HANG, needs_permissions, needs_signals
 
 import minibert
-from minibert.training.finetune import TrainingConfig, train
-from minibert.training.run import (
+from minibert import TrainingConfig, adapt, train
+from minibert.training import finetune, run
+from minibert.training.checkpoints import (
     STATE,
     latest_checkpoint,
     read_checkpoint,
-    require_space,
     write_checkpoint,
 )
 
 NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
 
-# A program that trains as its argument says, and takes its time to finish a checkpoint.
+# A program that trains with the settings in its argument, and takes long to write a checkpoint.
 PROGRAM = """
 import json, os, sys, time
-from minibert import MinibertError
-from minibert.training.finetune import TrainingConfig, train
+from minibert import MinibertError, TrainingConfig, train
 fsync = os.fsync
 os.fsync = lambda file: (time.sleep(0.1), fsync(file))
 try:
@@ -80,7 +80,7 @@ def wait(process: subprocess.Popen[str], until: Any) -> None:
 
 
 def result(output: Path) -> tuple[bytes, list[dict[str, Any]]]:
-    """The final weights, and the log but for its speeds."""
+    """The final weights, and the log without its speeds."""
     log = (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in log]
     for row in rows:
@@ -89,7 +89,7 @@ def result(output: Path) -> tuple[bytes, list[dict[str, Any]]]:
 
 
 def survives(tiny: Path, folder: Path, kills: int) -> None:
-    long = {"epochs": kills}  # so that the last kill meets it at work
+    long = {"epochs": kills}  # the run must last until the last kill
     train(TrainingConfig(**config(tiny, folder / "whole", **long)))
     whole = result(folder / "whole")
     settings, output = config(tiny, folder / "killed", **long), folder / "killed"
@@ -122,8 +122,8 @@ def test_a_run_killed_ten_times_ends_with_the_same_weights(tiny, tmp_path):
 
 @needs_signals
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_asked_to_stop_it_saves_and_says_so(tiny, tmp_path, number, code):
-    """Between two checkpoints: what it saves is the step it had reached."""
+def test_a_stop_signal_saves_the_last_step(tiny, tmp_path, number, code):
+    """Also between two regular checkpoints. The message names the checkpoint."""
     output = tmp_path / "run"
     settings = config(tiny, output, checkpoint_every=1000, batch_size=1, dev_file=None)
     process = start(settings)
@@ -136,6 +136,109 @@ def test_asked_to_stop_it_saves_and_says_so(tiny, tmp_path, number, code):
     assert read_checkpoint(saved)[1]["step"] == steps_done(output) >= 2
 
 
+# A stop or a kill at every moment, for both kinds of training, in this process.
+
+
+@pytest.fixture(params=["train", "adapt"])
+def few_steps(request, tiny, tmp_path) -> Any:
+    """Starts or resumes a run of two epochs in a folder: `few_steps(folder, resume=False)`.
+
+    With dropout; fine-tuning evaluates after each epoch.
+    """
+    articles = json.loads(Path(NOTES).read_text(encoding="utf-8"))["data"]
+    dev = {"data": [{"paragraphs": articles[0]["paragraphs"][:1]}]}
+    (tmp_path / "dev.json").write_text(json.dumps(dev), encoding="utf-8")
+    changes = {"epochs": 2, "max_train_examples": 6, "batch_size": 3, "checkpoint_every": 1000}
+
+    def start(folder: Path, resume: bool = False) -> None:
+        settings = config(tiny, folder, **changes, dev_file=None, dropout=0.1)
+        if request.param == "adapt":
+            adapt(TrainingConfig(**settings), resume)
+        else:
+            train(TrainingConfig(**settings | {"dev_file": str(tmp_path / "dev.json")}), resume)
+
+    return start
+
+
+def test_a_run_may_be_stopped_after_any_step(few_steps, tmp_path, monkeypatch):
+    """Also after the last step of an epoch, whose end is then still to come, and of the run."""
+    few_steps(tmp_path / "whole")
+    whole = result(tmp_path / "whole")
+    log_step = run.Run.log_step
+    steps = sum("loss" in row for row in whole[1])
+    assert steps >= 4
+    for last in range(1, steps + 1):
+
+        def stop(self: run.Run, *arguments: Any, last: int = last) -> None:
+            log_step(self, *arguments)
+            if self.step == last:
+                self.stop.receive(signal.SIGTERM, None)
+
+        folder = tmp_path / str(last)
+        with monkeypatch.context() as patch:
+            patch.setattr(run.Run, "log_step", stop)
+            with pytest.raises(minibert.Interrupted, match=f"checkpoint-{last:07d}"):
+                few_steps(folder)
+        few_steps(folder, resume=True)
+        assert result(folder) == whole
+
+
+class Killed(BaseException):
+    """Ends a run at once: no handler for an `Exception` catches it."""
+
+
+@pytest.mark.parametrize("how", ["kill", pytest.param("stop", marks=pytest.mark.slow)])
+def test_a_run_may_be_stopped_before_any_file_appears(few_steps, tmp_path, monkeypatch, how):
+    """Each file of a checkpoint, of a model, and `run.json` appears by a move. Before each one."""
+    signals: list[run.StopSignals] = []
+    move, enter = Path.replace, run.StopSignals.__enter__
+    moves = stop_at = 0
+
+    def replace(path: Path, target: Path) -> Path:
+        nonlocal moves
+        moves += 1
+        if moves == stop_at and how == "kill":
+            raise Killed
+        if moves == stop_at:
+            signals[-1].receive(signal.SIGTERM, None)
+        return move(path, target)
+
+    def remember(self: run.StopSignals) -> run.StopSignals:
+        signals.append(self)
+        return enter(self)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(run.StopSignals, "__enter__", remember)
+    few_steps(tmp_path / "whole")
+    whole = result(tmp_path / "whole")
+    assert moves > 10
+    for stop_at in range(1, moves + 1):
+        moves, folder = 0, tmp_path / str(stop_at)
+        with contextlib.suppress(Killed, minibert.Interrupted):
+            few_steps(folder)
+        assert moves == stop_at or how == "stop"
+        few_steps(folder, resume=True)
+        assert result(folder) == whole
+
+
+def test_a_stop_during_the_evaluation(tiny, tmp_path, monkeypatch):
+    """Nothing is saved then: the checkpoint and the model are from the end of the training."""
+    settings = TrainingConfig(**config(tiny, tmp_path / "run", epochs=2, batch_size=20))
+    evaluate = finetune.evaluate_epoch
+
+    def stop(run: run.Run, *arguments: Any) -> Any:
+        run.stop.receive(signal.SIGTERM, None)
+        return evaluate(run, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune, "evaluate_epoch", stop)
+        with pytest.raises(minibert.Interrupted, match="SIGTERM"):
+            train(settings)
+    train(settings, resume=True)
+    train(TrainingConfig(**config(tiny, tmp_path / "whole", epochs=2, batch_size=20)))
+    assert result(tmp_path / "run") == result(tmp_path / "whole")
+
+
 def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tiny, tmp_path):
     whole = TrainingConfig(**config(tiny, tmp_path / "run"))
     train(whole)
@@ -144,7 +247,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tiny, tmp_path):
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
     newest.write_bytes(content)
-    with pytest.warns(UserWarning, match=f"{newest.name}: damaged.*trying the one before"):
+    with pytest.warns(
+        UserWarning, match=f"{newest.name}: damaged.*trying the checkpoint before it"
+    ):
         assert latest_checkpoint(tmp_path / "run")[0] == before
     with pytest.warns(UserWarning):
         train(whole, resume=True)
@@ -156,7 +261,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tiny, tmp_path):
         train(whole, resume=True)
 
 
-def test_a_run_that_has_ended_is_left_as_it_is(tiny, tmp_path):
+def test_a_run_that_has_ended_is_not_changed(tiny, tmp_path):
     whole = TrainingConfig(**config(tiny, tmp_path / "run"))
     metrics = train(whole)
     before = result(tmp_path / "run")
@@ -179,7 +284,7 @@ def test_another_run_is_not_resumed(tiny, tmp_path, change, named):
         train(TrainingConfig(**changed), resume=True)
 
 
-def test_a_log_that_lost_lines_is_not_written_on(tiny, tmp_path):
+def test_a_log_that_lost_lines_is_not_continued(tiny, tmp_path):
     whole = TrainingConfig(**config(tiny, tmp_path / "run", epochs=1, dev_file=None))
     train(whole)
     (tmp_path / "run" / "metrics.jsonl").write_text("")
@@ -225,7 +330,7 @@ class Trap:
 
 
 def state(step: int) -> dict[str, Any]:
-    """What a checkpoint says beside its tensors, of no run."""
+    """The state in a checkpoint, of no real run."""
     return dict.fromkeys(STATE) | {"step": step}
 
 
@@ -248,7 +353,7 @@ def test_no_bytes_are_mistaken_for_a_checkpoint(tmp_path_factory, content):
 @settings(deadline=None)
 @given(st.integers(min_value=0), st.integers(1, 255))
 def test_no_byte_of_a_checkpoint_changes_unseen(tmp_path_factory, place, bits):
-    """Wherever it stands: the same tensors and the same state are read, or it is refused."""
+    """For any byte: the same tensors and the same state are read, or the file is refused."""
     folder = tmp_path_factory.mktemp("flipped")
     tensors = {"model.w": torch.randn(7, 3), "random.0.cpu": torch.arange(5, dtype=torch.uint8)}
     path = write_checkpoint(folder, 1, tensors, state(1), keep=1)
@@ -276,7 +381,7 @@ STATES = st.recursive(
 @settings(deadline=None)
 @given(STATES)
 def test_no_state_of_another_program_is_resumed(tmp_path_factory, said):
-    """Whole, with a checksum that fits, but not what a run of ours writes."""
+    """The file is complete and its checksum matches, but no run of ours wrote it."""
     folder = tmp_path_factory.mktemp("other")
     path = write_checkpoint(folder, 2, {"w": torch.ones(2)}, said, keep=1)
     with pytest.raises(minibert.CheckpointError, match="not a checkpoint: no "):
@@ -301,7 +406,7 @@ def test_a_checkpoint_without_our_state_is_named(tiny, tmp_path):
         train(TrainingConfig(**config(tiny, output)), resume=True)
 
 
-def test_what_is_saved_is_what_is_read(tmp_path):
+def test_a_checkpoint_is_read_as_it_was_saved(tmp_path):
     said = state(7) | {"metrics": {"f1": 1 / 3}}
     tensors = {
         "random.0.cpu": torch.get_rng_state(),
@@ -315,8 +420,8 @@ def test_what_is_saved_is_what_is_read(tmp_path):
         assert torch.equal(again[name], tensor) and again[name].dtype == tensor.dtype
 
 
-def test_what_is_kept(tmp_path):
-    """The newest up to the one just written: those after it are damaged, or of another past."""
+def test_checkpoints_of_later_steps_are_removed(tmp_path):
+    """They are damaged, or they were written before the run resumed from an earlier step."""
     for step in (10, 20, 30, 40):
         write_checkpoint(tmp_path, step, {}, state(step), keep=2)
     assert [p.name for p in sorted(tmp_path.iterdir())] == [
@@ -330,9 +435,9 @@ def test_what_is_kept(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-0000035.safetensors"]
 
 
-def test_space_that_the_run_has_taken_already_counts(tmp_path, monkeypatch):
+def test_the_space_that_the_run_already_uses_counts(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=100))
     with pytest.raises(minibert.InputError, match="the run needs"):
-        require_space(tmp_path, 150)
+        run.require_space(tmp_path, 150)
     (tmp_path / "checkpoint-0000010.safetensors").write_bytes(bytes(60))
-    require_space(tmp_path, 150)
+    run.require_space(tmp_path, 150)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import minibert
-from minibert.cli import commands as cli
+from minibert.cli import main, program
 from minibert.fast.processor import choose_device, choose_precision
 
 NAMES = ["mps", "cuda", "cuda:99", "xpu", "meta", "hpu", "xla", "vulkan", "no such thing", ""]
@@ -46,10 +46,10 @@ def test_a_reader_says_what_was_chosen(tiny):
 
 
 def test_the_command_line_says_what_was_chosen(tiny, capsys, monkeypatch):
-    monkeypatch.setattr(cli, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(program, "keep_freed_memory", lambda: None)
     asked = ("--question", "Who?", "--context", "Ada lit it.", "--precision", "fp32")
     monkeypatch.setattr("sys.argv", ["minibert", "answer", "--model", str(tiny), *asked])
     with pytest.raises(SystemExit):
-        cli.main()
+        main()
     out, err = capsys.readouterr()
     assert "score" in out and err == "cpu, fp32, sdpa attention\n"

@@ -144,7 +144,7 @@ def test_answers_are_whole_letters(qa, context, align, null):
     """Their edges are those of graphemes; each place stands once; the promise stays."""
     example = Example("", "Who lit it?", context)
     try:
-        (answers,) = qa.n_best([example], 10_000, 3, null, align_to_words=align)
+        (answers,) = qa.answer_examples([example], minibert.AnswerSettings(10_000, 3, null, align))
     except minibert.InputError as error:
         assert "no words" in str(error)
         return
@@ -182,7 +182,7 @@ def test_of_spans_that_become_one_the_best_stays(qa, context):
                 end += 1
             value = float(logits.start_logits[i]) + float(logits.end_logits[j])
             best[start, end] = max(best.get((start, end), value), value)
-    (answers,) = qa.n_best([example], 10_000, 3)
+    (answers,) = qa.answer_examples([example], minibert.AnswerSettings(10_000, 3))
     found = {(a.start, a.end): a.start_logit + a.end_logit for a in answers}
     assert found == pytest.approx(best)
     values = [a.start_logit + a.end_logit for a in answers]

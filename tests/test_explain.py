@@ -15,10 +15,9 @@ import torch
 
 import minibert
 from minibert.batches import collate
-from minibert.explain import Explanation, explain, integrate
+from minibert.explain import Explanation, integrate
 from minibert.explain.attribution import integrated_gradients, sentences
-from minibert.explain.explanation import left_out, occlude, windows_of
-from minibert.reader import Answer
+from minibert.explain.explanation import left_out, occlude
 
 QUESTION = "Who lit the lamp?"
 CONTEXT = "At dusk the keeper, Ada, lit the lamp. By dawn it had burned a pint of oil."
@@ -37,21 +36,23 @@ def bundled():
     return minibert.QuestionAnswerer.from_pretrained(precision="fp32")
 
 
-def answers_of(explanation: Explanation) -> list[Answer]:
+def answers_of(explanation: Explanation) -> list[minibert.Answer]:
     names = ("answer", "score", "start", "end", "start_logit", "end_logit")
-    return [Answer(*(getattr(a, name) for name in names)) for a in explanation.answers]
+    return [minibert.Answer(*(getattr(a, name) for name in names)) for a in explanation.answers]
 
 
 def light(qa: Any, *arguments: Any, **options: Any) -> Explanation:
-    return explain(qa, *arguments, attribution=False, **options)
+    return qa.explain(*arguments, attribution=False, **options)
 
 
 @pytest.mark.parametrize("null", [False, True])
 def test_it_explains_what_is_answered(qa, field_notes, null):
     for example in field_notes[:5]:
         asked = (example.question, example.context)
-        found = light(qa, *asked, n_best=7, max_answer_len=9, handle_impossible_answer=null)
-        wanted = next(qa.n_best([minibert.Example("", *asked)], 7, 9, null))
+        found = light(qa, *asked, top_k=7, max_answer_len=9, no_answer=null)
+        (wanted,) = qa.answer_examples(
+            [minibert.Example("", *asked)], minibert.AnswerSettings(7, 9, null)
+        )
         assert answers_of(found) == wanted
         for a in found.answers:
             window = found.windows[a.window]
@@ -67,8 +68,8 @@ def test_a_calibrated_model_is_explained_as_it_answers(qa, null):
     """Its temperature and its threshold count in every probability."""
     calibration = minibert.spans.Calibration(temperature=1.7, null_threshold=-3.0)
     reader = minibert.QuestionAnswerer(qa.model, qa.tokenizer, calibration=calibration)
-    options = {"handle_impossible_answer": null}
-    found = reader.explain(QUESTION, CONTEXT, n_best=5, **options)
+    options = {"no_answer": null}
+    found = reader.explain(QUESTION, CONTEXT, top_k=5, **options)
     assert answers_of(found)[:5] == reader(QUESTION, CONTEXT, top_k=5, **options)
     best = found.answers[0]
     assert best.score != qa(QUESTION, CONTEXT, **options).score
@@ -78,7 +79,7 @@ def test_a_calibrated_model_is_explained_as_it_answers(qa, null):
 
 def test_the_default_precision_is_explained_as_it_answers():
     qa = minibert.QuestionAnswerer.from_pretrained()
-    found = qa.explain(QUESTION, CONTEXT, n_best=5)
+    found = qa.explain(QUESTION, CONTEXT, top_k=5)
     assert answers_of(found) == qa(QUESTION, CONTEXT, top_k=5)
     assert found.attribution.gradients.gap < 0.01  # in float32, whatever the answer was read in
 
@@ -87,7 +88,7 @@ def test_full_windows_are_explained_as_they_answer():
     """To the last bit, though they are read without a mask."""
     qa = minibert.QuestionAnswerer.from_pretrained()
     context = CONTEXT * 90
-    found = qa.explain(QUESTION, context, n_best=5, attribution=False)
+    found = qa.explain(QUESTION, context, top_k=5, attribution=False)
     assert answers_of(found)[:5] == qa(QUESTION, context, top_k=5)
     assert len(found.windows) > qa.batch_size
 
@@ -165,7 +166,7 @@ def test_the_beam_s_own_rule(qa, monkeypatch):
         "minibert.explain.explanation.beam_spans",
         lambda s, e: [x for x in narrow(s, e, 1000) if x[0] == x[1] == 30],
     )
-    window = light(qa, QUESTION, CONTEXT * 2, n_best=1).windows[0]
+    window = light(qa, QUESTION, CONTEXT * 2, top_k=1).windows[0]
     assert window.decoders[1].rule == "beam" and window.decoders[1].token_start == 30
 
 
@@ -210,10 +211,11 @@ def test_occlusion_is_a_loop_of_calls(qa, field_notes, null):
     gone = 0
     for example in field_notes[:3]:
         question, context = example.question, example.context[:300]
-        found = light(qa, question, context, handle_impossible_answer=null)
+        found = light(qa, question, context, no_answer=null)
         best, sides = found.answers[0], set()
         rows = left_out(qa, found)
-        windows = windows_of(qa, [minibert.Example("", r.question, r.context) for r in rows])
+        examples = [minibert.Example("", r.question, r.context) for r in rows]
+        windows = list(qa.windows_of(examples, {}))
         for o in occlude(qa, found, rows, windows, lambda count: None):
             sides.add(o.side)
             asked, read = question, context
@@ -222,7 +224,7 @@ def test_occlusion_is_a_loop_of_calls(qa, field_notes, null):
             else:
                 read = context[: o.start] + context[o.end :].lstrip()
             cut = len(context) - len(read)
-            every = qa(asked, read, top_k=10**6, handle_impossible_answer=null)
+            every = qa(asked, read, top_k=10**6, no_answer=null)
             assert o.answer == every[0].answer
             assert math.isclose(o.score, every[0].score, rel_tol=1e-4)
             if best.answer and cut and best.start < o.start + cut and o.start < best.end:
@@ -275,7 +277,7 @@ def test_integrated_gradients_equal_captum_s(qa, field_notes, windows):
     captum = pytest.importorskip("captum.attr", reason="the reference: pip install captum")
     example = field_notes[5]
     context = example.context[: {1: 90, 3: 300}[windows]]
-    found = explain(qa, example.question, context)
+    found = qa.explain(example.question, context)
     assert len(found.windows) == windows
     features = minibert.prepare_features(
         [minibert.Example("", example.question, context)], qa.tokenizer, 64, 20
@@ -423,8 +425,8 @@ def test_no_answer_is_explained_too(qa, field_notes):
     assert ahead.max() > 0
     model.head.S.data, model.head.E.data = vector, vector.clone()
     reader = minibert.QuestionAnswerer(model, qa.tokenizer)
-    found = explain(reader, QUESTION, CONTEXT, handle_impossible_answer=True)
-    assert reader(QUESTION, CONTEXT, handle_impossible_answer=True).answer == ""
+    found = reader.explain(QUESTION, CONTEXT, no_answer=True)
+    assert reader(QUESTION, CONTEXT, no_answer=True).answer == ""
     best = found.answers[0]
     assert (best.answer, best.token_start, best.token_end) == ("", 0, 0)
     assert {window.left for window in found.windows} == {None}
@@ -434,8 +436,7 @@ def test_no_answer_is_explained_too(qa, field_notes):
 
 def test_progress_is_told_to_its_end(qa, field_notes):
     told: list[tuple[int, int]] = []
-    explain(
-        qa,
+    qa.explain(
         QUESTION,
         field_notes[0].context,
         on_progress=lambda done, total: told.append((done, total)),
@@ -446,7 +447,7 @@ def test_progress_is_told_to_its_end(qa, field_notes):
 def test_a_question_that_is_cut(qa):
     reader = minibert.QuestionAnswerer(qa.model, qa.tokenizer, 64, 20, max_question_len=5)
     with pytest.warns(UserWarning, match="not read is"):
-        found = explain(reader, "Who lit the lamp of the old tower at dusk?", CONTEXT)
+        found = reader.explain("Who lit the lamp of the old tower at dusk?", CONTEXT)
     assert (
         found.attribution.gradients.question[-1] == 0.0
         and found.attribution.gradients.question[0] != 0.0
@@ -461,4 +462,4 @@ def test_what_goes_wrong(qa, arguments, named):
     with pytest.raises(minibert.MinibertError, match=named):
         qa.explain(*arguments)
     with pytest.raises(minibert.MinibertError, match="expected 1 or more"):
-        qa.explain("Who?", "Ada", n_best=0)
+        qa.explain("Who?", "Ada", top_k=0)

@@ -1,5 +1,5 @@
-"""BERT's siblings through the same encoder, beside the reference: numbers bit for bit at every
-token that is not padding, files that go both ways, and the slips that would show."""
+"""BERT's siblings in the same encoder, compared with the reference: the same bits at every token
+that is not padding, files that load in both directions, and mistakes that the tests notice."""
 
 import json
 import shutil
@@ -18,23 +18,23 @@ from minibert.families import FAMILIES
 from minibert.model import Bert, BertConfig
 
 ALL = siblings.FAMILIES
-SHAPES = {  # layers, width, heads, inner, rows, length
+SHAPES = {  # layers, hidden size, heads, intermediate size, rows, length
     "1 layer, 1 head": (1, 8, 1, 16, 3, 5),
     "one token": (4, 24, 2, 96, 2, 1),
     "the last position": (2, 48, 3, 64, 2, 512),
     "5 heads of 12": (5, 60, 5, 240, 2, 128),
     "12 layers": (12, 32, 2, 128, 3, 33),
 }
-BASE = {  # the family's own base size; XLM-R's and CamemBERT's is RoBERTa's
+BASE = {  # the base size of each family; XLM-R and CamemBERT have RoBERTa's
     "distilbert": (6, 768, 12, 3072, 2, 40),
     "roberta": (12, 768, 12, 3072, 2, 40),
-    "electra": (12, 256, 4, 1024, 2, 40),  # small: its base is BERT's
+    "electra": (12, 256, 4, 1024, 2, 40),  # the small size, because its base size is BERT's
 }
 
 
 def random_batch(model: Any, rows: int, length: int) -> tuple[Tensor, Tensor]:
-    """Ids and mask of rows of falling length; the first is whole. The padding's id is nowhere else:
-    the reference counts RoBERTa's positions by it."""
+    """Ids and mask of rows of random length; the first row is full. Only padding has the padding's
+    id, because the reference uses this id to count RoBERTa's positions."""
     ids = torch.randint(7, model.config.vocab_size, (rows, length))
     lengths = torch.randint(1, length + 1, (rows, 1))
     lengths[0] = length
@@ -86,14 +86,14 @@ def test_base_sizes_bit_for_bit(transformers, tmp_path, model_type):
 @pytest.mark.parametrize(
     ("model_type", "more", "absent"),
     [
-        ("electra", {"embedding_size": 16}, "project"),  # as its base and large sizes
+        ("electra", {"embedding_size": 16}, "project"),  # as in its base and large sizes
         ("distilbert", {"sinusoidal_pos_embds": True}, "token_type"),
         ("roberta", {"type_vocab_size": 2, "pad_token_id": 4}, "project"),
         ("electra", {"type_vocab_size": 1, "layer_norm_eps": 1e-5}, "absent"),
     ],
     ids=["no projection", "sines and cosines", "padding's id is 4", "one segment"],
 )
-def test_what_a_configuration_may_change(transformers, tmp_path, model_type, more, absent):
+def test_options_of_a_configuration(transformers, tmp_path, model_type, more, absent):
     theirs = siblings.reference_model(transformers, model_type, tmp_path, **more)
     compare(theirs, tmp_path, 3, 50)
     ours = minibert.BertForQuestionAnswering.from_pretrained(tmp_path)
@@ -116,7 +116,7 @@ def test_sdpa_is_the_same_attention(transformers, tmp_path, model_type):
 
 
 def worst(ours: nn.Module, theirs: nn.Module) -> float:
-    """The largest difference of a last hidden state at tokens."""
+    """The largest difference between the last hidden states, padding not included."""
     torch.manual_seed(3)
     ids, mask = random_batch(theirs, 3, 40)
     with torch.no_grad():
@@ -138,7 +138,7 @@ def worst(ours: nn.Module, theirs: nn.Module) -> float:
     ],
 )
 def test_sabotage_breaks_the_parity(transformers, tmp_path, monkeypatch, model_type, sabotage):
-    """Positions from 0, or another family's eps: each shows, well beyond a rounding's error."""
+    """Positions from 0, or another family's eps, change the result by far more than rounding."""
     theirs = siblings.reference_model(transformers, model_type, tmp_path, initializer_range=0.02)
     assert worst(minibert.BertForQuestionAnswering.from_pretrained(tmp_path), theirs) == 0.0
     eps = sabotage.pop("eps", None)
@@ -152,8 +152,8 @@ def test_sabotage_breaks_the_parity(transformers, tmp_path, monkeypatch, model_t
     assert worst(ours, theirs) > 5e-5
 
 
-def test_one_separator_or_a_segment_too_many_shows(transformers, tmp_path):
-    """A pair packed as BERT's, fed to a RoBERTa: other logits than the reference's own packing."""
+def test_a_missing_separator_or_an_extra_segment_is_noticed(transformers, tmp_path):
+    """A pair packed as for BERT gives a RoBERTa other logits than the reference's own packing."""
     theirs = siblings.checkpoint(transformers, "roberta", tmp_path, type_vocab_size=2)
     ours = minibert.BertForQuestionAnswering.from_pretrained(tmp_path)
     tokenizer = minibert.Tokenizer.from_pretrained(tmp_path)
@@ -180,16 +180,16 @@ def test_one_separator_or_a_segment_too_many_shows(transformers, tmp_path):
 
 @pytest.mark.parametrize("model_type", ["distilbert", "roberta", "electra"])
 def test_stored_outputs(model_type):
-    """The reference's own numbers, where it is not installed: 1e-5 on another processor."""
+    """The reference's numbers, for where it is not installed. 1e-5, for another processor."""
     folder = Path(__file__).parent / "reference"
     stored = load_file(folder / f"{model_type}.safetensors")
     ids, mask = stored["input_ids"], stored["attention_mask"]
     model = minibert.BertForQuestionAnswering.from_pretrained(folder / model_type)
     with torch.no_grad():
         out = model(ids, mask, stored.get("token_type_ids"))
-    found = {f"hidden_states.{k}": state for k, state in enumerate(out.hidden_states)}
-    found |= {"start_logits": out.start_logits, "end_logits": out.end_logits}
-    for name, tensor in found.items():
+    ours = {f"hidden_states.{k}": state for k, state in enumerate(out.hidden_states)}
+    ours |= {"start_logits": out.start_logits, "end_logits": out.end_logits}
+    for name, tensor in ours.items():
         a, b = tensor[mask.bool()], stored[name][mask.bool()]
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
@@ -200,23 +200,23 @@ def test_stored_outputs(model_type):
 @pytest.fixture(scope="module")
 def folders(transformers, tmp_path_factory) -> dict[str, Path]:
     """A small checkpoint of each family, with its tokenizer."""
-    found = {}
+    checkpoints = {}
     for k, model_type in enumerate(ALL):
         torch.manual_seed(k)
-        found[model_type] = tmp_path_factory.mktemp(model_type)
-        siblings.checkpoint(transformers, model_type, found[model_type])
-    return found
+        checkpoints[model_type] = tmp_path_factory.mktemp(model_type)
+        siblings.checkpoint(transformers, model_type, checkpoints[model_type])
+    return checkpoints
 
 
 @pytest.fixture
 def copy(folders, tmp_path) -> Any:
-    """Copies that a test may spoil."""
+    """Copies that a test may change."""
     return lambda model_type: Path(shutil.copytree(folders[model_type], tmp_path / model_type))
 
 
 @pytest.mark.parametrize("model_type", ALL)
 def test_saved_under_the_family_s_own_names(transformers, folders, tmp_path, model_type):
-    """transformers loads what is saved, whole, and computes the same; so do we again."""
+    """transformers loads every tensor of a saved folder, and computes the same. So do we."""
     model = minibert.BertForQuestionAnswering.from_pretrained(folders[model_type])
     assert model.config.model_type == model_type
     model.save_pretrained(tmp_path)
@@ -256,7 +256,7 @@ def test_a_table_names_every_parameter_once(folders, model_type):
 
 @pytest.mark.parametrize("model_type", ALL)
 def test_bare_encoders_and_other_heads(transformers, folders, tmp_path, model_type):
-    """An encoder saved alone or with the head of its pretraining: every key has its place."""
+    """An encoder saved alone, or with another head: every key has its place."""
     wanted = minibert.Bert.from_pretrained(folders[model_type]).state_dict()
     config = siblings.reference_config(transformers, model_type)
     for kind in ("AutoModel", "AutoModelForMaskedLM", "AutoModelForSequenceClassification"):
@@ -293,7 +293,7 @@ def test_another_skeleton_is_refused_by_name(model_type, named):
 
 @pytest.mark.parametrize("model_type", ALL)
 def test_defaults_are_the_reference_s(transformers, model_type):
-    """A config.json that says only its model_type."""
+    """A config.json that has only a model_type."""
     theirs = transformers.AutoConfig.for_model(model_type)
     ours = BertConfig.from_dict({"model_type": model_type})
     for name in (
@@ -309,7 +309,7 @@ def test_defaults_are_the_reference_s(transformers, model_type):
             assert getattr(ours, name) == getattr(theirs, name), name
 
 
-# --- what is broken ------------------------------------------------------------------------------
+# --- broken folders ------------------------------------------------------------------------------
 
 
 def change_config(folder: Path, **changes: Any) -> None:
@@ -374,21 +374,21 @@ BROKEN = {
     "no tokenizer at all": ("roberta", without("tokenizer.json"), "no tokenizer"),
     "BERT's keys in a roberta": (
         "roberta", lambda folder: rename_keys(folder, "roberta.", "bert."),
-        "'roberta', but .* named as those of 'bert'",
+        "'roberta', but .* the names of 'bert'",
     ),
     "RoBERTa's keys in a bert": (
         "bert", lambda folder: rename_keys(folder, "bert.", "roberta."),
-        "'bert', but .* named as those of 'roberta' and 'xlm-roberta' and 'camembert'",
+        "'bert', but .* the names of 'roberta' and 'xlm-roberta' and 'camembert'",
     ),
     "a bert that says distilbert": (
         "bert", lambda folder: change_config(folder, model_type="distilbert", dim=16,
                                              n_layers=2, n_heads=4, hidden_dim=40),
-        "'distilbert', but .* named as those of 'bert'",
+        "'distilbert', but .* the names of 'bert'",
     ),
-    "BERT's tokenizer beside a roberta": (
+    "BERT's tokenizer with a roberta": (
         "roberta", tokenizer_of("bert"), r"padding is token 0 \(\[PAD\]\), the model's 1"
     ),
-    "RoBERTa's tokenizer beside a bert": (
+    "RoBERTa's tokenizer with a bert": (
         "bert", lambda folder: siblings.write_tokenizer("roberta", folder, 700),
         "700 tokens, but the model has embeddings for 600",
     ),
@@ -402,17 +402,17 @@ BROKEN = {
     "no projection in an electra": (
         "electra", lambda folder: change_config(folder, embedding_size=16), "shape"
     ),
-    "sizes under no name": (
+    "heads that do not divide the size": (
         "distilbert", lambda folder: change_config(folder, n_heads=5), "n_heads=5"
     ),
     "another activation": (
         "distilbert", lambda folder: change_config(folder, activation="relu"), "activation='relu'"
     ),
     "a decoder": ("roberta", lambda folder: change_config(folder, is_decoder=True), "is_decoder"),
-    "embedding_size of no number": (
+    "an embedding_size that is text": (
         "electra", lambda folder: change_config(folder, embedding_size="8"), "embedding_size='8'"
     ),
-    "pad_token_id of no number": (
+    "a negative pad_token_id": (
         "roberta", lambda folder: change_config(folder, pad_token_id=-1), "pad_token_id=-1"
     ),
 }  # fmt: skip
@@ -431,7 +431,7 @@ def change_vocabulary(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_each_way_of_being_broken_is_one_line_that_names_it(copy, name):
+def test_each_broken_folder_gives_one_line_that_names_the_problem(copy, name):
     model_type, spoil, named = BROKEN[name]
     folder = copy(model_type)
     spoil(folder)

@@ -14,7 +14,7 @@ from test_family_tokenizers import stripped
 
 import minibert
 from minibert.bench import answering
-from minibert.cli import commands as cli
+from minibert.cli import main
 from minibert.training import finetune as training
 
 ALL = siblings.FAMILIES
@@ -58,7 +58,7 @@ def test_best_answers_are_the_pipeline_s(transformers, folders, field_notes, mod
 
 @pytest.mark.parametrize("model_type", ["roberta", "distilbert"])
 def test_training_resumes_to_the_same_weights(folders, tmp_path, monkeypatch, model_type):
-    """50 steps; and 50 of which the last 19 come after a stop without warning."""
+    """A run of 50 steps, and one that stops without warning in its 32nd step and resumes."""
     settings: dict[str, Any] = {
         "init": str(folders[model_type]), "train_file": NOTES, "dev_file": NOTES, "epochs": 50 / 50,
         "learning_rate": 1e-3, "max_length": 128, "doc_stride": 32, "batch_size": 4,
@@ -110,7 +110,7 @@ def test_evaluated(folders, tmp_path, field_notes, model_type):
 @pytest.mark.parametrize("model_type", ALL)
 def test_no_answer_is_one_candidate(folders, model_type):
     qa = minibert.QuestionAnswerer.from_pretrained(folders[model_type], precision="fp32")
-    answers = qa("Who lit it?", "Ada lit it.", top_k=10_000, handle_impossible_answer=True)
+    answers = qa("Who lit it?", "Ada lit it.", top_k=10_000, no_answer=True)
     assert sum(a.score for a in answers) == pytest.approx(1)
     assert sum(a.answer == "" for a in answers) == 1
 
@@ -128,7 +128,7 @@ def test_bfloat16_and_its_kernels(folders, model_type):
 def test_inspect_prints_the_family_and_every_key(folders, monkeypatch, capsys, model_type):
     monkeypatch.setattr("sys.argv", ["minibert", "inspect", str(folders[model_type])])
     with pytest.raises(SystemExit) as end:
-        cli.main()
+        main()
     said = capsys.readouterr().out
     assert end.value.code in (0, None)
     assert f"{'model_type':30} {model_type}" in said and " 0 missing, 0 unexpected" in said
@@ -151,7 +151,7 @@ def test_max_length_is_what_the_positions_leave(transformers, tmp_path, model_ty
     """RoBERTa's first two positions are never a token's."""
     siblings.checkpoint(transformers, model_type, tmp_path, max_position_embeddings=100)
     qa = minibert.QuestionAnswerer.from_pretrained(tmp_path, precision="fp32")
-    assert qa.max_length == qa.model.config.max_length == 100
+    assert qa.window_settings.max_length == qa.model.config.max_length == 100
     assert qa("Who lit the lamp?", "Ada lit the lamp. " * 40).answer  # several full windows
     with pytest.raises(minibert.InputError, match="this model has 100 positions"):
         minibert.QuestionAnswerer.from_pretrained(tmp_path, max_length=101)

@@ -1,5 +1,5 @@
-"""Tokenizers of every kind: ids and offsets beside the reference's, whole words, text that stays
-text, files under every name; and each way in which one is read as something it is not."""
+"""Tokenizers of every kind: ids and offsets compared with the reference, whole words, text that is
+never a special token, files under every name, and files that are refused."""
 
 import json
 import re
@@ -54,8 +54,8 @@ def stripped(text: str, start: int, end: int) -> list[int]:
 
 
 def assert_theirs(transformers: Any, kind: str, texts: list[str]) -> None:
-    """Ids are the reference's, and so are offsets; but white space at the edge of one, which
-    byte-level BPE and Unigram count in, belongs to no piece here, nor has a "▁" alone a place."""
+    """Ids and offsets equal the reference's, with one exception: here no piece includes the white
+    space at its edges, as in byte-level BPE and Unigram, and a "▁" alone covers nothing."""
     theirs = transformers.PreTrainedTokenizerFast(tokenizer_object=KINDS[kind])
     texts = [text for text in texts if not CONTROL.search(text)]
     encoded = theirs(texts, add_special_tokens=False, return_offsets_mapping=True)
@@ -84,14 +84,14 @@ def test_whole_words_are_the_library_s(kind):
     for text in hostile_texts():
         encoding = tokenizer.backend.encode(text, add_special_tokens=False)
         pieces = tokenizer.encode(text)
-        for k, word in enumerate(tokenizer.word_offsets(pieces).tolist()):
+        for k, word in enumerate(pieces.word_offsets().tolist()):
             place = stripped(text, *encoding.word_to_chars(encoding.token_to_word(k)))
             assert word == place or (word[0] >= word[1] and pieces.blank[k]), text
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_piece_begins_and_ends_in_text(kind):
-    """A piece that has none, as the one for the second of two blanks, lies between two that do."""
+    """A piece without text, as for the second of two spaces, is between two pieces with text."""
     tokenizer = of_kind(kind)
     for text in [*hostile_texts(), "Ada  lit\n\n\nthe lamp ", "   ", "\n"]:
         pieces = tokenizer.encode(text)
@@ -126,7 +126,7 @@ SPELLED = [
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_text_is_never_a_control_token(kind):
-    """Unigram's vocabulary has "</s>" as a piece like any other: it must not be found."""
+    """Unigram's vocabulary has "</s>" as a piece like any other. No text may become this piece."""
     tokenizer = of_kind(kind)
     ids = {tokenizer.backend.token_to_id(t) for t in (*siblings.BRACKETS, *siblings.ANGLES)}
     ids -= {None, *map(tokenizer.backend.token_to_id, ("[UNK]", "<unk>"))}
@@ -139,7 +139,7 @@ def test_text_is_never_a_control_token(kind):
 
 
 def test_a_control_word_without_brackets_stays_text(tmp_path):
-    """Special tokens under names that are words: the text may hold that word."""
+    """Special tokens whose names are words: a text may contain such a word."""
     tokens = ["pad", "unk", "cls", "sep", *"abcdefghijklmnopqrstuvwxyz", "##s", "##l", "##e", "##p"]
     (tmp_path / "vocab.txt").write_text("\n".join(tokens) + "\n")
     names = {f"{name}_token": name for name in ("pad", "unk", "cls", "sep")}
@@ -154,14 +154,14 @@ def test_a_control_word_without_brackets_stays_text(tmp_path):
 
 @pytest.fixture(scope="module")
 def readers(transformers, tmp_path_factory) -> dict[str, QuestionAnswerer]:
-    found = {}
+    qa = {}
     for model_type in ALL:
         folder = tmp_path_factory.mktemp(model_type)
         siblings.checkpoint(transformers, model_type, folder)
-        found[model_type] = QuestionAnswerer.from_pretrained(
+        qa[model_type] = QuestionAnswerer.from_pretrained(
             folder, precision="fp32", max_length=64, doc_stride=16
         )
-    return found
+    return qa
 
 
 @pytest.mark.parametrize("model_type", ALL)
@@ -169,9 +169,8 @@ def test_an_answer_is_the_text(readers, model_type):
     qa = readers[model_type]
     for question, context in ANSWERED.values():
         for align in (False, True):
-            (answers,) = qa.n_best(
-                [minibert.Example("", question, context)], 30, 8, align_to_words=align
-            )
+            settings = minibert.AnswerSettings(30, 8, align_to_words=align)
+            (answers,) = qa.answer_examples([minibert.Example("", question, context)], settings)
             for a in answers:
                 assert context[a.start : a.end] == a.answer and a.answer
                 assert stripped(context, a.start, a.end) == [a.start, a.end] or "\u0308" in a.answer
@@ -181,7 +180,7 @@ def test_an_answer_is_the_text(readers, model_type):
 
 @pytest.mark.parametrize("model_type", ALL)
 def test_the_pieces_of_one_character_are_one_place(readers, model_type):
-    """An emoji of four bytes, each a token: one answer, once."""
+    """An emoji of four bytes, so of four tokens, is one answer, and occurs once."""
     answers = readers[model_type]("Who?", "Ada 😀 lit", top_k=1000)
     places = [(a.start, a.end) for a in answers]
     assert len(set(places)) == len(places) and (4, 5) in places
@@ -189,7 +188,7 @@ def test_the_pieces_of_one_character_are_one_place(readers, model_type):
 
 @pytest.mark.parametrize("model_type", ALL)
 @pytest.mark.parametrize("context", ["", "   ", " \t\n\u3000"])
-def test_a_context_of_blanks_has_no_words(readers, model_type, context):
+def test_a_context_of_white_space_has_no_words(readers, model_type, context):
     for pair in (("Who?", context), (context, "Ada")):
         with pytest.raises(minibert.InputError, match="no words"):
             readers[model_type](*pair)
@@ -218,9 +217,9 @@ def assert_labels_are_theirs(
     examples: list[minibert.Example],
     sizes: tuple[int, int] = (128, 40),
 ) -> None:
-    """All windows and labels, but for the reference's two slips: where an answer begins in a
-    window's last token, or with a character of several pieces. Its label is then no span, or
-    begins at another piece of that character."""
+    """All windows and labels equal the reference's, except for two mistakes of the reference. If an
+    answer begins in a window's last token, its label is no span. If an answer begins with a
+    character of several pieces, its label can begin at another piece of this character."""
     siblings.write_tokenizer(model_type, folder)
     wrong, features, reference = text_windows(transformers, model_type, folder, examples, sizes)
     for k in wrong:
@@ -240,7 +239,7 @@ def test_windows_and_labels_equal_the_reference(transformers, tmp_path, field_no
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_white_space_around_an_answer_changes_no_label(kind):
-    """Also where pieces of it stand, which cover nothing."""
+    """Also if the white space has pieces of its own, which cover nothing."""
     context = "At dusk  \n Ada lit  the lamp.  "
     tokenizer = of_kind(kind)
     labels = set()
@@ -262,7 +261,7 @@ def test_windows_and_labels_of_2000_squad_questions(transformers, tmp_path, squa
     siblings.write_tokenizer(model_type, tmp_path)
     tokenizer = Tokenizer.from_pretrained(tmp_path)
     lengths = map(len, tokenizer.encode_batch([example.question for example in examples]))
-    # longer ones are cut, which the reference doesn't do (its windows hold less of the context)
+    # We cut longer questions. The reference does not; its windows show less of the context.
     examples = [e for e, length in zip(examples, lengths, strict=True) if length <= 64]
     assert len(examples) > 1900
     assert_labels_are_theirs(transformers, model_type, tmp_path, examples, (384, 128))
@@ -272,7 +271,7 @@ def test_windows_and_labels_of_2000_squad_questions(transformers, tmp_path, squa
 
 
 def write(folder: Path, **files: Any) -> Path:
-    """Files by their names ("__" for "."): text, or what becomes JSON."""
+    """Write files by name ("__" stands for "."). A value that is not text is written as JSON."""
     for name, content in files.items():
         text = content if isinstance(content, str) else json.dumps(content)
         (folder / name.replace("__", ".")).write_text(text, encoding="utf-8")
@@ -304,7 +303,7 @@ def test_vocab_and_merges_are_the_same_tokenizer(transformers, tmp_path, prefix)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_saved_and_loaded_it_is_the_same(tmp_path, kind):
+def test_a_saved_tokenizer_loads_the_same(tmp_path, kind):
     tokenizer = of_kind(kind)
     tokenizer.save_pretrained(tmp_path)
     again = Tokenizer.from_pretrained(tmp_path)
@@ -324,7 +323,7 @@ NEW = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": Fal
 @pytest.mark.parametrize("special", [True, False])
 @pytest.mark.parametrize("model_type", ["bert", "roberta", "xlm-roberta"])
 def test_a_token_that_someone_added_is_one_piece(transformers, tmp_path, model_type, special):
-    """In tokenizer.json, special or not; as in transformers, and after saving too."""
+    """In tokenizer.json, special or not. As in transformers, and also after saving."""
     siblings.write_tokenizer(model_type, tmp_path)
     state = json.loads((tmp_path / "tokenizer.json").read_text())
     size = Tokenizer.from_pretrained(tmp_path).vocab_size
@@ -343,8 +342,8 @@ def test_a_token_that_someone_added_is_one_piece(transformers, tmp_path, model_t
         tokenizer.save_pretrained(tmp_path / "saved")
 
 
-def test_added_tokens_json_beside_a_vocabulary(tmp_path):
-    """As slow tokenizers wrote them; and in tokenizer_config.json, as later ones did."""
+def test_added_tokens_json_with_a_vocabulary(tmp_path):
+    """The slow tokenizers' added_tokens.json, and the list in later tokenizer_config.json files."""
     vocabulary = "\n".join(VOCABULARY)
     size = len(VOCABULARY)
     write(tmp_path, vocab__txt=vocabulary, added_tokens__json={"<bulb>": size + 1, "<lamp>": size})
@@ -360,7 +359,7 @@ def test_added_tokens_json_beside_a_vocabulary(tmp_path):
 
 
 def test_control_tokens_that_are_not_marked_special(tmp_path):
-    """A tokenizer.json that lists [SEP] as an ordinary added token: text is still text."""
+    """A tokenizer.json with [SEP] as an ordinary added token: "[SEP]" in a text is still text."""
     siblings.write_tokenizer("bert", tmp_path)
     state = json.loads((tmp_path / "tokenizer.json").read_text())
     for token in state["added_tokens"]:
@@ -376,7 +375,7 @@ ANGLED = [*siblings.ANGLES, *"abcde", *(f"##{c}" for c in "abcde"), "<", ">", "/
 @pytest.mark.parametrize("where", ["special_tokens_map.json", "tokenizer_config.json"])
 @pytest.mark.parametrize("form", ["text", "dict"])
 def test_special_tokens_under_other_names(tmp_path, where, form):
-    """A WordPiece vocabulary with <s> and </s>, where the files say which they are."""
+    """A WordPiece vocabulary with <s> and </s>, and a file that gives their roles."""
     roles = {"cls": "<s>", "sep": "</s>", "pad": "<pad>", "unk": "<unk>", "mask": "<mask>"}
     named: dict[str, Any] = {f"{role}_token": token for role, token in roles.items()}
     if form == "dict":
@@ -394,7 +393,7 @@ def test_special_tokens_under_other_names(tmp_path, where, form):
 @pytest.mark.parametrize(
     ("files", "named"),
     [
-        ({"special_tokens_map__json": {"cls_token": "<bos>"}}, "no <bos>, its cls_token"),
+        ({"special_tokens_map__json": {"cls_token": "<bos>"}}, "no <bos>, which is the cls_token"),
         ({"special_tokens_map__json": {"cls_token": 5}}, "cls_token=5"),
         ({"special_tokens_map__json": "["}, "not readable as JSON"),
         ({"added_tokens__json": {"<lamp>": "x"}}, "<lamp>"),
@@ -406,7 +405,7 @@ def test_special_tokens_under_other_names(tmp_path, where, form):
         ({"tokenizer_config__json": {"model_max_length": "x"}}, "model_max_length='x'"),
     ],
 )  # fmt: skip
-def test_bad_files_beside_a_vocabulary(tmp_path, files, named):
+def test_bad_files_with_a_vocabulary(tmp_path, files, named):
     write(tmp_path, vocab__txt="\n".join(VOCABULARY), **files)
     with pytest.raises(minibert.PretrainedError, match=named) as raised:
         Tokenizer.from_pretrained(tmp_path)
@@ -414,7 +413,7 @@ def test_bad_files_beside_a_vocabulary(tmp_path, files, named):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "found"),
+    ("tokens", "wanted"),
     [
         ([*siblings.BRACKETS, "Ada", "ada", "##a"], "Ada"),
         ([*siblings.BRACKETS, "ada", "##a", "東"], "ada"),
@@ -422,17 +421,17 @@ def test_bad_files_beside_a_vocabulary(tmp_path, files, named):
     ],
 )
 @pytest.mark.parametrize("settings", [None, {}, {"tokenizer_class": "BertTokenizer"}])
-def test_the_vocabulary_says_whether_it_is_cased(tmp_path, tokens, found, settings):
-    """Where no file does."""
+def test_the_vocabulary_tells_whether_it_is_cased(tmp_path, tokens, wanted, settings):
+    """If no file does."""
     write(tmp_path, vocab__txt="\n".join(tokens))
     if settings is not None:
         write(tmp_path, tokenizer_config__json=settings)
     tokenizer = Tokenizer.from_pretrained(tmp_path)
-    assert tokenizer.tokens(tokenizer.encode("Ada").ids) == [found]
+    assert tokenizer.tokens(tokenizer.encode("Ada").ids) == [wanted]
 
 
 @pytest.mark.parametrize(
-    ("parts", "lower", "found"),
+    ("parts", "lower", "wanted"),
     [
         ([{"type": "NFC"}, "bert"], False, "Ada"),
         ([{"type": "NFC"}, "bert"], True, "ada"),
@@ -441,8 +440,8 @@ def test_the_vocabulary_says_whether_it_is_cased(tmp_path, tokens, found, settin
         ([{"type": "NFD"}], True, "ada"),
     ],
 )
-def test_case_in_a_sequence_of_normalizers(tmp_path, parts, lower, found):
-    """`do_lower_case` has the last word there too."""
+def test_case_in_a_sequence_of_normalizers(tmp_path, parts, lower, wanted):
+    """`do_lower_case` decides here too."""
     backend = siblings.tokenizer_of_words([*siblings.BRACKETS, "Ada", "ada"])
     state = json.loads(backend.to_str())
     bert = state["normalizer"] | {"lowercase": not lower}
@@ -451,7 +450,7 @@ def test_case_in_a_sequence_of_normalizers(tmp_path, parts, lower, found):
     write(tmp_path, tokenizer__json=state, tokenizer_config__json={"do_lower_case": lower})
     for folder in (tmp_path, tmp_path / "saved"):
         tokenizer = Tokenizer.from_pretrained(folder)
-        assert tokenizer.tokens(tokenizer.encode("Ada").ids) == [found]
+        assert tokenizer.tokens(tokenizer.encode("Ada").ids) == [wanted]
         tokenizer.save_pretrained(tmp_path / "saved")
 
 
@@ -469,15 +468,15 @@ def test_model_max_length_is_respected(transformers, tmp_path, limit, length):
     settings = siblings.settings("bert") | {"model_max_length": limit}
     write(tmp_path, tokenizer_config__json=settings)
     qa = QuestionAnswerer.from_pretrained(tmp_path, precision="fp32")
-    assert qa.max_length == length
+    assert qa.window_settings.max_length == length
     qa = QuestionAnswerer.from_pretrained(tmp_path, precision="fp32", max_length=300)
-    assert qa.max_length == 300  # asked for by name
+    assert qa.window_settings.max_length == 300  # given by the caller
     qa.tokenizer.save_pretrained(tmp_path)
     assert QuestionAnswerer.from_pretrained(tmp_path, precision="fp32").max_length == length
 
 
 def test_packing_is_what_the_files_say(tmp_path):
-    """The template of tokenizer.json; the family's, where it has none."""
+    """The template of tokenizer.json; without one, the family's."""
     siblings.write_tokenizer("xlm-roberta", tmp_path)
     state = json.loads((tmp_path / "tokenizer.json").read_text())
     assert Tokenizer.from_pretrained(tmp_path).separators == 2
@@ -492,7 +491,7 @@ def test_packing_is_what_the_files_say(tmp_path):
     assert Tokenizer.from_pretrained(tmp_path).separators == 1
 
 
-def test_a_template_that_packs_otherwise_is_refused(tmp_path):
+def test_another_template_is_refused(tmp_path):
     siblings.write_tokenizer("xlm-roberta", tmp_path)
     state = json.loads((tmp_path / "tokenizer.json").read_text())
     state["post_processor"]["pair"].pop(0)
@@ -501,8 +500,7 @@ def test_a_template_that_packs_otherwise_is_refused(tmp_path):
         Tokenizer.from_pretrained(tmp_path)
 
 
-def test_pieces_without_words_have_words_of_their_own():
-    """`Pieces` of an empty text."""
+def test_an_empty_text_has_no_pieces():
     pieces = of_kind("byte-level BPE").encode("")
     assert isinstance(pieces, Pieces) and len(pieces) == 0
     assert of_kind("byte-level BPE").word_offsets(pieces).shape == (0, 2)

@@ -1,4 +1,4 @@
-"""Files appear whole: who reads an old one goes on reading it, and an error changes nothing."""
+"""Files appear when they are complete: open old files stay as they are, errors change nothing."""
 
 import contextlib
 import mmap
@@ -39,7 +39,7 @@ def save_reader(folder: Path, tiny: Path) -> None:
 def evaluate(folder: Path, tiny: Path) -> None:
     example = minibert.Example("1", "Who?", "Ada lit it.", (minibert.GoldAnswer("Ada", 0),))
     qa = minibert.QuestionAnswerer.from_pretrained(tiny)
-    minibert.evaluate(qa, [example], folder, version_2=True)
+    minibert.evaluate(qa, [example], folder, no_answer=True)
 
 
 WRITERS = {
@@ -53,8 +53,8 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("write", WRITERS)
-def test_who_reads_an_old_file_goes_on_reading_it(write, tiny, tmp_path):
-    """As a model does whose weights are mapped into memory: nothing changes under it."""
+def test_an_open_file_keeps_its_old_content(write, tiny, tmp_path):
+    """A model's weights are mapped into memory. Saving over their file must not change them."""
     for name in WRITERS[write]:
         (tmp_path / name).write_bytes(name.encode() * 1000)
     before = contents(tmp_path)
@@ -70,7 +70,7 @@ def test_who_reads_an_old_file_goes_on_reading_it(write, tiny, tmp_path):
 
 @pytest.mark.parametrize("write", WRITERS)
 def test_an_error_on_the_way_changes_nothing(write, tiny, tmp_path, monkeypatch):
-    """A disk that is full at the last moment: the old files are all there, and no others."""
+    """The disk is full at the last moment: all old files remain, and there are no others."""
     for name in WRITERS[write]:
         (tmp_path / name).write_bytes(name.encode())
     before = contents(tmp_path)
@@ -92,7 +92,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tiny, tmp_path):
         assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_new_files_have_the_permissions_that_others_have(tmp_path):
+def test_new_files_have_the_usual_permissions(tmp_path):
     (tmp_path / "plain").write_text("")
     with complete_files(tmp_path) as draft:
         (draft / "ours").write_text("")
@@ -101,7 +101,7 @@ def test_new_files_have_the_permissions_that_others_have(tmp_path):
 
 @needs_signals
 def test_a_killed_writer_leaves_the_old_files(tmp_path):
-    """SIGKILL while a file is half written."""
+    """SIGKILL comes while a file is half written."""
     (tmp_path / "a").write_text("old")
     program = """
 import os, sys
@@ -119,8 +119,8 @@ with complete_files(Path(sys.argv[1])) as draft:
     assert (tmp_path / "a").read_text() == "new"
 
 
-def test_a_reader_saves_what_it_reads_with(tiny, tmp_path):
-    """Model and tokenizer in one go; also from bfloat16, and the fused kernels."""
+def test_a_saved_reader_gives_the_same_answers(tiny, tmp_path):
+    """Model and tokenizer together; also from bfloat16 and the fused kernels."""
     for precision in ("fp32", "bf16"):
         qa = minibert.QuestionAnswerer.from_pretrained(tiny, precision=precision)
         qa.save_pretrained(tmp_path / precision)
@@ -130,7 +130,7 @@ def test_a_reader_saves_what_it_reads_with(tiny, tmp_path):
 
 
 def test_training_over_a_model_leaves_its_reader_alone(tiny, tmp_path):
-    """The reader answers the same from its mapped weights while the folder gets new ones."""
+    """The reader's mapped weights give the same answers after the folder has new weights."""
     folder = tmp_path / "model"
     minibert.QuestionAnswerer.from_pretrained(tiny).save_pretrained(folder)
     qa = minibert.QuestionAnswerer.from_pretrained(folder, precision="fp32")

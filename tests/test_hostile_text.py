@@ -175,7 +175,7 @@ def test_ten_thousand_texts(qa):
         some = []
         for pair in pairs[chunk : chunk + 100]:
             try:
-                list(qa._windows([minibert.Example("", *pair)]))
+                list(qa._chunks([minibert.Example("", *pair)]))
             except InputError as error:
                 assert "no words" in str(error) or "leaves room" in str(error)
                 refused += 1
@@ -234,7 +234,7 @@ def test_a_bad_item_of_many(qa, bad, named, monkeypatch):
     with pytest.raises(InputError, match=named):
         qa.answer_many(pairs)
     for buffer in (1, 2**20):  # characters: one item at a time, and all at once
-        monkeypatch.setattr(minibert.reader, "CHUNK_CHARACTERS", buffer)
+        monkeypatch.setattr(minibert.engine, "CHUNK_CHARACTERS", buffer)
         answers = qa.answer_many(iter(pairs))
         assert [next(answers).answer for _ in range(3)] == ["1", "2", "3"]
         with pytest.raises(InputError, match=named):
@@ -264,7 +264,7 @@ def test_a_list_is_refused_where_an_iterator_would_fail(qa, settings):
 
 def test_a_letter_is_a_token(qa):
     """What the check of a list counts on: a context with an ASCII letter or digit has a word."""
-    letters = [chr(k) for k in range(128) if minibert.reader.ASCII_WORD.search(chr(k))]
+    letters = [chr(k) for k in range(128) if minibert.engine.ASCII_WORD.search(chr(k))]
     assert len(letters) == 62
     for tokenizer in (qa.tokenizer, minibert.Tokenizer.from_pretrained(minibert.reader.BUNDLED)):
         assert all(len(tokenizer.encode(letter)) == 1 for letter in letters)
@@ -272,16 +272,16 @@ def test_a_letter_is_a_token(qa):
 
 def test_a_list_is_not_held(qa, monkeypatch):
     """Its windows are made chunk by chunk, as an iterator's are."""
-    monkeypatch.setattr(minibert.reader, "CHUNK_CHARACTERS", 10 * COUNTED)  # ten of these pairs
+    monkeypatch.setattr(minibert.engine, "CHUNK_CHARACTERS", 10 * COUNTED)  # ten of these pairs
     held = []
-    windows = qa._windows
+    windows = qa._chunks
 
     def spy(examples):
         for chunk in windows(examples):
             held.append(len(chunk))
             yield chunk
 
-    monkeypatch.setattr(qa, "_windows", spy)
+    monkeypatch.setattr(qa, "_chunks", spy)
     answers = qa.answer_many([("Who?", "Ada")] * 35)
     assert held == []
     next(answers)
@@ -291,8 +291,8 @@ def test_a_list_is_not_held(qa, monkeypatch):
 
 def test_the_first_chunks_are_small(qa, monkeypatch):
     """The first answers come soon: each chunk is twice the one before, up to the bound."""
-    monkeypatch.setattr(minibert.reader, "CHUNK_CHARACTERS", 10 * COUNTED)
-    monkeypatch.setattr(minibert.reader, "FIRST_CHUNK_CHARACTERS", 2 * COUNTED)
+    monkeypatch.setattr(minibert.engine, "CHUNK_CHARACTERS", 10 * COUNTED)
+    monkeypatch.setattr(minibert.engine, "FIRST_CHUNK_CHARACTERS", 2 * COUNTED)
     read = itertools.count()
     answers = qa.answer_many(("Who?", "Ada") for _ in iter(lambda: next(read), None))
     reached = []
@@ -318,7 +318,7 @@ def test_an_iterator_that_fails(qa):
 
 def test_a_context_is_tokenized_once(qa, monkeypatch):
     """Also where its questions are read in several parts."""
-    monkeypatch.setattr(minibert.reader, "CHUNK_CHARACTERS", 3 * len(LONG))
+    monkeypatch.setattr(minibert.engine, "CHUNK_CHARACTERS", 3 * len(LONG))
     seen = []
     encode_batch = minibert.Tokenizer.encode_batch
 
@@ -332,7 +332,7 @@ def test_a_context_is_tokenized_once(qa, monkeypatch):
 
 
 def test_an_iterator_is_read_no_further_than_the_buffer(qa, monkeypatch):
-    monkeypatch.setattr(minibert.reader, "CHUNK_CHARACTERS", 10 * COUNTED)  # ten of these pairs
+    monkeypatch.setattr(minibert.engine, "CHUNK_CHARACTERS", 10 * COUNTED)  # ten of these pairs
     read = itertools.count()
     answers = qa.answer_many(("Who?", "Ada") for _ in iter(lambda: next(read), None))
     for _ in range(25):
@@ -353,7 +353,7 @@ from minibert import QuestionAnswerer
 qa = QuestionAnswerer.from_pretrained(precision=sys.argv[1])
 qa("Who lit the lamp?", "The keeper lit the lamp at dusk.")
 before, told = megabytes(), 0
-for answer in qa.answer_many(eval(sys.argv[2]), text_scores=eval(sys.argv[3])):
+for answer in qa.answer_many(eval(sys.argv[2]), text_score=eval(sys.argv[3])):
     told += 1
 print(told, megabytes() - before)
 """

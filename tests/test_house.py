@@ -1,15 +1,17 @@
-"""The shape of the house: text flows one way, and importing it does nothing."""
+"""The shape of the house: text flows one way, each idea has one place, importing does nothing."""
 
 import ast
 import platform
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import minibert
 
 PACKAGE = Path(minibert.__file__).parent
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def stated_order() -> list[str]:
@@ -28,11 +30,14 @@ def files() -> dict[str, Path]:
     return {".".join(p.relative_to(PACKAGE).with_suffix("").parts): p for p in paths}
 
 
-def imports(path: Path) -> set[str]:
-    """The minibert modules, and the top-level names of others, that a file imports anywhere."""
-    package = path.relative_to(PACKAGE).parent.parts
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in files().items()}
+
+
+def imports(name: str, tree: ast.AST) -> set[str]:
+    """The minibert modules, and the top-level names of others, that a piece of a module imports."""
+    package = name.split(".")[:-1]
     names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = package[: len(package) - (node.level - 1)]
             if node.module:
@@ -46,36 +51,105 @@ def imports(path: Path) -> set[str]:
     return names
 
 
-# `qa.explain` is a method of the reader, and what explains stands after it: imported when called
-AHEAD = {"reader": {"explain.explanation"}}
+def functions(tree: ast.AST) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    """Every function of a module with its name, after the name of its class."""
+    for node in ast.walk(tree):
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, FUNCTIONS):
+                outer = f"{node.name}." if isinstance(node, ast.ClassDef) else ""
+                yield f"{outer}{child.name}", child
 
 
 def test_a_module_imports_only_those_above_it():
     assert sorted(files()) == sorted(ORDER)
     for place, name in enumerate(ORDER):
-        ours = imports(files()[name]) & set(ORDER) - AHEAD.get(name, set())
+        ours = imports(name, TREES[name]) & set(ORDER)
         assert ours <= set(ORDER[:place]), name
+
+
+def test_no_function_imports_a_module_of_ours():
+    """Such an import would hide a circle. Commands may: they load what only one of them needs."""
+    for name, tree in TREES.items():
+        for function, node in functions(tree):
+            ours = imports(name, node) & set(ORDER)
+            assert not ours or name.startswith("cli."), f"{name}.{function}: {ours}"
 
 
 def test_no_function_is_longer_than_80_lines():
     """A command's table of arguments is not counted: its options are read one by one."""
-    for name, path in files().items():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.FunctionDef):
-                length = node.end_lineno - node.body[0].lineno + 1
-                assert length <= 80, f"{name}.{node.name}: {length} lines"
+    for name, tree in TREES.items():
+        for function, node in functions(tree):
+            length = node.end_lineno - node.body[0].lineno + 1
+            assert length <= 80, f"{name}.{function}: {length} lines"
+
+
+def test_no_class_is_longer_than_250_lines():
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                length = node.end_lineno - node.lineno + 1
+                assert length <= 250, f"{name}.{node.name}: {length} lines"
+
+
+def is_entry(name: str, function: str) -> bool:
+    """Whether users call it by keyword: a public name or its methods, a constructor, a command."""
+    public = function.partition(".")[0] in minibert.__all__
+    made = function.endswith(".__init__")
+    return public or made or name == "dropin" or name.startswith("cli.")
+
+
+def test_at_most_six_parameters():
+    """More of them belong together: see `settings.py`. (`self` and `cls` don't count.)"""
+    for name, tree in TREES.items():
+        for function, node in functions(tree):
+            given = node.args
+            names = [a.arg for a in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+            count = len(names) - (names[:1] in (["self"], ["cls"]))
+            assert count <= 6 or is_entry(name, function), f"{name}.{function}: {names}"
+
+
+def test_one_loop_over_epochs():
+    """Span training and masked language modelling share the loop; each has its own step."""
+    loops = [
+        name
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.For)
+        and "epoch" in ast.unparse(node.target)
+        and any(isinstance(inner, ast.For) for inner in ast.walk(node) if inner is not node)
+    ]
+    assert loops == ["training.loop"]
+
+
+def test_one_forward_pass_for_reading():
+    """Everything that reads calls the engine. The places below need more than logits."""
+    passes = {
+        f"{name}.{function}"
+        for name, tree in TREES.items()
+        for function, node in functions(tree)
+        for call in ast.walk(node)
+        if isinstance(call, ast.Call)
+        and re.fullmatch(r"(self\.|\w+\.)?(model|teacher|bert)", ast.unparse(call.func))
+    }
+    other = {
+        "explain.attribution.WordVectors.read",  # its gradients
+        "qa.BertForQuestionAnswering.forward",  # the model itself
+    }
+    outside = {p for p in passes if not p.startswith(("training.", "bench."))}
+    assert outside - other == {"engine.Engine._forward"}
 
 
 def test_the_model_begins_with_its_embeddings():
     """The file that people come to read: nothing about speed or files stands before it."""
-    tree = ast.parse((PACKAGE / "model.py").read_text(encoding="utf-8"))
-    first = next(node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef))
+    first = next(
+        node for node in TREES["model"].body if isinstance(node, ast.ClassDef | ast.FunctionDef)
+    )
     assert first.name == "Embeddings" and first.lineno <= 40
 
 
 def test_the_package_imports_the_reference_only_to_time_it():
-    for name, path in files().items():
-        assert "transformers" not in imports(path) or name.startswith("bench.")
+    for name, tree in TREES.items():
+        assert "transformers" not in imports(name, tree) or name.startswith("bench.")
 
 
 def test_freed_memory_is_kept_where_the_c_library_can():
@@ -90,7 +164,7 @@ def test_importing_is_light_and_changes_nothing():
         "import sys, torch; before = torch.get_num_threads(), torch.initial_seed();"
         "import minibert; assert before == (torch.get_num_threads(), torch.initial_seed());"
         "heavy = {'transformers', 'datasets', 'matplotlib', 'huggingface_hub', 'starlette',"
-        " 'uvicorn', 'minibert.explain'} & set(sys.modules);"
+        " 'uvicorn'} & set(sys.modules);"
         "print(heavy); sys.exit(bool(heavy))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""The blog post's own model, from the hub: `pytest -m hub` where there is a network."""
+"""The blog post's own model, from the hub: run `pytest -m hub` with a network."""
 
 import huggingface_hub
 import numpy as np
@@ -20,12 +20,12 @@ def _reachable() -> None:
     try:
         huggingface_hub.HfApi().model_info(MODEL, timeout=10)
     except Exception as error:
-        pytest.skip(f"the hub is out of reach: {str(error).partition(chr(10))[0]}")
+        pytest.skip(f"the hub is unreachable: {str(error).partition(chr(10))[0]}")
 
 
 def test_the_blog_post_s_answers_with_its_own_decoder():
     """Independent argmax over one window, then the detokenizer. The blog post prints 'TensorFlow'
-    with its capitals; the model is uncased, so case is not compared."""
+    with capitals. The model is uncased, so we compare without case."""
     model = minibert.BertForQuestionAnswering.from_pretrained(MODEL)
     tokenizer = minibert.Tokenizer.from_pretrained(MODEL)
     passage = demo_passages()[0]
@@ -57,8 +57,8 @@ def test_squad_from_the_hub():
     assert len(examples) == 10_570
 
 
-# What each card asks, and of which context. DistilBERT's prints its answer, at 147 to 160;
-# RoBERTa's prints none, and the answer here is the span that one reads in the context.
+# The question and the context in each model's card. DistilBERT's card prints the answer, at 147 to
+# 160. RoBERTa's card prints none; the answer here is the span that a person finds in the context.
 CARDS = {
     "distilbert-base-cased-distilled-squad": (
         "What is a good example of a question answering dataset?",
@@ -89,7 +89,7 @@ def test_answers_of_the_siblings_cards(model):
 
 @pytest.mark.parametrize("model", [*CARDS, "google/electra-small-discriminator"])
 def test_parity_on_the_siblings(transformers, model):
-    """Their encoders, bit for bit; and their tokenizers, on the cards' contexts."""
+    """The siblings' encoders, bit for bit; and their tokenizers, on the contexts of the cards."""
     ours = minibert.Bert.from_pretrained(model)
     theirs = transformers.AutoModel.from_pretrained(model, attn_implementation="eager").eval()
     ids = torch.randint(1000, 20000, (2, 50))

@@ -8,13 +8,24 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import minibert
-from minibert.cli import commands as cli
-from minibert.cli.lines import LineSettings, answer_lines, identity, partial_file
+from minibert.cli import main, program
+from minibert.cli.lines import (
+    answer_file,
+    answer_key,
+    answer_lines,
+    identity,
+    partial_file,
+    questions_of,
+    skip_answered,
+)
+from minibert.settings import AnswerSettings
 
 ASK = [sys.executable, "-m", "minibert", "answer"]
 
@@ -30,6 +41,19 @@ def rows(count: int) -> list[bytes]:
         + b"\n"
         for k in range(count)
     ]
+
+
+def answered(
+    qa: minibert.QuestionAnswerer,
+    lines: Iterable[bytes],
+    settings: AnswerSettings,
+    so_far: Iterable[bytes] = (),
+    on_batch: Callable[[int], None] = lambda windows: None,
+) -> bytes:
+    """The answers to the lines that are not among those `so_far`."""
+    asked = questions_of(lines, "rows", answer_key(settings))
+    skip_answered(asked, so_far, "rows")
+    return b"".join(answer_lines(qa, asked, settings, on_batch))
 
 
 ROWS = {
@@ -51,20 +75,18 @@ ROWS = {
 def test_nothing_of_a_line_is_lost(qa, name, top_k):
     """What was there comes back character for character, and one field more."""
     line = f'{{"question": "Who lit it?", "context": "Ada lit it.", {ROWS[name]}}}'
-    written = io.BytesIO()
-    settings = LineSettings(top_k)
-    answer_lines(qa, [f"\ufeff {line}\r\n".encode(), b"\n"], "rows", written, settings)
-    answered = written.getvalue().decode()
-    assert answered.startswith(line[:-1].rstrip() + ", ") and answered.count("\n") == 1
-    found = json.loads(answered).pop(settings.key)
-    best = found if top_k == 1 else found[0]
+    settings = AnswerSettings(top_k)
+    written = answered(qa, [f"\ufeff {line}\r\n".encode(), b"\n"], settings).decode()
+    assert written.startswith(line[:-1].rstrip() + ", ") and written.count("\n") == 1
+    answers = json.loads(written).pop(answer_key(settings))
+    best = answers if top_k == 1 else answers[0]
     assert best["answer"] == "Ada lit it."[best["start"] : best["end"]]
-    assert top_k == 1 or len(found) == 2
+    assert top_k == 1 or len(answers) == 2
 
 
 def test_each_answer_is_written_when_it_is_there(qa, monkeypatch):
     """The first lines are out, and flushed, while most of the file has not been read."""
-    monkeypatch.setattr(minibert.reader, "FIRST_CHUNK_CHARACTERS", 100)
+    monkeypatch.setattr(minibert.engine, "FIRST_CHUNK_CHARACTERS", 100)
     read = itertools.count()
 
     class Written(io.RawIOBase):
@@ -81,17 +103,19 @@ def test_each_answer_is_written_when_it_is_there(qa, monkeypatch):
     asked = rows(200)
     lines = (asked[next(read) % 200] for _ in range(200))
     raw = Written()
-    answer_lines(qa, lines, "rows", io.BufferedWriter(raw), LineSettings())
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=lines))
+    monkeypatch.setattr("sys.stdout", SimpleNamespace(buffer=io.BufferedWriter(raw)))
+    answer_file(qa, Path("-"), None, False, AnswerSettings())
     assert len(raw.reached) == 200 and raw.reached[0] < 6
 
 
 def test_a_stopped_job_goes_on(qa, tmp_path):
     """Wherever it stopped, also within a line: the file is that of a job that was not stopped."""
-    asked, settings = rows(7), LineSettings(top_k=2)
+    asked, settings = rows(7), AnswerSettings(top_k=2)
     made_by = identity(qa, settings)
     path, partial = tmp_path / "out.jsonl", tmp_path / "out.jsonl.partial"
     with partial_file(path, made_by, resume=False) as file:
-        answer_lines(qa, asked, "rows", file, settings)
+        file.write(answered(qa, asked, settings))
     whole = path.read_bytes()
     assert len(whole.splitlines()) == 7 and list(tmp_path.iterdir()) == [path]
     for size in (0, 1, len(whole) // 2, len(whole) - 1, len(whole)):
@@ -102,9 +126,7 @@ def test_a_stopped_job_goes_on(qa, tmp_path):
         assert partial.read_bytes() == whole[:size] and not path.exists()
         read = []
         with partial_file(path, made_by, True) as file:
-            answer_lines(
-                qa, asked, "rows", file, settings, file, on_batch=lambda n, to=read: to.append(n)
-            )
+            file.write(answered(qa, asked, settings, file, read.append))
         assert sum(read) == 7 - whole[:size].count(b"\n")
         for line, again in zip(whole.splitlines(), path.read_bytes().splitlines(), strict=True):
             one, other = json.loads(line), json.loads(again)
@@ -122,12 +144,12 @@ def test_another_job_is_not_resumed(qa, tiny, tmp_path):
 
     def stop() -> None:
         with pytest.raises(KeyboardInterrupt), partial_file(path, made_by, True) as file:
-            answer_lines(qa, asked[:2], "rows", file, LineSettings(), file)
+            file.write(answered(qa, asked[:2], AnswerSettings(), file))
             raise KeyboardInterrupt
 
-    made_by = identity(qa, LineSettings())
+    made_by = identity(qa, AnswerSettings())
     stop()
-    other = identity(qa, LineSettings(max_answer_len=9))
+    other = identity(qa, AnswerSettings(max_answer_len=9))
     with (
         pytest.raises(minibert.InputError, match="max_answer_len was 30, is 9"),
         partial_file(path, other, True),
@@ -137,7 +159,7 @@ def test_another_job_is_not_resumed(qa, tiny, tmp_path):
     changed.model.head.bias.data += 1
     with (
         pytest.raises(minibert.InputError, match="model was"),
-        partial_file(path, identity(changed, LineSettings()), True),
+        partial_file(path, identity(changed, AnswerSettings()), True),
     ):
         pass
     for lines, named in (([asked[0], asked[2]], "rows: line 2"), (asked[:1], "rows: not the")):
@@ -145,7 +167,7 @@ def test_another_job_is_not_resumed(qa, tiny, tmp_path):
             pytest.raises(minibert.InputError, match=named),
             partial_file(path, made_by, True) as file,
         ):
-            answer_lines(qa, lines, "rows", file, LineSettings(), file)
+            answered(qa, lines, AnswerSettings(), file)
     with pytest.raises(minibert.InputError, match="resume"), partial_file(path, made_by, False):
         pass
     (tmp_path / "out.jsonl.partial.json").write_text("[]")
@@ -160,8 +182,8 @@ def test_another_job_is_not_resumed(qa, tiny, tmp_path):
 def test_a_file_that_appears_meanwhile_is_not_overwritten(qa, tmp_path):
     path = tmp_path / "out.jsonl"
     with (
-        pytest.raises(minibert.InputError, match="File exists"),
-        partial_file(path, identity(qa, LineSettings()), False) as file,
+        pytest.raises(minibert.InputError, match="exists already"),
+        partial_file(path, identity(qa, AnswerSettings()), False) as file,
     ):
         file.write(b"{}\n")
         path.write_text("another's")
@@ -193,13 +215,13 @@ def test_a_killed_job_keeps_its_answers(tiny, tmp_path, name):
         job.send_signal(signal.Signals[name])
         said = job.stderr.read().decode()
     if name == "SIGINT":
-        assert job.returncode == 130 and "--resume goes on" in said and "Traceback" not in said
+        assert job.returncode == 130 and "--resume continues" in said and "Traceback" not in said
     before = partial.read_bytes().count(b"\n")
     assert 0 < before < 700 and not output.exists()
     done = subprocess.run([*command, "--resume"], input=b"".join(asked), capture_output=True)
     assert done.returncode == 0, done.stderr
-    answered = [json.loads(line) for line in output.read_bytes().splitlines()]
-    assert [row["question"] for row in answered] == [json.loads(row)["question"] for row in asked]
+    written = [json.loads(line) for line in output.read_bytes().splitlines()]
+    assert [row["question"] for row in written] == [json.loads(row)["question"] for row in asked]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals and pipes as POSIX has them")
@@ -212,13 +234,13 @@ def test_a_closed_pipe_ends_quietly(tiny, tmp_path):
         assert json.loads(job.stdout.readline())["prediction"]
         job.stdout.close()
         said = job.stderr.read().decode()
-    assert job.returncode == 141 and "rror" not in said and "Traceback" not in said
+    assert job.returncode == 1 and "rror" not in said and "Traceback" not in said
 
 
 def test_output_without_input_is_named(tiny, tmp_path, monkeypatch, capsys):
     asked = ["--model", str(tiny), "--question", "Who?", "--context", "Ada"]
     monkeypatch.setattr("sys.argv", ["minibert", "answer", *asked, "--output", "x"])
-    monkeypatch.setattr(cli, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(program, "keep_freed_memory", lambda: None)
     with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 2 and "--output and --resume are for" in capsys.readouterr().err
+        main()
+    assert ended.value.code == 2 and "--output and --resume need --input" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Going on with an encoder's pretraining: masks, head, and a run that stops and resumes."""
+"""Continued pretraining of an encoder: masks, head, and a run that stops and resumes."""
 
 import json
 import shutil
@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 import minibert
 from minibert import Bert, Tokenizer, TrainingConfig
 from minibert.cli import app
-from minibert.fast.dropout import Dropout
 from minibert.training import masked_lm as mlm
+from minibert.training.job import Job, set_dropout
 from minibert.training.parallel import ProcessGroup
 
 NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
@@ -42,23 +42,22 @@ def test_masks_have_the_paper_s_shares():
     hidden = (shown == 3)[chosen].sum().item() / count
     same = (shown == ids)[chosen].sum().item() / count
     assert hidden == pytest.approx(0.8, abs=5 * (0.8 * 0.2 / count) ** 0.5)
-    # a random token is now and then the same one
+    # a random token is sometimes the original token
     assert same == pytest.approx(0.1, abs=5 * (0.1 * 0.9 / count) ** 0.5 + 1e-3)
     replaced = shown[chosen & (shown != 3) & (shown != ids)]
-    assert replaced.min() < 20 and replaced.max() > 980  # from all of the vocabulary
+    assert replaced.min() < 20 and replaced.max() > 980  # from the whole vocabulary
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**63 - 1), st.integers(1, 6), st.integers(1, 40))
-def test_masks_are_those_of_their_seed(seed, rows, tokens):
+def test_the_same_seed_gives_the_same_masks(seed, rows, tokens):
     ids = torch.arange(rows * tokens).view(rows, tokens) + 5
     first, again = (mlm.mask_tokens(ids, [0], 3, 300, seed) for _ in range(2))
-    assert torch.equal(first.input_ids, again.input_ids)
-    assert torch.equal(first.chosen, again.chosen)
+    assert all(map(torch.equal, first, again))
 
 
-def test_logits_are_the_reference_s(transformers, tiny):
-    """Given its head's weights; to 1e-5, since products of other shapes round otherwise."""
+def test_logits_equal_the_reference(transformers, tiny):
+    """With the reference's weights; to 1e-5, because products of other shapes round differently."""
     torch.manual_seed(0)
     reference = transformers.BertForMaskedLM(transformers.BertConfig.from_pretrained(tiny)).eval()
     encoder = transformers.BertModel.from_pretrained(tiny, add_pooling_layer=False)
@@ -80,8 +79,8 @@ def test_logits_are_the_reference_s(transformers, tiny):
     assert torch.allclose(ours, theirs, atol=1e-5)
 
 
-def test_a_step_in_parts_is_a_step_in_one(tiny):
-    """The loss is a mean over all chosen tokens, however many windows one pass holds."""
+def test_a_step_does_not_depend_on_the_size_of_its_passes(tiny):
+    """The loss is a mean over all chosen tokens, for any number of windows in one pass."""
     tokenizer = Tokenizer.from_pretrained(tiny)
     settings = config(tiny, "")
     windows = [w for batch in mlm.load_passages(settings, tokenizer)[0][0] for w in batch][:8]
@@ -89,21 +88,19 @@ def test_a_step_in_parts_is_a_step_in_one(tiny):
     def weights_after(max_tokens):
         torch.manual_seed(0)
         model = mlm.MaskedLM(Bert.from_pretrained(tiny)).train()
-        for module in model.modules():
-            if isinstance(module, Dropout):
-                module.p = 0.0
+        set_dropout(model, 0.0)
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
         part = replace(settings, max_tokens=max_tokens, precision="fp32")
-        result = mlm.masked_lm_step(model, optimizer, windows, tokenizer, part, seed=3)
+        result = mlm.masked_lm_step(Job(model, optimizer, tokenizer, part), windows, seed=3)
         return result, torch.nn.utils.parameters_to_vector(model.parameters())
 
     (whole, one), (parts, other) = weights_after(10**6), weights_after(1)
     assert whole.finite and whole.loss == pytest.approx(parts.loss, rel=1e-5)
-    assert torch.allclose(one, other, atol=1e-6)  # sums in another order
+    assert torch.allclose(one, other, atol=1e-6)  # the sums have another order
 
 
 class Rank(ProcessGroup):
-    """One of several processes, alone: the others' part is missing."""
+    """One of several processes, without the shares of the others."""
 
     def gather(self, value):
         return [value]
@@ -112,9 +109,9 @@ class Rank(ProcessGroup):
         pass
 
 
-@pytest.mark.parametrize("count", [1, 5])  # fewer windows than processes too
+@pytest.mark.parametrize("count", [1, 5])  # one window is less than one for each process
 def test_shares_of_a_batch_add_up_to_it(tiny, count):
-    """The parts' changes to the weights, without clipping: 1e-6, for sums in another order."""
+    """For the changes of the weights, without clipping; to 1e-6: the sums have another order."""
     tokenizer = Tokenizer.from_pretrained(tiny)
     part = config(tiny, "", precision="fp32", max_grad_norm=1e9)
     windows = [w for batch in mlm.load_passages(part, tokenizer)[0][0] for w in batch][:count]
@@ -126,7 +123,7 @@ def test_shares_of_a_batch_add_up_to_it(tiny, count):
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
-        result = mlm.masked_lm_step(model, optimizer, windows, tokenizer, part, 3, group)
+        result = mlm.masked_lm_step(Job(model, optimizer, tokenizer, part, group), windows, 3)
         return result.loss, torch.nn.utils.parameters_to_vector(model.parameters()) - before
 
     loss, whole = change(Rank(0, 1))
@@ -135,7 +132,7 @@ def test_shares_of_a_batch_add_up_to_it(tiny, count):
     assert torch.allclose(whole, sum(parts), atol=1e-6)
 
 
-def test_every_epoch_asks_something_of_every_passage():
+def test_every_epoch_has_one_question_for_every_passage():
     examples = minibert.load_squad(NOTES)
     first, second = (mlm.one_question_each(examples, seed) for seed in (1, 2))
     contexts = {example.context for example in examples}
@@ -144,14 +141,14 @@ def test_every_epoch_asks_something_of_every_passage():
     assert {e.id for e in first} != {e.id for e in second}
 
 
-def test_it_learns_and_leaves_an_encoder(transformers, tiny, tmp_path):
+def test_an_encoder_learns_and_is_saved(transformers, tiny, tmp_path):
     minibert.adapt(config(tiny, tmp_path / "out", epochs=6))
     lines = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
     losses = [json.loads(line)["loss"] for line in lines]
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
     report = json.loads((tmp_path / "out" / "config.json").read_text())
     was = json.loads((tiny / "config.json").read_text())
-    # dropout was for this run alone
+    # the changed dropout rate was only for this run
     assert report["architectures"] == ["BertModel"]
     assert report["hidden_dropout_prob"] == was["hidden_dropout_prob"]
     ours = Bert.from_pretrained(tmp_path / "out")
@@ -159,10 +156,11 @@ def test_it_learns_and_leaves_an_encoder(transformers, tiny, tmp_path):
     ids = torch.randint(5, 90, (2, 9))
     with torch.no_grad():
         expected = theirs.eval()(ids).last_hidden_state
-        assert torch.allclose(ours(ids).hidden_states[-1], expected, atol=1e-5)  # theirs: sdpa
+        # to 1e-5, because the reference computes with sdpa
+        assert torch.allclose(ours(ids).hidden_states[-1], expected, atol=1e-5)
         before = Bert.from_pretrained(tiny)(ids).hidden_states[-1]
     assert not torch.allclose(before, expected, atol=0.01)
-    # what is there is what fine-tuning begins with
+    # fine-tuning can start from this encoder
     minibert.train(
         TrainingConfig(
             str(tmp_path / "out"), NOTES, str(tmp_path / "tuned"), epochs=0.1, progress=False
@@ -176,7 +174,7 @@ class Stop(Exception):
 
 @pytest.mark.parametrize("stop_at", [3, 9])
 def test_stopped_and_resumed_it_ends_with_the_same_weights(tiny, tmp_path, monkeypatch, stop_at):
-    """In the first epoch, and in the second; with dropout, whose random numbers go on too."""
+    """In the first epoch, and in the second; with dropout, which continues its random numbers."""
     settings = {"checkpoint_every": 2, "dropout": 0.1, "batch_size": 4, "epochs": 1.5}
     minibert.adapt(config(tiny, tmp_path / "whole", **settings))
     step = mlm.masked_lm_step
@@ -214,7 +212,7 @@ def test_a_tokenizer_that_does_not_fit_is_named(tiny, minilm, tmp_path):
         minibert.adapt(config(tmp_path / "mixed", tmp_path / "out"))
 
 
-def test_any_seed_of_torch_will_do(tiny, tmp_path):
+def test_any_seed_of_torch_is_accepted(tiny, tmp_path):
     minibert.adapt(config(tiny, tmp_path, epochs=0.1, seed=2**63))
 
 

@@ -1,8 +1,9 @@
-"""The encoder against transformers: live and bit for bit, and against its stored outputs.
+"""The encoder compared with transformers: live and bit for bit, and with its stored outputs.
 
-Tolerances: none live in float32 with eager attention (the same operations in the same order).
-1e-5 where the order of a sum may differ: the stored outputs on another processor, and "sdpa", there
-of 1 or of the number itself, whichever is larger (states reach 10; each path is 6e-6 from float64).
+Tolerances: live, in float32 with eager attention, none, because the operations and their order are
+the same. 1e-5 where the order of a sum may differ: for the stored outputs, because of another
+processor, and for "sdpa". For "sdpa" it is relative to 1 or to the number itself, whichever is
+larger (states reach 10, and both paths are 6e-6 from float64).
 """
 
 from collections.abc import Callable
@@ -32,7 +33,7 @@ PAIRS = [
 def batch(
     tokenizer: minibert.Tokenizer, length: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Real text in both segments, with padding: ids, mask, segments."""
+    """Ids, mask and segments of real text in both segments, with padding."""
     examples = [minibert.Example("", question, context) for question, context in PAIRS]
     features = minibert.prepare_features(examples, tokenizer, max_length=length or 128)
     ids, mask, segments, _, _ = collate(features, tokenizer.pad_id)
@@ -125,7 +126,7 @@ def test_random_configurations_bit_for_bit(
 
 
 def test_without_mask_and_segments(reference, minilm):
-    """Left out, there is no padding and all is the first segment, as in the reference."""
+    """The defaults: no padding, and only the first segment. As in the reference."""
     ours = Bert.from_pretrained(minilm)
     ids = torch.randint(1000, 2000, (2, 19))
     with torch.no_grad():
@@ -134,7 +135,7 @@ def test_without_mask_and_segments(reference, minilm):
 
 @pytest.mark.parametrize("stored", ["tiny", "minilm"])
 def test_stored_outputs(request, stored):
-    """The reference's own numbers, where it is not installed."""
+    """The reference's numbers, for where it is not installed."""
     source = request.getfixturevalue(stored)
     expected = load_file(HERE / "reference" / f"{stored}.safetensors")
     ids, mask = expected["input_ids"], expected["attention_mask"]
@@ -142,7 +143,7 @@ def test_stored_outputs(request, stored):
         states = Bert.from_pretrained(source)(ids, mask, expected["token_type_ids"]).hidden_states
     for k, state in enumerate(states):
         wanted = expected[f"hidden_states.{k}"]
-        if stored == "minilm":  # as make.py's `summary`: a slice, and the sum of 38,000 numbers
+        if stored == "minilm":  # `summary` in make.py: a slice, and the sum of 38,000 numbers
             total, wanted = wanted[:, -1], wanted[:, :-1]
             torch.testing.assert_close(state.sum((1, 2)), total, rtol=1e-4, atol=1e-3)
             state = state[:, :8, :8].flatten(1)
@@ -150,8 +151,8 @@ def test_stored_outputs(request, stored):
 
 
 def test_sdpa_is_the_same_attention(minilm, field_notes):
-    """At tokens, on short pairs and on whole windows of 384. (Positions of padding, which nothing
-    reads, are ill-conditioned: there "eager" itself is 6e-5 from the same sums in float64.)"""
+    """At tokens, for short pairs and for full windows of 384. (At padding, which nothing reads, the
+    sums are ill-conditioned: there "eager" itself is 6e-5 from float64.)"""
     eager, sdpa = (Bert.from_pretrained(minilm, attention=a) for a in ("eager", "sdpa"))
     tokenizer = minibert.Tokenizer.from_pretrained(minilm)
     features = minibert.prepare_features(field_notes, tokenizer)
@@ -196,7 +197,7 @@ def tanh_gelu(patch: pytest.MonkeyPatch) -> None:
 def test_sabotage_breaks_the_parity(
     reference, minilm, monkeypatch, sabotage: Callable[[Bert, pytest.MonkeyPatch], None]
 ):
-    """The tests above can fail: each of these slips shows, well beyond the 1e-5 used there."""
+    """The tests above can fail: each of these mistakes changes more than their 1e-5."""
     ours = Bert.from_pretrained(minilm)
     ids, mask, segments = batch(minibert.Tokenizer.from_pretrained(minilm))
     states = reference_output(reference, ids, mask, segments).hidden_states
@@ -207,7 +208,7 @@ def test_sabotage_breaks_the_parity(
 
 
 def test_padding_takes_no_attention(minilm):
-    """What stands under the mask changes nothing, and receives no attention."""
+    """Other ids under the mask change nothing, and get no attention."""
     model = Bert.from_pretrained(minilm)
     ids, mask, segments = batch(minibert.Tokenizer.from_pretrained(minilm))
     other = torch.where(mask == 0, 1999, ids)
@@ -252,7 +253,7 @@ def test_a_new_model_begins_as_bert_does():
         ({"vocab_size": True}, "vocab_size=True"),
     ],
 )
-def test_what_is_not_this_bert_is_refused_by_name(change, named):
+def test_another_architecture_is_refused_by_name(change, named):
     with pytest.raises(minibert.PretrainedError, match=named):
         BertConfig.from_dict({"model_type": "bert", "hidden_act": "gelu"} | change)
 
@@ -268,9 +269,9 @@ def test_bad_arguments(tiny):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("p", [0.1, 0.5])
 def test_dropout_has_its_rate_and_keeps_the_mean(p, dtype):
-    """A million numbers: the share dropped within 5 standard deviations of p (0.0015 at p = 0.1);
-    what is kept is scaled by 1 / (1 - p), to a step of the dtype, and exactly so on average (within
-    5 standard errors of a rounding's error); and its gradient with it."""
+    """A million numbers. The dropped share is within 5 standard deviations of p (0.0015 at p =
+    0.1). The other numbers are scaled by 1 / (1 - p), up to one step of the dtype, and on average
+    exactly (within 5 standard errors of the rounding). The gradient is scaled in the same way."""
     layer = Dropout(p)
     x = torch.ones(1000, 1001, dtype=dtype, requires_grad=True)
     y = layer(x)
@@ -296,8 +297,8 @@ def test_dropout_follows_torch_s_generator():
     assert layer.eval()(x) is x and Dropout(0.0)(x) is x
 
 
-def test_factors_first_drawn_in_inference_mode_serve_training_too():
-    """Inference mode marks every tensor made in it, and autograd refuses to keep a marked one."""
+def test_factors_drawn_in_inference_mode_work_in_training():
+    """Inference mode marks the tensors that it makes, and autograd refuses to keep a marked one."""
     layer, x = Dropout(0.25), torch.ones(7, 13)
     with torch.inference_mode():
         layer(x)
@@ -305,8 +306,8 @@ def test_factors_first_drawn_in_inference_mode_serve_training_too():
     assert x.grad is not None
 
 
-def test_the_factors_of_dropout_take_a_bounded_memory():
-    """One row for a rate and dtype, the longest asked for; and never more than a few of them."""
+def test_the_factors_of_dropout_need_bounded_memory():
+    """One row per rate and dtype, as long as the longest request; and only a few rows in total."""
     dropout.ROWS.clear()
     for p in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7):
         for size in (2**10, 2**12, 2**11):
@@ -318,8 +319,8 @@ def test_the_factors_of_dropout_take_a_bounded_memory():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_number_s_factor_does_not_depend_on_what_was_asked_before(dtype):
-    """So that a run that is resumed meets the factors that it would have met."""
+def test_a_number_s_factor_does_not_depend_on_earlier_requests(dtype):
+    """So a resumed run gets the same factors as an uninterrupted one."""
     dropout.ROWS.clear()
     short = dropout.dropout_factors(0.1, dtype, 2**10).clone()
     assert len(dropout.dropout_factors(0.1, dtype, 2**18)) == 2**18

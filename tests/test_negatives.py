@@ -1,4 +1,4 @@
-"""Questions without an answer: what each kind promises, in any data."""
+"""Questions without an answer: the promises of each kind, for any data."""
 
 import random
 from collections import Counter
@@ -49,7 +49,7 @@ def data(draw):
 
 @settings(max_examples=100, deadline=None)
 @given(data(), st.floats(0, 1), st.integers(0, 3))
-def test_what_a_negative_is(examples, share, seed):
+def test_every_negative_keeps_the_promises_of_its_kind(examples, share, seed):
     negatives = make_negatives(examples, share, seed)
     answerable = {e.id: e for e in examples if e.answers}
     made = [(kind, negative) for kind, group in negatives.items() for negative in group]
@@ -73,8 +73,8 @@ def test_what_a_negative_is(examples, share, seed):
     assert again == negatives
 
 
-def test_the_similar_paragraph_is_the_most_similar_one_that_will_do(field_notes):
-    """Beside a plain double loop over dense vectors."""
+def test_the_similar_paragraph_is_the_most_similar_one_without_an_answer(field_notes):
+    """Compared with a plain product of dense vectors."""
     contexts = list(dict.fromkeys(e.context for e in field_notes))
     vocabulary = sorted({word for text in contexts for word in words(text)})
     counts = np.array([[words(text).count(word) for word in vocabulary] for text in contexts])
@@ -97,8 +97,8 @@ def test_the_similar_paragraph_is_the_most_similar_one_that_will_do(field_notes)
                 assert text == original.context or not lacks_answers(text, original.answers)
 
 
-def test_kinds_are_as_frequent_as_they_say(field_notes):
-    """Of 92 questions: where every kind is to be had, binomial counts within four deviations."""
+def test_the_frequencies_of_the_kinds(field_notes):
+    """For 92 questions that allow every kind: binomial counts, within four standard deviations."""
     counts: Counter[str] = Counter()
     for seed in range(6):
         for kind, group in make_negatives(field_notes, 1.0, seed).items():
@@ -107,9 +107,10 @@ def test_kinds_are_as_frequent_as_they_say(field_notes):
     assert total == 6 * sum(bool(e.answers) for e in field_notes)
     for kind, share in KINDS.items():
         assert abs(counts[kind] / total - share) < 0.1, counts
-    some = make_negatives(field_notes, 0.25, 1)
-    assert sum(map(len, some.values())) == round(0.25 * sum(bool(e.answers) for e in field_notes))
-    assert some != make_negatives(field_notes, 0.25, 2)
+    quarter = make_negatives(field_notes, 0.25, 1)
+    answerable = sum(bool(e.answers) for e in field_notes)
+    assert sum(map(len, quarter.values())) == round(0.25 * answerable)
+    assert quarter != make_negatives(field_notes, 0.25, 2)
 
 
 @pytest.mark.parametrize(
@@ -122,31 +123,31 @@ def test_kinds_are_as_frequent_as_they_say(field_notes):
         ("One. Two. Three.", "One. Two", "Three."),
     ],
 )
-def test_the_sentence_of_the_answer_goes(context, answer, rest):
+def test_the_sentence_of_the_answer_is_removed(context, answer, rest):
     gold = GoldAnswer(answer, context.index(answer))
     assert without_answer_sentences(Example("", "?", context, (gold,))) == rest
 
 
-def test_what_counts_as_an_answer_that_stands_there():
+def test_a_text_lacks_answers_as_characters_and_as_words():
     gold = [GoldAnswer("the Keeper's lamp", 0)]
-    assert not lacks_answers("A Keepers, lamp!", gold)  # the metric reads both alike
+    assert not lacks_answers("A Keepers, lamp!", gold)  # equal in the metric
     assert not lacks_answers("THE KEEPER'S LAMP", gold)
     assert lacks_answers("The keeper had a lamp.", gold)
-    assert not lacks_answers(" ... ", gold), "no words: no text to ask"
+    assert not lacks_answers(" ... ", gold)  # no words, so no context
 
 
-def test_a_single_paragraph_has_no_company():
-    """Its own text without the sentence is left; where that is all there is, nothing."""
+def test_a_single_paragraph():
+    """Only its own text without the sentence is possible; without other sentences, nothing."""
     long = Example("a", "Who?", "Ada lit it. It rained.", (GoldAnswer("Ada", 0),))
     short = Example("b", "Who?", "Ada lit it.", (GoldAnswer("Ada", 0),))
     assert [n.context for n in make_negatives([long], 1, 0)["without_the_sentence"]] == [
         "It rained."
     ]
     assert make_negatives([short], 1, 0) == {kind: [] for kind in KINDS}
-    assert negatives_report({}, 1, [short]) == {"negatives_not_to_be_had": 1}
-    company = [Example("c", "What?", "A lamp burned.")]
+    assert negatives_report({}, 1, [short]) == {"negatives_not_made": 1}
+    others = [Example("c", "What?", "A lamp burned.")]
     for seed in range(5):
-        [negative] = [n for g in make_negatives([short], 1, seed, company).values() for n in g]
+        [negative] = [n for g in make_negatives([short], 1, seed, others).values() for n in g]
         assert negative.context == "A lamp burned."
 
 
@@ -182,7 +183,7 @@ def training_config(tiny, folder, **changes):
 
 
 def test_training_adds_them(tiny, tmp_path, field_notes):
-    """As many windows as the questions and their negatives have, all of those labelled [CLS]."""
+    """The windows of the questions and of their negatives. All negatives are labelled [CLS]."""
     tokenizer = minibert.Tokenizer.from_pretrained(tiny)
     config = training_config(tiny, tmp_path, negatives=0.5)
     features = load_data(config, tokenizer).features
@@ -212,4 +213,4 @@ def test_check_data_counts_them(tiny):
     report = dict(line.split() for line in result.stdout.splitlines())
     assert result.exit_code == 0 and report["unanswerable"] == str(28 + 46)
     counts = [int(report[f"negatives_{kind}"]) for kind in KINDS]
-    assert sum(counts) == 46 and min(counts) > 0 and report["negatives_not_to_be_had"] == "0"
+    assert sum(counts) == 46 and min(counts) > 0 and report["negatives_not_made"] == "0"

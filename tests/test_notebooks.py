@@ -1,9 +1,10 @@
-"""The notebooks: they run, they were run as they stand, and their exercises can be solved."""
+"""The notebooks run, their outputs belong to their code, and their exercises can be solved."""
 
 import ast
 import importlib.util
 import inspect
 import re
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,7 +18,7 @@ pytest.importorskip("matplotlib", reason="notebooks: pip install -e '.[test]'")
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NAMES = [path.stem for path in sorted(FOLDER.glob("*.ipynb"))]
-FOREIGN_PICTURE = re.compile(r"!\[[^\]]*\]\(|<img", re.IGNORECASE)  # a picture that isn't computed
+FOREIGN_PICTURE = re.compile(r"!\[[^\]]*\]\(|<img", re.IGNORECASE)  # not computed by a cell
 
 
 def load_script() -> ModuleType:
@@ -52,7 +53,7 @@ def test_there_are_eleven():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_runs_and_its_exercise_can_be_solved(name, monkeypatch):
-    """In a clean kernel, offline; then the solution, and the check once more."""
+    """Run it in a clean kernel, offline; then run the solution, and the check again."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     notebook = read(name)
     solution = (FOLDER / "solutions" / f"{name}.py").read_text(encoding="utf-8")
@@ -77,7 +78,7 @@ def test_it_is_committed_as_it_was_run(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_reads_as_a_lesson(name):
-    """Text before each cell, short cells, something asserted, no picture from elsewhere."""
+    """Text before each cell, short cells, asserts, a hint with each check, no foreign picture."""
     notebook = read(name)
     kinds = [cell.cell_type for cell in notebook.cells]
     assert kinds[0] == kinds[-1] == "markdown"
@@ -90,10 +91,20 @@ def test_it_reads_as_a_lesson(name):
         else:
             assert not FOREIGN_PICTURE.search(cell.source), cell.source
     asserts = [c for c in code_cells(notebook) if "assert " in c.source and id(c) not in exercise]
-    assert asserts and "assert " in tagged(notebook, "check").source
+    checks = [
+        node
+        for node in ast.walk(ast.parse(tagged(notebook, "check").source))
+        if isinstance(node, ast.Assert)
+    ]
+    assert asserts and checks and all(check.msg for check in checks)
 
 
-# what each notebook teaches by writing it: the only names that it may share with the package
+def test_each_ends_with_a_link_to_the_next():
+    for name, following in pairwise(NAMES):
+        assert f"({following}.ipynb)" in read(name).cells[-1].source
+
+
+# the names that a notebook teaches by writing them: only these may also be in the package
 TAUGHT = {"08": {"schedule", "label"}, "09": {"f1", "exact_match", "normalize_answer"}}
 
 

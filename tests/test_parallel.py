@@ -1,4 +1,4 @@
-"""Two processes on one machine (gloo), started as a user starts them, train as one does."""
+"""Two processes on one machine (gloo), started as a user starts them, train like one process."""
 
 import json
 import multiprocessing
@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 
 import minibert
 from minibert.batches import length_batches
-from minibert.training.finetune import TrainingConfig, train
+from minibert.training.config import TrainingConfig
+from minibert.training.finetune import train
 from minibert.training.parallel import ProcessGroup
 
 NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
@@ -49,7 +50,7 @@ def steps(folder: Path) -> list[dict[str, Any]]:
     return [row for row in map(json.loads, text.splitlines()) if "loss" in row]
 
 
-def test_shares_neither_overlap_nor_lose(field_notes, tiny):
+def test_each_window_is_in_exactly_one_share(field_notes, tiny):
     tokenizer = minibert.Tokenizer.from_pretrained(tiny)
     features = minibert.prepare_train_features(field_notes, tokenizer, 128, 32)
     for batch in length_batches(features, 7, seed=3):
@@ -58,8 +59,8 @@ def test_shares_neither_overlap_nor_lose(field_notes, tiny):
 
 
 def test_two_processes_train_as_one(tiny, tmp_path):
-    """The same losses as one process that adds up two passes; other sums, so other roundings,
-    which Adam makes larger from step to step. The evaluation is of all questions, by both."""
+    """The losses equal those of one process with two passes, up to rounding: the sums have another
+    order, and Adam amplifies the differences from step to step. Both evaluate all questions."""
     done = subprocess.run(command(tiny, tmp_path / "two"), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     alone = {**SETTINGS, "init": str(tiny), "output_dir": str(tmp_path / "one"), "progress": False}
@@ -67,22 +68,22 @@ def test_two_processes_train_as_one(tiny, tmp_path):
     one, two = steps(tmp_path / "one"), steps(tmp_path / "two")
     assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], rel=1e-4)
     assert two[0]["grad_norm"] == pytest.approx(one[0]["grad_norm"], rel=1e-4)
-    assert done.stdout.count('"total": 120') == 1  # one speaks
+    assert done.stdout.count('"total": 120') == 1  # only one process prints
     last = json.loads((tmp_path / "two" / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["total"] == metrics["total"] == 120
     qa = minibert.QuestionAnswerer.from_pretrained(
         tmp_path / "two", max_length=128, doc_stride=32, precision="fp32"
     )
-    whole = minibert.evaluate(qa, minibert.load_squad(NOTES))  # a share that is lost scores 0
+    whole = minibert.evaluate(qa, minibert.load_squad(NOTES))  # a lost share would score 0
     assert {name: last[name] for name in whole} == pytest.approx(whole)
     ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
-    for name, tensor in ours.items():  # a learning rate a step is what Adam moves a weight by
+    for name, tensor in ours.items():  # Adam moves a weight by one learning rate in a step
         assert torch.allclose(tensor, theirs[name], atol=2 * len(one) * 1e-4), name
 
 
 @needs_proc
-def test_one_killed_ends_all_and_the_run_goes_on(tiny, tmp_path):
-    """With dropout, to the weights of a pair that nobody killed."""
+def test_after_one_process_was_killed_the_run_resumes(tiny, tmp_path):
+    """The others end too. With dropout, it ends with the weights of a run that was not killed."""
     often = ("--checkpoint-every=2", "--epochs=4", "--dropout=0.1")
     whole, output = tmp_path / "whole", tmp_path / "run"
     subprocess.run(command(tiny, whole, *often), capture_output=True, check=True, timeout=HANG)
@@ -121,7 +122,7 @@ if __name__ == "__main__":
     torch.set_num_threads(2)
     pairs = [("Who lit the lamp?", "At dusk the keeper, Ada, lit the lamp.")] * 4
     load()
-    answers = [ask(pairs[0])]  # now torch has threads, which a forked child has not
+    answers = [ask(pairs[0])]  # now torch has threads, and a forked child lacks them
     start = {"spawn": (load, ()), "fork": (torch.set_num_threads, (1,))}[sys.argv[1]]
     with multiprocessing.get_context(sys.argv[1]).Pool(2, *start) as pool:
         answers += pool.map(ask, pairs)
@@ -130,9 +131,9 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("way", ["spawn", "fork"])
-def test_a_pool_answers_after_its_parent_has(tmp_path, way):
-    """Children that are spawned load a model each; forked ones use the parent's, with one thread.
-    Forked without that, they wait for threads that they don't have, for ever."""
+def test_a_pool_answers_after_its_parent(tmp_path, way):
+    """Spawned children load their own model. Forked children use the parent's model, with one
+    thread: with more, they would wait forever for threads that they do not have."""
     if way not in multiprocessing.get_all_start_methods():
         pytest.skip(f"this system has no {way}")
     script = tmp_path / "pool.py"

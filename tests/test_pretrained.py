@@ -1,4 +1,4 @@
-"""Loading: every way a checkpoint is written down, a report of every key, and clear refusals."""
+"""Loading: every form of a checkpoint, a report of every key, and an error for every bad folder."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ from minibert.pretrained import map_tensors, read_tensors
 from minibert.qa import BertForQuestionAnswering
 
 Tensors = dict[str, torch.Tensor]
-# before version 1 of the hub's client they were one class
+# before version 1, the hub's client had one class for both
 NoSuchFile = getattr(hub_errors, "RemoteEntryNotFoundError", hub_errors.EntryNotFoundError)
 NOT_FOUND = httpx.Response(404, request=httpx.Request("GET", "https://hub"))
 
@@ -30,7 +30,7 @@ def weights(tiny: Path) -> Tensors:
 
 @pytest.fixture
 def folder(tiny: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny checkpoint that a test may spoil."""
+    """A copy of the tiny checkpoint that a test may change."""
     return Path(shutil.copytree(tiny, tmp_path / "copy"))
 
 
@@ -106,8 +106,7 @@ def test_every_spelling_gives_the_same_model(tiny, folder, weights, form):
 
 
 @pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "model.", "module._orig_mod."])
-def test_what_a_wrapper_puts_before_every_name_is_undone(tiny, folder, weights, wrapper):
-    """And reported."""
+def test_a_wrapper_s_prefix_is_removed_and_reported(tiny, folder, weights, wrapper):
     shapes = expected_shapes(folder)
     wrapped = {wrapper + key: tensor for key, tensor in weights.items()}
     rewrite(folder, wrapped)
@@ -117,8 +116,8 @@ def test_what_a_wrapper_puts_before_every_name_is_undone(tiny, folder, weights, 
     assert report.wrapper == wrapper and repr(wrapper) in str(report)
 
 
-def test_an_extra_head_is_left_unread_with_a_warning(tiny, folder, weights):
-    """What a part of the encoder is not: that is refused (`extra_layer`, below)."""
+def test_an_extra_head_stays_unread_with_a_warning(tiny, folder, weights):
+    """But an extra part of the encoder is refused: see `extra_layer` below."""
     rewrite(folder, weights | {"answer_type.weight": torch.ones(5, 16)})
     with pytest.warns(UserWarning, match=r"not read, .* answer_type\.weight"):
         model = BertForQuestionAnswering.from_pretrained(folder)
@@ -147,20 +146,20 @@ def test_report_accounts_for_every_key_of_both_sides(folder, weights):
 
 
 def test_table_names_every_parameter_once(tiny):
-    """No tensor of the model is without a row in the table, and no row without a tensor."""
+    """Every tensor of the model has a row in the table, and every row has a tensor."""
     shapes = expected_shapes(tiny)
     rows = {ours.format(k) for ours in FAMILIES["bert"].keys.values() for k in range(3)}
     assert rows == set(shapes)
     assert len(set(FAMILIES["bert"].keys.values())) == len(FAMILIES["bert"].keys)
 
 
-def test_encoder_leaves_the_head_of_a_qa_checkpoint(tiny):
+def test_an_encoder_ignores_the_head_of_a_qa_checkpoint(tiny):
     encoder = minibert.Bert.from_pretrained(tiny)
     model = BertForQuestionAnswering.from_pretrained(tiny)
     assert same(encoder.state_dict(), model.bert.state_dict())
 
 
-def test_a_missing_head_is_made_only_when_asked(minilm):
+def test_a_missing_head_is_made_only_on_request(minilm):
     with pytest.raises(minibert.PretrainedError, match=r"lack head\.E"):
         BertForQuestionAnswering.from_pretrained(minilm)
     model = BertForQuestionAnswering.from_pretrained(minilm, new_head=True)
@@ -172,7 +171,7 @@ def test_new_head_keeps_a_trained_one(tiny):
     assert same(states(a), states(BertForQuestionAnswering.from_pretrained(tiny)))
 
 
-def test_half_a_head_is_not_made_whole(folder, weights):
+def test_half_a_head_is_refused(folder, weights):
     rewrite(folder, {k: v for k, v in weights.items() if k != "qa_outputs.bias"})
     with pytest.raises(minibert.PretrainedError, match=r"lack head\.bias"):
         BertForQuestionAnswering.from_pretrained(folder, new_head=True)
@@ -183,11 +182,11 @@ def test_save_and_load_is_exact(tiny, weights, tmp_path):
     assert same(weights, read_tensors(tmp_path / "new" / "folder"))
 
 
-def spoil_shape(folder: Path, weights: Tensors) -> None:
+def change_shape(folder: Path, weights: Tensors) -> None:
     rewrite(folder, weights | {"bert.encoder.layer.1.output.dense.bias": torch.ones(17)})
 
 
-def spoil_type(folder: Path, weights: Tensors) -> None:
+def change_type(folder: Path, weights: Tensors) -> None:
     rewrite(folder, weights | {"qa_outputs.bias": torch.ones(2, dtype=torch.int64)})
 
 
@@ -262,8 +261,8 @@ def list_config(folder: Path, weights: Tensors) -> None:
 
 
 SPOILED = [
-    (spoil_shape, "layer.1.output.dense.bias: shape (17,)"),
-    (spoil_type, "qa_outputs.bias: expected real numbers"),
+    (change_shape, "layer.1.output.dense.bias: shape (17,)"),
+    (change_type, "qa_outputs.bias: expected real numbers"),
     (drop_weight, "lack bert.layers.1.feed_forward.contract.bias"),
     (extra_layer, "no place for the weights bert.encoder.layer.3"),
     (twice, "already given"),
@@ -292,7 +291,7 @@ def test_a_bad_folder_is_refused_by_name(folder, weights, spoil, named):
 
 @pytest.mark.parametrize("version", ["2.4.0", "2.6.0", "2.9.1+cu128"])
 def test_a_pickle_is_refused_where_torch_may_execute_it(folder, weights, monkeypatch, version):
-    """`weights_only=True` had ways around it before 2.10; the file is not even opened there."""
+    """Before 2.10, `weights_only=True` could be bypassed. Then the file is not even opened."""
     no_weights(folder, weights)
     torch.save(weights, folder / "pytorch_model.bin")
     assert same(weights, read_tensors(folder))
@@ -317,7 +316,7 @@ def test_neither_folder_nor_id(tmp_path, monkeypatch):
 
 
 class Hub:
-    """Answers `hf_hub_download` from a folder, as the hub would; or is out of reach."""
+    """A mock of `hf_hub_download` that serves a folder, and can be unreachable for some files."""
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
         self.folder, self.asked, self.unreachable = folder, [], ()
@@ -341,23 +340,23 @@ def test_hub_ids_go_through_the_hub_client(tiny, monkeypatch):
     assert same(states(model), states(BertForQuestionAnswering.from_pretrained(tiny)))
     tokenizer = minibert.Tokenizer.from_pretrained("someone/tiny")
     assert tokenizer.vocab_size == minibert.Tokenizer.from_pretrained(tiny).vocab_size
-    assert hub.asked[:2] == ["config.json", "model.safetensors"]
+    assert list(dict.fromkeys(hub.asked))[:2] == ["config.json", "model.safetensors"]
 
 
 def test_hub_failures_are_one_line(tiny, monkeypatch):
     Hub(tiny, monkeypatch)
     with pytest.raises(minibert.PretrainedError, match="404 Not Found"):
         BertForQuestionAnswering.from_pretrained("someone/else")
-    Hub(tiny.parent, monkeypatch)  # there, no file is found
+    Hub(tiny.parent, monkeypatch)  # this folder has none of the files
     with pytest.raises(minibert.PretrainedError, match=r"no config\.json on the hub"):
         BertForQuestionAnswering.from_pretrained("someone/tiny")
 
 
-def test_out_of_reach_is_not_absent(tiny, monkeypatch):
-    """A cased tokenizer must not become a lower-casing one because its settings didn't arrive."""
+def test_unreachable_is_not_absent(tiny, monkeypatch):
+    """A cased tokenizer must not start to lower-case because its settings are unreachable."""
     hub = Hub(tiny, monkeypatch)
     hub.unreachable = ("tokenizer_config.json",)
     with pytest.raises(minibert.PretrainedError, match=r"cannot reach the hub for tokenizer_c"):
         minibert.Tokenizer.from_pretrained("someone/tiny")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # by the user's wish
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # the user's wish
     assert minibert.Tokenizer.from_pretrained("someone/tiny").vocab_size > 0

@@ -1,4 +1,4 @@
-"""The span head, the loss, and saving, against transformers."""
+"""The span head, the loss and saving, compared with transformers."""
 
 import importlib
 
@@ -75,7 +75,7 @@ def test_the_biases_cancel_in_the_softmax(tiny):
 
 
 def test_loss_equals_the_reference(transformers, tiny):
-    """Labels beyond the window among them: both ignore those."""
+    """Some labels are beyond the window. Both ignore these."""
     ours = BertForQuestionAnswering.from_pretrained(tiny)
     theirs = transformers.BertForQuestionAnswering.from_pretrained(
         tiny, attn_implementation="eager"
@@ -92,11 +92,11 @@ def test_loss_equals_the_reference(transformers, tiny):
             end_positions=ends,
         )
     loss = span_loss(out.start_logits, out.end_logits, starts, ends)
-    torch.testing.assert_close(loss, reference.loss, rtol=1e-6, atol=0)  # another order of the sum
+    torch.testing.assert_close(loss, reference.loss, rtol=1e-6, atol=0)  # the sum has another order
 
 
 def test_the_edges_of_the_loss_and_the_reference_s(transformers, logits):
-    """Past the window, both ignore a label. A negative one the reference takes for the [CLS]; here
+    """Both ignore a label past the window. The reference treats a negative label as the [CLS]. Here
     it marks an unlabelled window, and is ignored too."""
     start, end = logits  # (6, 11)
     theirs = importlib.import_module("transformers.loss.loss_utils").ForQuestionAnsweringLoss
@@ -165,7 +165,7 @@ def test_loss_is_float32_whatever_the_model_runs_in(logits):
 
 
 def test_logits_are_float32_under_autocast(tiny):
-    """bfloat16 would round a logit of 8 to the nearest 1/16: answers would tie."""
+    """bfloat16 would round a logit of 8 to the nearest 1/16, so answers would tie."""
     model = BertForQuestionAnswering.from_pretrained(tiny)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         out = model(torch.randint(100, (2, 8)))
@@ -183,7 +183,7 @@ def test_whole_models_in_other_precisions(tiny):
 
 
 def test_a_saved_model_loads_in_transformers(transformers, minilm, tmp_path):
-    """MiniLM with a new head: the folder holds all that transformers asks for, and agrees."""
+    """MiniLM with a new head: transformers finds every file and weight, and computes the same."""
     ours = BertForQuestionAnswering.from_pretrained(minilm, new_head=True)
     ours.save_pretrained(tmp_path)
     minibert.Tokenizer.from_pretrained(minilm).save_pretrained(tmp_path)

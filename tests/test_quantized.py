@@ -152,7 +152,7 @@ def test_other_weights_are_computed_with_once_they_are_loaded():
 def test_an_answer_in_integers_is_explained():
     """The gradients come from the float32 weights, which the model still has."""
     qa = QuestionAnswerer.from_pretrained(precision="int8")
-    explanation = qa.explain(*PAIR, n_best=3)
+    explanation = qa.explain(*PAIR, top_k=3)
     assert [(a.answer, a.score) for a in explanation.answers] == [
         (a.answer, pytest.approx(a.score, abs=1e-6)) for a in qa(*PAIR, top_k=3)
     ]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import minibert
 from minibert import QuestionAnswerer
 from minibert.data.metric import normalize_answer
+from minibert.fast.processor import choose_device
 
 HERE = Path(__file__).parent
 PIPELINE = json.loads((HERE / "reference" / "pipeline.json").read_text(encoding="utf-8"))
@@ -93,10 +94,9 @@ def test_text_scores_sum_to_one(qa, align_to_words):
     context = "The keeper, Ada, lit the lamp. Ada slept; the lamp burned. " * 4
     short = QuestionAnswerer(qa.model, qa.tokenizer, max_length=40, doc_stride=12)
     example = minibert.Example("", "Who lit the lamp?", context)
-    (plain,), (asked,) = (
-        list(short.n_best([example], 10_000, 4, null, int, align_to_words, text_scores=scored))
-        for null, scored in ((True, False), (True, True))
-    )
+    settings = minibert.AnswerSettings(10_000, 4, True, align_to_words)
+    (plain,) = short.answer_examples([example], settings)
+    (asked,) = short.answer_examples([example], replace(settings, text_score=True))
     assert [replace(answer, text_score=None) for answer in asked] == plain
     assert "text_score" not in plain[0].to_dict() and "text_score" in asked[0].to_dict()
     once = {normalize_answer(answer.answer): answer.text_score for answer in asked}
@@ -110,11 +110,11 @@ def test_text_scores_sum_to_one(qa, align_to_words):
 def test_a_text_that_stands_twice(qa):
     qa = QuestionAnswerer(qa.model, qa.tokenizer)  # uncalibrated
     question, context = "Who lit it?", "Ada lit it. So says Ada."
-    answers = qa(question, context, 99, 3, text_scores=True)
+    answers = qa(question, context, 99, 3, text_score=True)
     first, second = (a for a in answers if a.answer == "Ada")
     assert first.text_score == pytest.approx(first.score + second.score)
     assert first.text_score == second.text_score
-    (one,) = qa.answer_many([(question, context)], 3, text_scores=True)
+    (one,) = qa.answer_many([(question, context)], 3, text_score=True)
     assert one.text_score == pytest.approx(answers[0].text_score, rel=1e-4)
     assert qa(question, context).text_score is None
 
@@ -127,7 +127,7 @@ def test_the_best_answer_alone_and_as_a_list(qa):
 
 def test_batching_does_not_change_an_answer(qa, field_notes):
     """1e-4: products of another shape sum in another order."""
-    together = list(qa.n_best(field_notes, n_best=3))
+    together = list(qa.answer_examples(field_notes, minibert.AnswerSettings(3)))
     assert len(together) == len(field_notes)
     for example, answers in zip(field_notes[::9], together[::9], strict=True):
         for a, b in zip(qa(example.question, example.context, 3), answers, strict=True):
@@ -222,7 +222,7 @@ def test_bad_settings_are_named(qa, arguments, named):
     with pytest.raises(minibert.InputError, match=named):
         QuestionAnswerer(qa.model, qa.tokenizer, **arguments)
     with pytest.raises(minibert.InputError, match="device='abacus'"):
-        minibert.reader.choose_device("abacus")
+        choose_device("abacus")
 
 
 def test_weights_that_are_not_numbers_raise(tiny):

@@ -1,24 +1,27 @@
-"""`revision=` wherever a hub id goes: the same id at two commits gives two models, offline, from a
-cache as the hub's client keeps it."""
+"""`revision=` for a hub id: the same id at two commits gives two models. All from a cache of the
+hub's client, offline."""
 
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import constants
 
 import minibert
 from minibert.cli import main
+from minibert.hub import pinned
 
 NAME = "keeper/lamp"
 
 
 @pytest.fixture
 def hub_cache(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A cache with `main`, the tiny checkpoint, and `v1`: the same with another S and an uncased
-    vocabulary that has lost its last token. Returns the hub id."""
+    """A cache with two commits: `main`, the tiny checkpoint, and `v1`, with S negated and a cased
+    tokenizer. Returns the hub id."""
     repo = tmp_path / "models--keeper--lamp"
     for revision, commit in (("main", "a" * 40), ("v1", "b" * 40)):
         (repo / "refs").mkdir(parents=True, exist_ok=True)
@@ -54,6 +57,53 @@ def test_every_loader_reads_the_revision(hub_cache, tiny):
         assert torch.equal(reader.qa.model.head.S, old.head.S)
 
 
+@pytest.fixture
+def commits(hub_cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The commit of each downloaded file. After the first download someone pushes: `main` moves to
+    the other commit."""
+    download, seen = huggingface_hub.hf_hub_download, []
+
+    def download_and_push(*args: Any, **options: Any) -> str:
+        path = Path(download(*args, **options))
+        seen.append(path.parent.name)
+        (tmp_path / "models--keeper--lamp" / "refs" / "main").write_text("b" * 40)
+        return str(path)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download_and_push)
+    return seen
+
+
+LOADERS = [
+    minibert.Bert.from_pretrained,
+    minibert.BertForQuestionAnswering.from_pretrained,
+    minibert.Tokenizer.from_pretrained,
+]
+
+
+@pytest.mark.parametrize("load", LOADERS, ids=lambda load: load.__self__.__name__)
+def test_one_load_reads_one_commit(hub_cache, commits, load):
+    """Even when someone pushes in the meantime. The next load reads the new commit."""
+    load(hub_cache)
+    assert set(commits) == {"a" * 40} and len(commits) > 1
+    commits.clear()
+    load(hub_cache)
+    assert set(commits) == {"b" * 40}
+
+
+def test_several_loads_read_a_pinned_commit(hub_cache, commits, tiny):
+    for revision, commit in ((None, "a" * 40), ("main", "b" * 40), ("b" * 40, "b" * 40)):
+        commits.clear()
+        revision = pinned(hub_cache, revision)
+        assert revision == commit
+        for load in LOADERS:
+            load(hub_cache, revision=revision)
+        assert set(commits) == {commit}
+    assert pinned(hub_cache, "v2") == "v2"  # there is none; the load itself reports this
+    assert pinned(tiny) is None
+    with pytest.raises(minibert.PretrainedError, match="neither a folder nor a hub id"):
+        pinned(tiny / "nowhere")
+
+
 def test_the_command_line_reads_the_revision(hub_cache, monkeypatch, capsys):
     question, context = "Who lit the lamp?", "Ada lit the lamp."
     logits = set()
@@ -75,7 +125,7 @@ def test_the_command_line_reads_the_revision(hub_cache, monkeypatch, capsys):
     assert len(logits) == 2
 
 
-def test_a_revision_that_cannot_be_had_is_named(hub_cache, tiny):
+def test_a_missing_revision_is_named(hub_cache, tiny):
     with pytest.raises(minibert.PretrainedError, match="keeper/lamp, revision v2: no config"):
         minibert.QuestionAnswerer.from_pretrained(hub_cache, revision="v2")
     with pytest.raises(minibert.PretrainedError, match="a folder; revision='v1' is for a hub id"):
@@ -85,7 +135,7 @@ def test_a_revision_that_cannot_be_had_is_named(hub_cache, tiny):
 
 
 def test_a_tokenizer_from_elsewhere(hub_cache, tiny, tmp_path):
-    """The tokenizer of another place is read there; a revision is the model's."""
+    """A tokenizer from another source is read there. The revision is for the model only."""
     bare = tmp_path / "bare"
     minibert.BertForQuestionAnswering.from_pretrained(tiny).save_pretrained(bare)
     with pytest.raises(minibert.PretrainedError, match="no tokenizer"):

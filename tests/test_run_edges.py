@@ -1,4 +1,4 @@
-"""A training run at its edges: what it resumes, what it refuses, what it says and records."""
+"""Edge cases of a training run: what it resumes, what it refuses, what it reports and records."""
 
 import copy
 import json
@@ -19,9 +19,9 @@ import minibert
 from minibert import errors
 from minibert.errors import Interrupted, MinibertError
 from minibert.settings import MAX_QUESTION_LEN
-from minibert.training import finetune as training
-from minibert.training import run
-from minibert.training.finetune import TrainingConfig, train
+from minibert.training import checkpoints, run
+from minibert.training.config import TrainingConfig, resolved
+from minibert.training.finetune import load_data, train
 
 NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
 
@@ -51,7 +51,7 @@ def weights(folder: Path) -> bytes:
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """As a machine that goes down: nothing is saved at this step."""
+    """Stop as when the power fails: nothing is saved at this step."""
     original = run.Run.log_step
 
     def log_step(self: run.Run, *arguments: Any) -> None:
@@ -80,7 +80,7 @@ def whole(tiny, tmp_path):
     return weights(tmp_path / "whole")
 
 
-# which folders a run may be in
+# Folders in which a run may start or resume.
 
 
 def finished_model(folder: Path, tiny: Path) -> None:
@@ -93,7 +93,7 @@ def finished_run_without_checkpoints(folder: Path, tiny: Path) -> None:
         path.unlink()
 
 
-def another_program_s(folder: Path, tiny: Path) -> None:
+def of_another_program(folder: Path, tiny: Path) -> None:
     (folder / "checkpoint-500").mkdir(parents=True)
     (folder / "checkpoint-500" / "optimizer.pt").write_bytes(b"")
 
@@ -111,7 +111,7 @@ def another_log(folder: Path, tiny: Path) -> None:
 HELD = {
     finished_model: "config.json",
     finished_run_without_checkpoints: "config.json",
-    another_program_s: "checkpoint-500",
+    of_another_program: "checkpoint-500",
     only_a_vocabulary: "vocab.txt",
     another_log: "metrics.jsonl",
 }
@@ -122,7 +122,7 @@ def everything(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("make", HELD)
-def test_nothing_is_resumed_over_what_is_no_stopped_run(make, tiny, tmp_path):
+def test_only_a_stopped_run_is_resumed(make, tiny, tmp_path):
     folder = tmp_path / "run"
     make(folder, tiny)
     before = everything(folder)
@@ -132,8 +132,8 @@ def test_nothing_is_resumed_over_what_is_no_stopped_run(make, tiny, tmp_path):
     assert everything(folder) == before
 
 
-@pytest.mark.parametrize("make", [m for m in HELD if m is not another_program_s])
-def test_nothing_that_training_writes_is_overwritten(make, tiny, tmp_path):
+@pytest.mark.parametrize("make", [m for m in HELD if m is not of_another_program])
+def test_no_file_that_training_writes_is_overwritten(make, tiny, tmp_path):
     folder = tmp_path / "run"
     make(folder, tiny)
     before = everything(folder)
@@ -142,9 +142,7 @@ def test_nothing_that_training_writes_is_overwritten(make, tiny, tmp_path):
     assert everything(folder) == before
 
 
-def test_an_empty_folder_and_a_run_before_its_first_checkpoint_begin_anew(
-    tiny, tmp_path, monkeypatch
-):
+def test_an_empty_folder_and_a_run_without_a_checkpoint_start_anew(tiny, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     train(config(tiny, tmp_path / "empty"), resume=True)
     with monkeypatch.context() as patch:
@@ -158,24 +156,7 @@ def test_an_empty_folder_and_a_run_before_its_first_checkpoint_begin_anew(
     assert weights(tmp_path / "run") == weights(tmp_path / "empty")
 
 
-def test_where_a_run_has_left_a_model_it_has_left_a_checkpoint(tiny, tmp_path, monkeypatch):
-    """Stopped right after the model was written, before anything else could be."""
-
-    def save(self: minibert.QuestionAnswerer, folder: Path) -> None:
-        original(self, folder)
-        raise KeyboardInterrupt
-
-    original = minibert.QuestionAnswerer.save_pretrained
-    with monkeypatch.context() as patch:
-        patch.setattr(minibert.QuestionAnswerer, "save_pretrained", save)
-        with pytest.raises(KeyboardInterrupt):
-            train(config(tiny, tmp_path / "run", epochs=2))
-    train(config(tiny, tmp_path / "run", epochs=2), resume=True)
-    train(config(tiny, tmp_path / "whole", epochs=2))
-    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
-
-
-def test_what_a_killed_run_left_half_written_is_removed(stopped):
+def test_the_unfinished_files_of_a_killed_run_are_removed(stopped):
     folder = Path(stopped.output_dir)
     (folder / ".unfinished-x").mkdir()
     (folder / ".unfinished-x" / "model.safetensors").write_bytes(b"half")
@@ -183,11 +164,11 @@ def test_what_a_killed_run_left_half_written_is_removed(stopped):
     assert not list(folder.glob(".*"))
 
 
-# checkpoints
+# Checkpoints.
 
 
 def test_a_checkpoint_holds_no_pickle(stopped):
-    """safetensors and JSON: nothing in it can be executed."""
+    """It is safetensors and JSON, so reading it executes no code."""
     from safetensors import safe_open
 
     (path,) = Path(stopped.output_dir).glob("checkpoint-*")
@@ -199,19 +180,19 @@ def test_a_checkpoint_holds_no_pickle(stopped):
 
 
 @pytest.mark.slow
-@needs_proc  # elsewhere than on Linux ru_maxrss has another unit, or is not there
+@needs_proc  # on other systems than Linux, ru_maxrss has another unit or does not exist
 def test_reading_a_checkpoint_takes_its_size_once(tmp_path):
-    """In a process of its own: what it grows by, beside the size of the file (200 MB)."""
+    """A process of its own grows by little more than the size of the file (200 MB)."""
     state = {f"model.{k}": torch.ones(2**20) for k in range(50)}
-    path = run.write_checkpoint(tmp_path, 1, state, dict.fromkeys(run.STATE), keep=1)
+    path = checkpoints.write_checkpoint(tmp_path, 1, state, dict.fromkeys(checkpoints.STATE), 1)
     program = """
 import resource, sys
 import torch
 from pathlib import Path
-from minibert import run
+from minibert.training.checkpoints import read_checkpoint
 torch.ones(10**6).sum()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-tensors, facts = run.read_checkpoint(Path(sys.argv[1]))
+tensors, state = read_checkpoint(Path(sys.argv[1]))
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
     done = subprocess.run(
@@ -220,11 +201,11 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
     assert int(done.stdout) < 1.1 * path.stat().st_size
 
 
-# what makes a run the same one
+# Which run is the same run.
 
 
 def test_other_spellings_of_the_same_paths_are_the_same_run(stopped, whole, tiny, tmp_path):
-    """Init and data are compared by what they hold."""
+    """The contents of the model's folder and of the data are compared."""
     shutil.copytree(tiny, tmp_path / "copy")
     shutil.copy(NOTES, tmp_path / "notes.json")
     other = replace(
@@ -262,7 +243,7 @@ def another_torch(patch: pytest.MonkeyPatch) -> str:
 
 
 def another_processor(patch: pytest.MonkeyPatch) -> str:
-    patch.setattr(training, "device_name", lambda device: "Abacus 9000")
+    patch.setattr(run, "device_name", lambda device: "Abacus 9000")
     return "Abacus 9000"
 
 
@@ -272,35 +253,35 @@ def more_threads(patch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.mark.parametrize("change", [another_torch, another_processor, more_threads])
-def test_another_machine_goes_on_when_told_to(change, stopped, whole, monkeypatch):
+def test_another_machine_resumes_only_on_request(change, stopped, whole, monkeypatch):
     assert torch.__version__ in record(Path(stopped.output_dir))["machine"][0]
     named = change(monkeypatch)
     with pytest.raises(minibert.CheckpointError, match=f"machine was .*{named}.*other-machine"):
         train(stopped, resume=True)
     with pytest.warns(UserWarning, match=f"machine was .*{named}"):
         train(stopped, resume=True, allow_other_machine=True)
-    assert weights(Path(stopped.output_dir)) == whole  # it was this one all the same
+    assert weights(Path(stopped.output_dir)) == whole  # it was in truth the same machine
     with pytest.raises(minibert.CheckpointError, match="seed was 42, is 1"):
         train(replace(stopped, seed=1), resume=True, allow_other_machine=True)
 
 
-def test_the_record_says_what_was_chosen(stopped):
-    """Also what was left to the device: no run is resumed with other choices unseen."""
-    said = record(Path(stopped.output_dir))
-    assert (said["attention"], said["max_tokens"], said["precision"]) == ("eager", 6144, "fp32")
-    assert said["init"] == stopped.init and said["device"] == "cpu"
+def test_the_record_has_the_chosen_settings(stopped):
+    """It also has the settings that depend on the device, so a resumed run compares them too."""
+    run_json = record(Path(stopped.output_dir))
+    chosen = [run_json[name] for name in ("attention", "max_tokens", "precision", "device")]
+    assert chosen == ["eager", 6144, "fp32", "cpu"] and run_json["init"] == stopped.init
 
 
-# devices
+# Devices.
 
 
-def test_a_gpu_gets_the_attention_and_passes_that_suit_it():
+def test_a_gpu_has_its_own_attention_and_size_of_passes():
     plain = TrainingConfig("", "", "")
-    cpu, gpu = (training.resolved(plain, torch.device(name)) for name in ("cpu", "cuda"))
+    cpu, gpu = (resolved(plain, torch.device(name)) for name in ("cpu", "cuda"))
     assert (cpu.attention, cpu.max_tokens) == ("eager", 6144)
     assert gpu.attention == "sdpa" and gpu.max_tokens > 16 * 384
     asked = replace(plain, attention="eager", max_tokens=1000, precision="fp32")
-    told = training.resolved(asked, torch.device("cuda"))
+    told = resolved(asked, torch.device("cuda"))
     assert (told.attention, told.max_tokens) == ("eager", 1000)
 
 
@@ -313,7 +294,7 @@ def test_either_attention_trains(tiny, tmp_path, attention):
 @pytest.mark.parametrize(
     "error", [torch.cuda.OutOfMemoryError("no room"), NotImplementedError("no such\nkernel")]
 )
-def test_what_a_device_cannot_do_is_one_line(tiny, tmp_path, monkeypatch, error):
+def test_an_error_of_the_device_is_one_line(tiny, tmp_path, monkeypatch, error):
     def forward(*arguments: Any, **named: Any) -> None:
         raise error
 
@@ -324,10 +305,10 @@ def test_what_a_device_cannot_do_is_one_line(tiny, tmp_path, monkeypatch, error)
         minibert.QuestionAnswerer.from_pretrained(tiny)("Who?", "Ada.")
 
 
-# what is trained and measured
+# Training and evaluation.
 
 
-def test_the_dropout_of_the_training_stands_in_the_configuration(tiny, tmp_path):
+def test_the_configuration_has_the_dropout_of_the_training(tiny, tmp_path):
     train(config(tiny, tmp_path / "run", dropout=0.25))
     train(config(tiny, tmp_path / "plain"))
     saved, plain, before = (
@@ -352,15 +333,15 @@ def long_question(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_training_reads_as_much_of_a_question_as_answering(tiny, tmp_path):
-    """64 tokens: the windows are those that the reader makes; one warning counts the cut ones."""
+def test_training_cuts_questions_as_answering_does(tiny, tmp_path):
+    """At 64 tokens. The windows equal the reader's. One warning gives the number of cuts."""
     tokenizer = minibert.Tokenizer.from_pretrained(tiny)
     settings = config(tiny, tmp_path / "run", train_file=long_question(tmp_path))
     with pytest.warns(UserWarning, match=r"1 of 2 questions .* 64 tokens.* first: long") as said:
-        data = training.load_data(settings, tokenizer)
+        data = load_data(settings, tokenizer)
     assert len(said) == 1
     qa = minibert.QuestionAnswerer.from_pretrained(tiny, max_length=128, doc_stride=32)
-    assert qa.max_question_len == MAX_QUESTION_LEN == 64
+    assert qa.window_settings.max_question_len == MAX_QUESTION_LEN == 64
     examples = minibert.load_squad(settings.train_file)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -369,7 +350,7 @@ def test_training_reads_as_much_of_a_question_as_answering(tiny, tmp_path):
 
 
 def long_answer(tmp_path: Path) -> str:
-    """Answers of 3, 12, and either 12 or 1 tokens; and none."""
+    """Four questions: with an answer of 3 tokens, of 12, of 12 or 1, and without an answer."""
     context = "One two three four five six seven eight nine ten eleven twelve."
     answers = {
         "short": ["One two three"],
@@ -391,7 +372,7 @@ def long_answer(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_gold_answers_beyond_the_longest_are_counted(tiny, tmp_path):
+def test_gold_answers_that_are_too_long_are_counted(tiny, tmp_path):
     data = long_answer(tmp_path)
     tokens = len(minibert.Tokenizer.from_pretrained(tiny).encode("One two three").ids)
     named = f"1 of 4 questions .* more than max_answer_len={tokens + 1} tokens"
@@ -406,8 +387,8 @@ def test_gold_answers_beyond_the_longest_are_counted(tiny, tmp_path):
         minibert.evaluate(qa, minibert.load_squad(data), max_answer_len=400)
 
 
-def test_dev_figures_are_of_answers_as_long_as_asked_for(tiny, tmp_path):
-    """The same figures as an evaluation of the model with the same length."""
+def test_the_evaluation_in_training_uses_max_answer_len(tiny, tmp_path):
+    """Its metrics equal an evaluation of the saved model with the same length."""
     for length in (1, 30):
         folder = tmp_path / str(length)
         metrics = train(config(tiny, folder, dev_file=NOTES, max_answer_len=length, seed=3))
@@ -418,7 +399,7 @@ def test_dev_figures_are_of_answers_as_long_as_asked_for(tiny, tmp_path):
         assert minibert.evaluate(qa, examples, max_answer_len=length) == pytest.approx(metrics)
 
 
-# errors
+# Errors.
 
 
 def error_types() -> list[type[MinibertError]]:
@@ -427,7 +408,7 @@ def error_types() -> list[type[MinibertError]]:
 
 
 @pytest.mark.parametrize("kind", error_types())
-def test_errors_survive_the_way_between_processes(kind):
+def test_errors_can_be_sent_between_processes(kind):
     error = kind("one line", 15) if kind is Interrupted else kind("one line")
     for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
         assert type(again) is kind and str(again) == str(error) == "one line"

@@ -5,37 +5,38 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import minibert
 from minibert.data.metric import normalize_answer
+from minibert.settings import AnswerSettings, Calibration
 from minibert.spans import (
-    Calibration,
     Span,
     WindowLogits,
     argmax_span,
     beam_spans,
     best_spans,
+    candidate_grid,
     letter_sums,
+    null_candidate,
     text_scores,
 )
 
 
 def brute_force(
     windows: list[WindowLogits],
-    n_best: int,
-    max_answer_len: int,
+    settings: AnswerSettings,
     offsets: np.ndarray | None = None,
     words: np.ndarray | None = None,
-    null: bool = False,
 ) -> list[Span]:
     """The definition, one span at a time."""
     spoken_for: dict[tuple[int, int], tuple[int, float, float]] = {}
     for window in windows:
         T = len(window.start_logits)
         for i in range(T):
-            for j in range(i, min(i + max_answer_len, T)):
+            for j in range(i, min(i + settings.max_answer_len, T)):
                 around = min(i, T - 1 - j)
                 place = (window.token_start + i, window.token_start + j)
                 if place not in spoken_for or around > spoken_for[place][0]:
@@ -44,22 +45,22 @@ def brute_force(
     order = sorted(spoken_for, key=lambda place: (-sum(spoken_for[place][1:]), place))
 
     def first_of_each(order: list[tuple[int, int]], places: np.ndarray) -> list[tuple[int, int]]:
-        found: dict[tuple[int, int], tuple[int, int]] = {}
+        first: dict[tuple[int, int], tuple[int, int]] = {}
         for i, j in order:
-            found.setdefault((places[i, 0], places[j, 1]), (i, j))
-        return list(found.values())
+            first.setdefault((places[i, 0], places[j, 1]), (i, j))
+        return list(first.values())
 
     if offsets is not None:
         order = first_of_each(order, offsets)
     candidates = [Span(*place, *spoken_for[place][1:], 0.0) for place in order]
     nothing = Span(-1, -1, *min((w.null_logits for w in windows), key=sum), 0.0)
-    logits = [s.start_logit + s.end_logit for s in candidates + [nothing] * null]
+    logits = [s.start_logit + s.end_logit for s in candidates + [nothing] * settings.no_answer]
     total = math.fsum(math.exp(logit - max(logits)) for logit in logits)
     if words is not None:
         kept = first_of_each(order, words)
         candidates = [s for s in candidates if (s.token_start, s.token_end) in kept]
-    candidates = candidates[:n_best]
-    if null:  # behind those that it ties with
+    candidates = candidates[: settings.top_k]
+    if settings.no_answer:  # behind those that it ties with
         candidates.append(nothing)
         candidates.sort(key=lambda s: -(s.start_logit + s.end_logit))
     return [
@@ -68,10 +69,10 @@ def brute_force(
     ]
 
 
-def assert_same(found: list[Span], expected: list[Span]) -> None:
+def assert_same(spans: list[Span], expected: list[Span]) -> None:
     """Places and logits exactly, in order; probabilities to the rounding of a sum."""
-    assert len(found) == len(expected)
-    for a, b in zip(found, expected, strict=True):
+    assert len(spans) == len(expected)
+    for a, b in zip(spans, expected, strict=True):
         places = [(s.token_start, s.token_end, s.start_logit, s.end_logit) for s in (a, b)]
         assert places[0] == places[1]
         assert a.score == pytest.approx(b.score, rel=1e-9)
@@ -106,14 +107,15 @@ def places(draw: st.DrawFn, tokens: int) -> np.ndarray:
     return np.stack((starts, starts + 2), axis=1)
 
 
-@settings(max_examples=1000, deadline=None)
-@given(data=st.data(), n_best=st.integers(1, 40), max_answer_len=st.integers(1, 12))
-def test_search_equals_two_nested_loops(data, n_best, max_answer_len):
+@hypothesis_settings(max_examples=1000, deadline=None)
+@given(data=st.data(), top_k=st.integers(1, 40), max_answer_len=st.integers(1, 12))
+def test_search_equals_two_nested_loops(data, top_k, max_answer_len):
     windows = data.draw(documents())
     tokens = max(w.token_start + len(w.start_logits) for w in windows)
     offsets, words = (places(data.draw, tokens) if data.draw(st.booleans()) else None for _ in "12")
-    rules = (n_best, max_answer_len, offsets, words, data.draw(st.booleans()))
-    assert_same(best_spans(windows, *rules), brute_force(windows, *rules))
+    rules = AnswerSettings(top_k, max_answer_len, data.draw(st.booleans()))
+    spans = best_spans(windows, rules, offsets, words)
+    assert_same(spans, brute_force(windows, rules, offsets, words))
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 30, 31, 384])
@@ -122,20 +124,22 @@ def test_search_equals_two_nested_loops_at_full_length(tokens):
     for _ in range(5):
         start, end = rng.normal(0, 4, (2, tokens)).astype("float32")
         windows = [WindowLogits(0, start, end)]
-        assert_same(best_spans(windows, 20, 30), brute_force(windows, 20, 30))
+        assert_same(
+            best_spans(windows, AnswerSettings(20)), brute_force(windows, AnswerSettings(20))
+        )
 
 
-@settings(deadline=None)
-@given(windows=documents(), null=st.booleans())
-def test_scores_are_one_probability(windows, null):
+@hypothesis_settings(deadline=None)
+@given(windows=documents(), no_answer=st.booleans())
+def test_scores_are_one_probability(windows, no_answer):
     """Over windows too: each in [0, 1], all together 1, in the order of the logits."""
-    spans = best_spans(windows, n_best=10_000, null=null)
+    spans = best_spans(windows, AnswerSettings(10_000, no_answer=no_answer))
     assert math.fsum(span.score for span in spans) == pytest.approx(1.0, rel=1e-9)
     assert all(0.0 <= span.score <= 1.0 for span in spans)
     sums = [span.start_logit + span.end_logit for span in spans]
     assert sums == sorted(sums, reverse=True)
     assert len({(s.token_start, s.token_end) for s in spans}) == len(spans)
-    assert sum(span.is_null for span in spans) == null
+    assert sum(span.is_null for span in spans) == no_answer
 
 
 # Words that read alike in several ways, and some that only seem to.
@@ -146,18 +150,18 @@ WORDS = [
 ]  # fmt: skip
 
 
-@settings(max_examples=500, deadline=None)
+@hypothesis_settings(max_examples=500, deadline=None)
 @given(
     data=st.data(),
-    n_best=st.integers(1, 40),
+    top_k=st.integers(1, 40),
     max_answer_len=st.integers(1, 6),
-    null=st.booleans(),
+    no_answer=st.booleans(),
     widened=st.booleans(),
     temperature=st.sampled_from([1.0, 0.5, 3.0]),
     threshold=st.sampled_from([0.0, 2.0]),
 )
 def test_a_text_s_score_equals_a_loop_over_every_span(
-    data, n_best, max_answer_len, null, widened, temperature, threshold
+    data, top_k, max_answer_len, no_answer, widened, temperature, threshold
 ):
     windows = data.draw(documents())
     tokens = max(w.token_start + len(w.start_logits) for w in windows)
@@ -182,7 +186,8 @@ def test_a_text_s_score_equals_a_loop_over_every_span(
         return context[places[span.token_start, 0] : places[span.token_end, 1]]
 
     expected: dict[str, float] = {}
-    every = brute_force(windows, 10**6, max_answer_len, offsets, None, null)
+    all_spans = AnswerSettings(10**6, max_answer_len, no_answer)
+    every = brute_force(windows, all_spans, offsets)
     logits = [s.start_logit + s.end_logit - threshold * s.is_null for s in every]
     weights = [math.exp((logit - max(logits)) / temperature) for logit in logits]
     for span, weight in zip(every, weights, strict=True):
@@ -191,16 +196,18 @@ def test_a_text_s_score_equals_a_loop_over_every_span(
     words = places if widened else None
     # the temperature of one span's score is another one, and changes nothing
     calibration = Calibration(7.0, threshold, temperature)
-    spans = best_spans(windows, n_best, max_answer_len, offsets, words, null, calibration)
-    asked = context, offsets, max_answer_len, places, calibration
-    scores = text_scores(windows, spans, *asked)
+    settings = replace(all_spans, top_k=top_k)
+    spans = best_spans(windows, settings, offsets, words, calibration)
+    grid, _ = candidate_grid(windows, max_answer_len, offsets)
+    asked = grid, null_candidate(windows, settings, calibration), context, places, temperature
+    scores = text_scores([text(span) for span in spans], *asked)
     for span, score in zip(spans, scores, strict=True):
         assert score == pytest.approx(expected[normalize_answer(text(span))], rel=1e-9)
-    alike = replace(calibration, temperature=temperature)  # then it adds up scores
-    spans = best_spans(windows, n_best, max_answer_len, offsets, words, null, alike)
+    same = replace(calibration, temperature=temperature)  # then it is a sum of scores
+    spans = best_spans(windows, settings, offsets, words, same)
     assert all(a >= b.score * (1 - 1e-9) for a, b in zip(scores, spans, strict=True))
-    every = best_spans(windows, 10**6, max_answer_len, offsets, words, null, calibration)
-    scores = text_scores(windows, every, *asked)
+    every = best_spans(windows, all_spans, offsets, words, calibration)
+    scores = text_scores([text(span) for span in every], *asked)
     once = {normalize_answer(text(s)): score for s, score in zip(every, scores, strict=True)}
     assert math.fsum(once.values()) == pytest.approx(1.0, rel=1e-9)
     assert once.keys() == expected.keys()
@@ -223,10 +230,10 @@ def test_a_text_s_score_where_others_are_far_below():
     logits = np.array([0.0, -2000.0, 0.0], "float32")
     windows = [WindowLogits(0, logits, logits, (9000.0, 0.0))]
     context, offsets = "Ada Bo Ada", np.array([[0, 3], [4, 6], [7, 10]])
-    spans = best_spans(windows, 9, 1, offsets)
-    assert text_scores(windows, spans, context, offsets, 1) == [1.0, 1.0, 0.0]
-    spans = best_spans(windows, 9, 1, offsets, null=True)
-    assert text_scores(windows, spans, context, offsets, 1) == [1.0, 0.0, 0.0, 0.0]
+    grid, _ = candidate_grid(windows, 1, offsets)
+    texts = ["Ada", "Ada", "Bo"]
+    assert text_scores(texts, grid, -math.inf, context, offsets, 1.0) == [1.0, 1.0, 0.0]
+    assert text_scores(["", *texts], grid, 9000.0, context, offsets, 1.0) == [1.0, 0.0, 0.0, 0.0]
 
 
 def old_score(window: WindowLogits, token: int) -> float:
@@ -247,7 +254,7 @@ def test_a_softmax_a_window_is_no_probability():
 
     old = sum(old_score(window, 5) for window in windows)
     assert old == pytest.approx(2, abs=0.01)
-    (best,) = best_spans(windows, n_best=1)
+    (best,) = best_spans(windows)
     assert (best.token_start, best.token_end) == (5, 5) and 0.99 < best.score <= 1
 
 
@@ -258,7 +265,7 @@ def test_a_softmax_a_window_makes_the_surer_of_two_lose():
     strong[[2, 6]] = 9.0
     windows = [WindowLogits(0, weak, weak), WindowLogits(8, strong, strong)]
     assert old_score(windows[0], 0) > 0.99 > 0.3 > old_score(windows[1], 10)
-    assert best_spans(windows, n_best=1)[0].token_start == 10
+    assert best_spans(windows)[0].token_start == 10
 
 
 def test_no_answer_has_the_least_logit_of_a_window_s_cls():
@@ -268,23 +275,24 @@ def test_no_answer_has_the_least_logit_of_a_window_s_cls():
         WindowLogits(0, logits, logits, (8.0, 8.0)),
         WindowLogits(2, logits, logits, (1.0, 0.5)),
     ]
-    spans = best_spans(windows, n_best=1, null=True)
+    spans = best_spans(windows, AnswerSettings(no_answer=True))
     assert [s.is_null for s in spans] == [False, True]
     assert (spans[1].start_logit, spans[1].end_logit) == (1.0, 0.5)
-    assert not any(s.is_null for s in best_spans(windows))
+    assert not any(s.is_null for s in best_spans(windows, AnswerSettings(99)))
     with pytest.raises(minibert.InputError, match="not finite"):
-        best_spans([WindowLogits(0, logits, logits, (math.nan, 0.0))], null=True)
+        window = WindowLogits(0, logits, logits, (math.nan, 0.0))
+        best_spans([window], AnswerSettings(no_answer=True))
 
 
 def test_fewer_spans_than_asked():
     window = WindowLogits(0, np.zeros(3, "float32"), np.zeros(3, "float32"))
-    assert len(best_spans([window], n_best=100)) == 6
-    assert len(best_spans([window], n_best=100, max_answer_len=1)) == 3
+    assert len(best_spans([window], AnswerSettings(100))) == 6
+    assert len(best_spans([window], AnswerSettings(100, max_answer_len=1))) == 3
 
 
 def test_ties_go_to_the_earlier_start_then_to_the_shorter_span():
     window = WindowLogits(0, np.zeros(3, "float32"), np.zeros(3, "float32"))
-    places = [(s.token_start, s.token_end) for s in best_spans([window])]
+    places = [(s.token_start, s.token_end) for s in best_spans([window], AnswerSettings(20))]
     assert places == [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)]
 
 
@@ -298,7 +306,7 @@ def test_the_window_that_shows_most_context_speaks():
     """Token 5 is the last of the first window and in the middle of the second."""
     low, high = np.zeros(6, "float32"), np.zeros(6, "float32")
     low[5], high[2] = 9.0, 1.0
-    spans = best_spans([WindowLogits(0, low, low), WindowLogits(3, high, high)], n_best=99)
+    spans = best_spans([WindowLogits(0, low, low), WindowLogits(3, high, high)], AnswerSettings(99))
     chosen = next(s for s in spans if s.token_start == s.token_end == 5)
     assert (chosen.start_logit, chosen.end_logit) == (1.0, 1.0)
 
@@ -311,11 +319,10 @@ def test_logits_that_are_not_finite_raise(value):
             best_spans([WindowLogits(0, good, good), WindowLogits(2, start, end)])
 
 
-def test_bad_arguments():
-    window = WindowLogits(0, np.zeros(3, "float32"), np.zeros(3, "float32"))
-    for arguments in ({"n_best": 0}, {"max_answer_len": 0}):
+def test_settings_are_checked_where_they_are_made():
+    for arguments in ({"top_k": 0}, {"max_answer_len": 0}):
         with pytest.raises(minibert.InputError, match="=0"):
-            best_spans([window], **arguments)
+            AnswerSettings(**arguments)
 
 
 def test_independent_argmax_can_end_before_it_starts():
@@ -350,9 +357,10 @@ def test_blank_pieces_have_no_part_in_a_text_s_probability():
     """A piece of white space alone, as byte-level BPE makes of a double space (see `Pieces`)."""
     windows = [WindowLogits(0, np.float32([0, 5, 1]), np.float32([0, 1, 3]))]
     offsets = np.array([[0, 3], [4, 3], [4, 10]])
-    spans = best_spans(windows, 9, 30, offsets)
-    scores = text_scores(windows, spans, "the France", offsets)
+    spans = best_spans(windows, AnswerSettings(9), offsets)
     texts = ["the France"[offsets[s.token_start, 0] : offsets[s.token_end, 1]] for s in spans]
     assert sorted(texts) == ["France", "the", "the France"]
-    # "the France" and "France" read alike, "the" reads as nothing
+    grid, _ = candidate_grid(windows, 30, offsets)
+    scores = text_scores(texts, grid, -math.inf, "the France", offsets, 1.0)
+    # "the France" and "France" have one normalised text, and that of "the" is empty
     assert sum(sorted(set(scores))) == pytest.approx(1)

@@ -1,4 +1,4 @@
-"""Reading SQuAD in all its forms, and the official metric against stored figures of its scripts."""
+"""SQuAD in all its forms; the official metric compared with stored figures of its scripts."""
 
 import csv
 import gzip
@@ -109,7 +109,7 @@ def test_hub_ids_go_through_datasets(monkeypatch, field_notes):
         ({"answers": [{"text": None, "answer_start": 4}]}, "an answer has no word"),
         ({"answers": [{"answer_start": 4}]}, "no 'text'"),
         ({"answers": "lamp"}, "'answers' is str"),
-        ({"answers": ["lamp"]}, "expected an object, found str"),
+        ({"answers": ["lamp"]}, "expected an object, got str"),
         ({"question": [7]}, "'question' is list"),
         ({"id": [7]}, "'id' is list"),
         ({"is_impossible": True}, "is_impossible=True with 1 answers"),
@@ -129,12 +129,12 @@ def test_a_bad_question_is_named_with_its_place(tmp_path, change, named):
     [
         ("x.json", b'{"data": [', "not readable as JSON"),
         ("x.json", b"\xff\xfe", "not readable as JSON"),
-        ("x.json", b"[[]]", "row 1: expected an object, found list"),
+        ("x.json", b"[[]]", "row 1: expected an object, got list"),
         ("x.json", b"{}", "row 1: no 'context'"),
         ("x.json", b'{"data": []}', "holds no question"),
         ("x.json", b'{"data": [{}]}', "row 1: no 'context'"),
         ("x.json.gz", b"no gzip", "not readable as JSON"),
-        ("x.json.gz", gzip.compress(b'{"data": []}')[:-9], "not readable as JSON"),
+        ("x.json.gz", gzip.compress(b'{"data": []}', mtime=0)[:-9], "not readable as JSON"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path, name, content, named):
@@ -146,8 +146,8 @@ def test_a_bad_file_is_named(tmp_path, name, content, named):
 @pytest.mark.slow
 @needs_proc
 def test_a_file_of_300_mb_stays_within_its_budget(tmp_path, field_notes):
-    """Ten times SQuAD's size, in a process of its own: up to 2.5 GB. Measured: 2.0 GB here, where
-    contexts are shorter and so objects more; 1.75 GB on ten copies of SQuAD itself."""
+    """Ten times SQuAD's size, in its own process: up to 2.5 GB. We measured 2.0 GB here, because
+    contexts are shorter and so there are more objects, and 1.75 GB for ten copies of SQuAD."""
     path = tmp_path / "ten.json"
     written = 0
     with path.open("w", encoding="utf-8") as file:
@@ -164,7 +164,7 @@ def test_a_file_of_300_mb_stays_within_its_budget(tmp_path, field_notes):
         file.write("]}]}")
     code = (
         "import re, sys; from minibert.data.examples import load_squad; load_squad(sys.argv[1]);"
-        # in kB; not ru_maxrss, which a child begins with its parent's
+        # in kB; ru_maxrss would start with the parent's value
         "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
     )
     run = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
@@ -172,7 +172,7 @@ def test_a_file_of_300_mb_stays_within_its_budget(tmp_path, field_notes):
 
 
 def broken_file(tmp_path: Path) -> Path:
-    """Ten questions; what is wrong stands in their ids."""
+    """Ten questions. Their ids name the problems."""
     good = {"question": "What is lit?", "answers": [{"text": "lamp", "answer_start": 4}]}
     shifted = {"question": "What is lit?", "answers": [{"text": "lamp", "answer_start": 5}]}
     paragraphs = [
@@ -202,13 +202,13 @@ def test_what_is_skipped_is_named(tmp_path):
     skipped: list[minibert.DataError] = []
     examples = load_squad(broken_file(tmp_path), skipped=skipped)
     assert [example.id for example in examples] == ["good", "also good"]
-    wanted = ("shifted", "'id' is list", "found str", "(empty): the context", "(lost): the context")
+    wanted = ("shifted", "'id' is list", "got str", "(empty): the context", "(lost): the context")
     wanted += (
         "paragraph 4: no 'question'",
         "article 1: no 'context'; the fields are: 'paragraphs'",
     )
     messages = [str(error) for error in skipped]
-    assert len(messages) == 8 and any("for the second time" in m for m in messages)
+    assert len(messages) == 8 and any("the id occurs twice" in m for m in messages)
     for word in wanted:
         assert any(word in message for message in messages), word
 
@@ -234,7 +234,7 @@ def table(tmp_path: Path, suffix: str, rows: list[dict[str, Any]]) -> Path:
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
 def test_a_table_gives_the_same_examples(tmp_path, suffix):
-    """With or without a start where the answer stands once; text is kept to the character."""
+    """With a start, or without one if the answer occurs once. No character of the text changes."""
     starts = [None, 15, None]
     rows = [row | {"answer_start": start} for row, start in zip(ROWS, starts, strict=True)]
     examples = load_squad(table(tmp_path, suffix, rows))
@@ -253,7 +253,7 @@ def test_a_table_gives_the_same_examples(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"answer": "at"}, "row 1: the context has 'at' not at all"),
+        ({"answer": "at"}, "row 1: the context does not have 'at'"),
         ({"answer_start": "four"}, "row 1: 'answer_start' is no whole number: 'four'"),
         ({"answer_start": 5}, "row 1.*not at answer_start=5"),
         ({"context": "lamp lamp"}, "row 1: the context has 'lamp' more than once"),
@@ -291,7 +291,7 @@ STORED = json.loads((HERE / "reference" / "metrics.json").read_text(encoding="ut
 
 @pytest.mark.parametrize("version", ["v1.1", "v2.0"])
 def test_metric_equals_the_official_script(version):
-    """Each adversarial prediction alone, then all of them; 1e-9: another order of a float sum."""
+    """Each adversarial prediction alone, then all together. 1e-9, because a sum's order differs."""
     assert len(STORED[version]) > 30
     for group in STORED[version]:
         metrics = squad_metrics(*examples_of(group["cases"]))
@@ -299,13 +299,13 @@ def test_metric_equals_the_official_script(version):
             assert metrics[name] == pytest.approx(value, abs=1e-9), (name, group["cases"])
 
 
-def test_the_versions_differ_where_nothing_is_left_to_compare():
+def test_the_versions_differ_where_a_gold_answer_normalises_to_nothing():
     example = minibert.Example("a", "?", "", (minibert.GoldAnswer("the", 0),))
     impossible = minibert.Example("b", "?", "", (), True)
     alone = squad_metrics({"a": "a"}, [example])
     assert (alone["exact_match"], alone["f1"]) == (100.0, 0.0)
-    beside = squad_metrics({"a": "a", "b": ""}, [example, impossible])
-    assert (beside["HasAns_exact"], beside["HasAns_f1"]) == (100.0, 100.0)
+    both = squad_metrics({"a": "a", "b": ""}, [example, impossible])
+    assert (both["HasAns_exact"], both["HasAns_f1"]) == (100.0, 100.0)
 
 
 def test_a_missing_prediction_scores_0():
@@ -320,42 +320,42 @@ def test_a_missing_prediction_scores_0():
 
 @pytest.mark.parametrize("seed", range(20))
 def test_best_thresholds_equal_the_reference(transformers, seed, field_notes):
-    """The official search, as transformers keeps it, on made-up answers and odds."""
+    """The official search, from the copy in transformers, on random answers and odds."""
     from transformers.data.metrics.squad_metrics import squad_evaluate
 
     generator = random.Random(seed)
     examples = generator.sample(field_notes, 60)
     predictions = {}
     for example in examples:
-        # the reference takes a prediction that normalises to nothing, as "The", for a wrong answer
+        # The reference counts a prediction that normalises to nothing, such as "The", as wrong.
         words = [w for w in example.context.split()[:12] if normalize_answer(w)]
         gold = example.answers[0].text if example.answers else words[0]
         predictions[example.id] = generator.choice([gold, gold + " at last", words[1]])
-    # no two are equal: the reference divides those that are, see tests/test_tables.py
+    # No two odds are equal: the reference separates equal ones, see tests/test_tables.py.
     odds = {e.id: generator.gauss(2 * e.is_impossible - 1, 2) for e in examples}
     theirs = [
         SimpleNamespace(qas_id=e.id, answers=[{"text": a.text} for a in e.answers])
         for e in examples
     ]
     expected = squad_evaluate(theirs, predictions, odds)
-    found = best_thresholds(predictions, odds, examples)
-    assert found == pytest.approx({name: expected[name] for name in found}, abs=1e-9)
-    chosen = with_nulls(predictions, odds, found["best_f1_thresh"])
-    assert squad_metrics(chosen, examples)["f1"] == pytest.approx(found["best_f1"])
+    best = best_thresholds(predictions, odds, examples)
+    assert best == pytest.approx({name: expected[name] for name in best}, abs=1e-9)
+    chosen = with_nulls(predictions, odds, best["best_f1_thresh"])
+    assert squad_metrics(chosen, examples)["f1"] == pytest.approx(best["best_f1"])
 
 
-def test_never_to_answer_can_be_best():
-    """The threshold is then below all odds; 0 where that is."""
+def test_it_can_be_best_never_to_answer():
+    """Then the threshold is below all odds. It is 0 if this is low enough."""
     impossible = [minibert.Example(str(k), "?", "a", (), True) for k in range(3)]
     predictions = dict.fromkeys("012", "a")
     for odds in ({"0": -1, "1": 0, "2": 1}, {"0": 0.5, "1": 1, "2": 1}):
-        found = best_thresholds(predictions, odds, impossible)
-        assert found["best_f1"] == 100.0 and found["best_f1_thresh"] < min(odds.values())
-    assert found["best_f1_thresh"] == 0.0
+        best = best_thresholds(predictions, odds, impossible)
+        assert best["best_f1"] == 100.0 and best["best_f1_thresh"] < min(odds.values())
+    assert best["best_f1_thresh"] == 0.0
 
 
 def test_tables_as_other_programs_write_them(tmp_path):
-    """A start written as a float, an empty id, a context longer than csv's limit."""
+    """A start that is a float, an empty id, and a context longer than csv's limit."""
     path = tmp_path / "table.csv"
     context = "a lamp " * 30_000 + "at last"
     header = "id,question,context,answer,answer_start"

@@ -1,5 +1,5 @@
-"""Data as programs and people write it: one rule for every kind of table. And what is said of what
-is wrong in it."""
+"""Data as programs and people write it: all kinds of table follow the same rule. And the messages
+for wrong data."""
 
 import csv
 import gzip
@@ -33,43 +33,38 @@ Row = dict[str, Any]  # id (or None), question, context, answer ("": none), answ
 
 
 def rows_of_answers(rows: list[Row]) -> list[Row]:
-    """As hub data sets have them: `answers` of texts and starts."""
-    return [
-        {
-            "id": row["id"],
-            "question": row["question"],
-            "context": row["context"],
-            "answers": {
-                "text": [row["answer"]] if row["answer"] else [],
-                "answer_start": [row["answer_start"]] if row["answer"] else [],
-            },
-        }
-        for row in rows
-    ]
+    """As in hub data sets: `answers` has a list of texts and a list of starts."""
+
+    def answers(row: Row) -> Row:
+        fields = (("text", "answer"), ("answer_start", "answer_start"))
+        return {theirs: [row[ours]] if row["answer"] else [] for theirs, ours in fields}
+
+    kept = ("id", "question", "context")
+    return [{name: row[name] for name in kept} | {"answers": answers(row)} for row in rows]
 
 
 def without_ids(rows: list[Row]) -> list[Row]:
-    """A file that has no ids has no such field."""
+    """The rows without the field `id`, if it has no value."""
     return [{k: v for k, v in row.items() if k != "id" or v is not None} for row in rows]
 
 
 def nested(rows: list[Row]) -> list[Row]:
-    """Paragraphs of one question each, as SQuAD has them."""
+    """Paragraphs with one question, as in SQuAD."""
+
+    def question(row: Row) -> Row:
+        answer = {"text": row["answer"], "answer_start": row["answer_start"]}
+        kept = {"question": row["question"], "id": row["id"], "is_impossible": not row["answer"]}
+        return kept | {"answers": [answer] if row["answer"] else []}
+
+    return [{"context": row["context"], "qas": [question(row)]} for row in rows]
+
+
+def of_floats(rows: list[Row]) -> list[Row]:
+    """Starts are floats. What is missing is NaN."""
+    starts = [math.nan if row["answer_start"] is None else row["answer_start"] for row in rows]
     return [
-        {
-            "context": row["context"],
-            "qas": [
-                {
-                    "question": row["question"],
-                    "id": row["id"],
-                    "answers": [{"text": row["answer"], "answer_start": row["answer_start"]}]
-                    if row["answer"]
-                    else [],
-                    "is_impossible": not row["answer"],
-                }
-            ],
-        }
-        for row in rows
+        row | {"answer": row["answer"] or math.nan, "answer_start": float(start)}
+        for row, start in zip(rows, starts, strict=True)
     ]
 
 
@@ -90,7 +85,7 @@ def as_json(value: Any) -> bytes:
 
 
 def frame(rows: list[Row]) -> pandas.DataFrame:
-    """Missing starts make a column of floats, missing answers are null."""
+    """Missing starts make the column one of floats. Missing answers are null."""
     table = pandas.DataFrame(without_ids(rows))
     table["answer"] = table["answer"].replace("", None)
     table["answer_start"] = table["answer_start"].astype(float)
@@ -114,29 +109,15 @@ def from_datasets(rows: list[Row]) -> bytes:
 BOM = b"\xef\xbb\xbf"
 FILES: dict[str, tuple[str, Callable[[list[Row]], bytes]]] = {
     "csv": ("d.csv", as_csv),
-    "CSV, upper case, with a mark": ("D.CSV", lambda rows: BOM + as_csv(rows)),
+    "CSV, upper case, with a byte order mark": ("D.CSV", lambda rows: BOM + as_csv(rows)),
     "tsv": ("d.tsv", lambda rows: as_csv(rows, "\t")),
     "csv.gz": ("d.csv.gz", lambda rows: gzip.compress(as_csv(rows))),
     "csv by pandas": ("d.csv", pandas_csv),
     "lines": ("d.jsonl", as_lines),
-    "lines, upper case, with a mark": ("D.JSONL", lambda rows: BOM + as_lines(rows)),
+    "lines, upper case, with a byte order mark": ("D.JSONL", lambda rows: BOM + as_lines(rows)),
     "lines.gz": ("d.jsonl.gz", lambda rows: gzip.compress(as_lines(rows))),
     "lines by pandas": ("d.jsonl", lambda rows: pandas_json(rows, lines=True)),
-    "lines of floats and NaN": (
-        "d.jsonl",
-        lambda rows: as_lines(
-            [
-                row
-                | {
-                    "answer": row["answer"] or math.nan,
-                    "answer_start": math.nan
-                    if row["answer_start"] is None
-                    else float(row["answer_start"]),
-                }
-                for row in rows
-            ]
-        ),
-    ),
+    "lines of floats and NaN": ("d.jsonl", lambda rows: as_lines(of_floats(rows))),
     "lines of answers": ("d.jsonl", lambda rows: as_lines(rows_of_answers(rows))),
     "lines by datasets": ("d.jsonl", from_datasets),
     "lines by datasets, named json": ("d.json", from_datasets),
@@ -150,7 +131,7 @@ FILES: dict[str, tuple[str, Callable[[list[Row]], bytes]]] = {
 }  # fmt: skip
 NESTED: dict[str, tuple[str, Callable[[list[Row]], bytes]]] = {
     "SQuAD": ("d.json", lambda rows: as_json({"data": [{"paragraphs": nested(rows)}]})),
-    "SQuAD, with a mark": (
+    "SQuAD, with a byte order mark": (
         "d.JSON",
         lambda rows: BOM + as_json({"data": [{"paragraphs": nested(rows)}]}),
     ),
@@ -211,7 +192,7 @@ def test_every_kind_of_table_gives_the_same_examples(tmp_path, rows):
         path = tmp_path / name
         path.write_bytes(write(rows))
         examples = load_squad(path)
-        if rows[0]["id"] is None:  # then its place in the file is the id
+        if rows[0]["id"] is None:  # then the id is the place in the file
             assert len({e.id for e in examples}) == len(rows)
             assert all("paragraph" in e.id and "question 0" in e.id for e in examples)
             examples = [
@@ -245,7 +226,7 @@ def test_a_table_s_numbers_are_their_text(tmp_path):
     assert load_squad(path)[0].answers == (GoldAnswer("1912", 3),)
 
 
-# ------------------------------------------------------------------------- answers without a word
+# ------------------------------------------------------------------------- answers without words
 
 
 def one(tmp_path: Path, **question: Any) -> Path:
@@ -310,7 +291,7 @@ def test_is_impossible_as_tables_write_it(tmp_path, said, answer, impossible):
         ({"answer": "Ada", "answer_start": True}, "'answer_start' is no whole number: True"),
         ({"answer": ["Ada"]}, "'answer' is list"),
         ({"answers": "Ada"}, "'answers' is str"),
-        ({"answers": ["Ada"]}, "expected an object, found str"),
+        ({"answers": ["Ada"]}, "expected an object, got str"),
         ({"answers": {"text": "Ada", "answer_start": 8}}, "'text' is str"),
         (
             {"answers": {"text": ["Ada", "Ada"], "answer_start": [8]}},
@@ -321,7 +302,7 @@ def test_is_impossible_as_tables_write_it(tmp_path, said, answer, impossible):
         ({"answer": "Ada", "question": ["Who?"]}, "'question' is list"),
     ],
 )
-def test_what_is_wrong_in_a_row_is_named(tmp_path, row, named):
+def test_the_problem_in_a_row_is_named(tmp_path, row, named):
     with pytest.raises(DataError, match=f"row 1.*{named}"):
         load_squad(one(tmp_path, **row))
 
@@ -332,11 +313,11 @@ def test_what_is_wrong_in_a_row_is_named(tmp_path, row, named):
 @pytest.mark.parametrize(
     ("context", "start", "said"),
     [
-        ("At dusk Ada lit it.", 3, "is not at answer_start=3, where 'dus' stands; it stands at 8"),
-        ("Ada saw Ada and Ada.", 9, "where 'da ' stands; it stands at 8"),
-        ("Ada saw Ada and Ada.", 15, "where ' Ad' stands; it stands at 16"),
-        ("Ada saw Ada and Ada.", 12, "where 'and' stands; it stands at 3 places"),
-        ("At dusk Bo lit it.", 8, "where 'Bo ' stands; the context does not have it"),
+        ("At dusk Ada lit it.", 3, "not at answer_start=3 (the text there is 'dus'), but at 8"),
+        ("Ada saw Ada and Ada.", 9, "(the text there is 'da '), but at 8"),
+        ("Ada saw Ada and Ada.", 15, "(the text there is ' Ad'), but at 16"),
+        ("Ada saw Ada and Ada.", 12, "(the text there is 'and'), but at 3 other places"),
+        ("At dusk Bo lit it.", 8, "(the text there is 'Bo '), nor elsewhere in the context"),
     ],
 )
 def test_a_wrong_start_says_where_the_text_is(tmp_path, context, start, said):
@@ -346,7 +327,7 @@ def test_a_wrong_start_says_where_the_text_is(tmp_path, context, start, said):
 
 
 def shifted(tmp_path: Path, seed: int) -> Path:
-    """The field notes, every third gold answer at another place, or at none."""
+    """The field notes, with a wrong or missing start in every third gold answer."""
     generator = random.Random(seed)
     data = json.loads(NOTES.read_text(encoding="utf-8"))
     for article in data["data"]:
@@ -360,7 +341,7 @@ def shifted(tmp_path: Path, seed: int) -> Path:
 
 
 def test_scoring_needs_no_starts(tmp_path, tiny, field_notes):
-    """Wrong starts evaluate to the same figures as right ones; they are counted and named."""
+    """Wrong starts give the same figures as right ones. They are counted and named."""
     path = shifted(tmp_path, seed=0)
     with pytest.raises(DataError, match="not at answer_start"):
         load_squad(path)
@@ -370,7 +351,7 @@ def test_scoring_needs_no_starts(tmp_path, tiny, field_notes):
     assert [e.id for e in examples] == [e.id for e in field_notes]
     texts = [[a.text for a in e.answers] for e in examples]
     assert texts == [[a.text for a in e.answers] for e in field_notes]
-    for example in examples:  # a start that is kept is right; one that isn't is -1
+    for example in examples:  # a start is right or -1
         for a in example.answers:
             assert a.char_start == -1 or example.context.startswith(a.text, a.char_start)
     qa = minibert.QuestionAnswerer.from_pretrained(tiny, precision="fp32")
@@ -385,7 +366,7 @@ def test_evaluate_with_wrong_starts(run, tmp_path, tiny):
     assert code == 0 and json.loads(out) == json.loads(right) and "answer_start" not in err
 
 
-def test_evaluate_skips_what_is_invalid_when_asked(run, tmp_path, tiny):
+def test_evaluate_skips_invalid_questions_on_request(run, tmp_path, tiny):
     rows = [
         {"question": "Who lit it?", "context": f"Ada {k} lit it.", "answer": "Ada"}
         for k in range(4)
@@ -402,7 +383,7 @@ def test_evaluate_skips_what_is_invalid_when_asked(run, tmp_path, tiny):
     assert "row 2: the question is empty" in err and "row 3" in err
 
 
-def test_a_dev_file_with_wrong_starts_stops_no_training(tmp_path, tiny):
+def test_a_dev_file_with_wrong_starts_does_not_stop_training(tmp_path, tiny):
     config = minibert.TrainingConfig(
         init=str(tiny), train_file=str(NOTES), dev_file=str(shifted(tmp_path, seed=2)),
         output_dir=str(tmp_path / "run"), epochs=0.1, max_length=128, doc_stride=32,
@@ -412,7 +393,7 @@ def test_a_dev_file_with_wrong_starts_stops_no_training(tmp_path, tiny):
         assert minibert.train(config)["total"] == 120
 
 
-# ------------------------------------------------------------------------- one reason, said once
+# ------------------------------------------------------------------ the same reason is given once
 
 
 def bad_ids(path: Path, count: int, good: int = 0) -> Path:
@@ -425,7 +406,7 @@ def bad_ids(path: Path, count: int, good: int = 0) -> Path:
     return path
 
 
-def test_one_reason_for_all_rows_is_said_once(run, tmp_path, tiny):
+def test_one_reason_for_all_rows_is_given_once(run, tmp_path, tiny):
     path = bad_ids(tmp_path / "d.jsonl", 1380)
     for skipped in (None, []):
         with pytest.raises(DataError, match=r"row 1: 'id' is list.* \(and 1,379 more such") as told:
@@ -445,7 +426,7 @@ def test_check_data_prints_twenty_of_a_kind(run, tmp_path, tiny):
     assert code == 2 and "53 questions are wrong" in err
     assert out.count("row 1: 'id' is list") == 1 and "and 30 more: 'id' is list" in out
     assert out.count("'id' is list") == 20 + 1
-    assert out.count("the context has 'Bo' not at all") == 3
+    assert out.count("the context does not have 'Bo'") == 3
     code, out, err = run("check-data", path, "--tokenizer", tiny, "--all")
     assert code == 2 and out.count("'id' is list") == 50 and "more" not in out
 
@@ -468,17 +449,17 @@ def test_check_data_warns_of_white_space_around_answers(run, tmp_path, tiny):
 # ------------------------------------------------------------------------------------ thresholds
 
 
-def test_tune_threshold_is_for_version_2(tiny, field_notes):
+def test_a_threshold_needs_no_answer(tiny, field_notes):
     qa = minibert.QuestionAnswerer.from_pretrained(tiny)
     for settings_ in ({"tune_threshold": True}, {"null_threshold": 1.0}):
-        with pytest.raises(InputError, match="version_2"):
+        with pytest.raises(InputError, match="need no_answer"):
             minibert.evaluate(qa, field_notes, **settings_)
 
 
 @QUIET
 @given(data=st.data())
 def test_the_best_threshold_gives_the_best_figures(data):
-    """Against every threshold there is, odds that tie and predictions without a word included."""
+    """Compared with every possible threshold. Some odds are equal, some predictions lack words."""
     texts = st.sampled_from(["Ada", "the lamp", "Ada lamp", "the", ",", "dusk"])
     examples, predictions, odds = [], {}, {}
     for k in range(data.draw(st.integers(1, 7))):
@@ -493,9 +474,9 @@ def test_the_best_threshold_gives_the_best_figures(data):
     def figures(threshold: float) -> dict[str, float | int]:
         return squad_metrics(with_nulls(predictions, odds, threshold), examples)
 
-    found = best_thresholds(predictions, odds, examples)
+    best = best_thresholds(predictions, odds, examples)
     tried = [figures(threshold) for threshold in (-1e9, *odds.values())]
     for name in ("exact", "f1"):
-        best = max(metrics[name] for metrics in tried)
-        assert found[f"best_{name}"] == pytest.approx(best)
-        assert figures(found[f"best_{name}_thresh"])[name] == pytest.approx(best)
+        highest = max(metrics[name] for metrics in tried)
+        assert best[f"best_{name}"] == pytest.approx(highest)
+        assert figures(best[f"best_{name}_thresh"])[name] == pytest.approx(highest)

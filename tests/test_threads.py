@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import minibert
-from minibert import reader
+from minibert import engine
 from minibert.fast.threads import side_by_side
 
 
@@ -73,10 +73,10 @@ def test_answers_are_those_of_one_pass_after_another(three_threads, field_notes,
     qa.batch_size = 1
     pairs = [(example.question, example.context) for example in field_notes[:40]]
     counts: list[int] = []
-    together = list(qa.n_best(field_notes[:40], 1, on_batch=counts.append))
+    together = list(qa.answer_examples(field_notes[:40], on_batch=counts.append))
     assert sum(counts) >= 40 and len(counts) > 6  # windows; passes
     assert [best[0] for best in together] == list(qa.answer_many(pairs))
-    monkeypatch.setattr(reader, "side_by_side", map)
+    monkeypatch.setattr(engine, "side_by_side", map)
     for [a], b in zip(together, qa.answer_many(pairs), strict=True):
         assert (a.answer, a.start, a.end) == (b.answer, b.start, b.end)
         assert a.score == pytest.approx(b.score, abs=1e-5)

@@ -1,4 +1,4 @@
-"""The tokenizer against transformers', and its promises: text is text, offsets are the text's."""
+"""The tokenizer compared with transformers'; text stays text, and offsets are slices."""
 
 import json
 from dataclasses import replace
@@ -59,7 +59,7 @@ def test_offsets_are_slices_of_the_text(tiny, text):
     assert starts == sorted(starts)
 
 
-def test_an_offset_cuts_out_its_piece(real):
+def test_offsets_slice_out_the_pieces(real):
     text = "Lighthouse keepers played chess by telegraph."
     pieces = real.encode(text)
     cut = [text[a:b].lower() for a, b in pieces.offsets]
@@ -99,12 +99,11 @@ def test_case_accents_and_chinese_characters_as_configured(tmp_path, settings, t
     (tmp_path / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n", encoding="utf-8")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     tokenizer = Tokenizer.from_pretrained(tmp_path)
-    found = tokenizer.tokens(tokenizer.encode("ÉB 東京").ids)
-    assert found == tokens
-    # what is saved reads the same, from tokenizer.json too, where the settings still rule
+    assert tokenizer.tokens(tokenizer.encode("ÉB 東京").ids) == tokens
+    # A saved tokenizer gives the same tokens, and the settings still override tokenizer.json.
     tokenizer.save_pretrained(tmp_path / "saved")
     again = Tokenizer.from_pretrained(tmp_path / "saved")
-    assert again.tokens(again.encode("ÉB 東京").ids) == found
+    assert again.tokens(again.encode("ÉB 東京").ids) == tokens
     (tmp_path / "saved" / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     cased = Tokenizer.from_pretrained(tmp_path / "saved")
     assert cased.backend.normalizer.lowercase is False
@@ -120,7 +119,7 @@ def test_saved_tokenizer_works_elsewhere(transformers, tmp_path):
     assert encoded["token_type_ids"] == [0, 0, 0, 0, 0, 1, 1, 1]
 
 
-def test_tokens_to_string_is_the_seed_s_detokenizer(transformers, minilm, real):
+def test_tokens_to_string_is_the_blog_post_s_detokenizer(transformers, minilm, real):
     theirs = transformers.AutoTokenizer.from_pretrained(minilm)
     for text in ["over 32+", "general-purpose architectures", "TensorFlow 2.0 and PyTorch", "it's"]:
         tokens = real.tokens(real.encode(text).ids)
@@ -134,7 +133,7 @@ def test_a_lone_surrogate_is_an_input_error(real):
 
 
 def test_a_vocabulary_with_gaps_keeps_its_ids(tmp_path):
-    """Ids without a token, as some tools leave them: a vocab.txt has a line for each of them."""
+    """Some tools leave ids without a token. Each of these ids has a line in vocab.txt."""
     ids = {"[PAD]": 0, "[UNK]": 3, "[CLS]": 4, "[SEP]": 5, "ada": 9, "lamp": 7}
     backend = tokenizers.Tokenizer(WordPiece(ids, unk_token="[UNK]"))
     Tokenizer(backend).save_pretrained(tmp_path)
@@ -146,7 +145,7 @@ def test_a_vocabulary_with_gaps_keeps_its_ids(tmp_path):
     assert again.vocab_size == 10 and again.encode("ada lamp").ids.tolist() == [9, 7]
 
 
-def test_pieces_are_equal_when_what_they_hold_is(real):
+def test_pieces_are_equal_when_ids_and_offsets_are(real):
     a, b, c = real.encode("a lamp"), real.encode("a lamp"), real.encode("lamp a")
     assert a == b and a is not b
     assert a != c and a != replace(a, offsets=a.offsets + 1) and a != "a lamp"

@@ -1,9 +1,10 @@
-"""Training and evaluation on the project's own examples: it learns, writes and reads back."""
+"""Training and evaluation on the project's own examples: training learns, and saves its model."""
 
 import json
 import random
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ import minibert
 from minibert.batches import collate, length_batches
 from minibert.qa import soft_span_loss, span_loss
 from minibert.training.config import TrainingConfig
-from minibert.training.finetune import load_data, soft_targets, train, train_step
+from minibert.training.distillation import soft_targets
+from minibert.training.finetune import load_data, train, train_step
+from minibert.training.job import Job
 from minibert.training.optimizer import decay_groups, schedule
 
 NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
@@ -41,7 +44,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_it_learns_writes_and_reads_back(tiny, tmp_path):
+def test_a_model_learns_and_is_saved(tiny, tmp_path):
     output = tmp_path / "run"
     metrics = train(config(tiny, output, epochs=8, learning_rate=5e-3, dev_file=NOTES))
     steps = [line for line in lines(output) if "loss" in line]
@@ -49,7 +52,7 @@ def test_it_learns_writes_and_reads_back(tiny, tmp_path):
     first, last = (
         sum(line["loss"] for line in steps if line["epoch"] == epoch) for epoch in (1, 8)
     )
-    assert last < 0.5 * first  # measured: 0.3; at a learning rate of 1e-12: 1.02
+    assert last < 0.5 * first  # measured: 0.3; with a learning rate of 1e-12: 1.02
     evaluations = [line for line in lines(output) if "f1" in line]
     assert len(evaluations) == 8 and evaluations[-1]["f1"] == metrics["f1"]
 
@@ -70,16 +73,16 @@ def test_it_learns_writes_and_reads_back(tiny, tmp_path):
 
 
 def test_the_same_seed_gives_the_same_weights(tiny, tmp_path):
-    """Bit for bit on the same machine: the order, dropout and the new head follow the seed."""
+    """Bit for bit on the same machine: the seed decides the order, dropout and the new head."""
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         train(config(tiny, tmp_path / name, seed=seed))
     a, b, c = ((tmp_path / name / "model.safetensors").read_bytes() for name in "abc")
     assert a == b and a != c
 
 
-def test_passes_of_any_size_take_the_same_step(tiny, tmp_path):
-    """Without dropout: the first loss and the length of the first gradient, to the rounding of
-    another order of the sums. (Later steps drift: Adam scales up what is rounding alone.)"""
+def test_a_step_does_not_depend_on_the_size_of_its_passes(tiny, tmp_path):
+    """Without dropout, for the first loss and the norm of the first gradient. The sums have another
+    order, so they round differently. Later steps drift, because Adam amplifies rounding errors."""
     for name, max_tokens in (("whole", 100_000), ("parts", 300)):
         train(config(tiny, tmp_path / name, dropout=0.0, max_tokens=max_tokens))
     whole, parts = (lines(tmp_path / name)[0] for name in ("whole", "parts"))
@@ -101,7 +104,7 @@ def test_the_learning_rate_rises_and_falls_in_straight_lines(tiny, tmp_path):
     assert rates[-1] == pytest.approx(1e-3 / (len(rates) - warmup))
 
 
-def test_a_part_of_an_epoch_ends_the_schedule_with_it(tiny, tmp_path):
+def test_the_schedule_ends_with_a_part_of_an_epoch(tiny, tmp_path):
     train(config(tiny, tmp_path / "run", epochs=1.5, batch_size=4, dev_file=NOTES))
     rows = lines(tmp_path / "run")
     steps = [row for row in rows if "loss" in row]
@@ -122,12 +125,12 @@ def test_schedule_equals_the_reference(transformers, warmup, total):
 
 
 def test_what_decays_is_what_the_reference_decays(transformers, tiny):
-    """S and E among them, as the [2, H] matrix does in the trainer of transformers."""
+    """S and E decay too, as their [2, H] matrix does in the trainer of transformers."""
     model = minibert.BertForQuestionAnswering.from_pretrained(tiny)
     decayed, kept = decay_groups(model, 0.01)
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.01, 0.0)
     theirs = transformers.BertForQuestionAnswering.from_pretrained(tiny)
-    names = transformers.Trainer.get_decay_parameter_names(None, theirs)  # uses no self
+    names = transformers.Trainer.get_decay_parameter_names(None, theirs)  # it does not use self
     numbers = sum(p.numel() for n, p in theirs.named_parameters() if n in names)
     assert sum(p.numel() for p in decayed["params"]) == numbers
     assert any(p is model.head.S for p in decayed["params"])
@@ -135,7 +138,7 @@ def test_what_decays_is_what_the_reference_decays(transformers, tiny):
     assert sum(p.numel() for p in kept["params"]) == everything - numbers
 
 
-def test_a_folder_that_holds_a_run_is_left_alone(tiny, tmp_path):
+def test_a_folder_that_holds_a_run_is_not_changed(tiny, tmp_path):
     train(config(tiny, tmp_path / "run"))
     before = (tmp_path / "run" / "model.safetensors").read_bytes()
     with pytest.raises(minibert.InputError, match="holds a model or a run already"):
@@ -175,7 +178,7 @@ def test_bad_settings_are_named(tiny, tmp_path, change, named):
         ({"max_length": 512}, "max_length=512, but this model has 384"),
     ],
 )
-def test_what_cannot_be_read_stops_before_anything_is_written(tiny, tmp_path, change, named):
+def test_an_unreadable_input_is_met_before_anything_is_written(tiny, tmp_path, change, named):
     with pytest.raises(minibert.MinibertError, match=named):
         train(config(tiny, tmp_path / "run", **change))
     assert not (tmp_path / "run").exists()
@@ -205,7 +208,7 @@ def test_an_output_that_cannot_be_a_folder_is_met_before_training(tiny, tmp_path
 @pytest.mark.parametrize(
     ("every", "good"), [(500, "none yet"), (1, "checkpoint-0000001.safetensors")]
 )
-def test_a_number_that_is_none_stops_the_run(tiny, tmp_path, every, good):
+def test_a_number_that_is_not_finite_stops_the_run(tiny, tmp_path, every, good):
     """The message names the step, the last good checkpoint and the batch's examples."""
     wild = config(tiny, tmp_path / "run", learning_rate=1e30, checkpoint_every=every)
     with pytest.raises(
@@ -224,15 +227,15 @@ def test_a_number_that_is_none_stops_the_run(tiny, tmp_path, every, good):
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
-def test_defaults_are_the_seed_s_recipe():
+def test_defaults_are_those_of_the_blog_post():
     recipe = asdict(TrainingConfig(init="i", train_file="t", output_dir="o"))
     wanted = {"learning_rate": 2e-5, "batch_size": 16, "epochs": 3, "weight_decay": 0.01}
     wanted |= {"max_length": 384, "doc_stride": 128, "warmup_ratio": 0.0}
     assert {name: recipe[name] for name in wanted} == wanted
 
 
-def test_padding_never_goes_beyond_the_positions():
-    """Windows of a length that is no multiple of what lengths are padded to."""
+def test_padding_never_exceeds_the_positions():
+    """The windows' length is not a multiple of 8, to which batches are padded."""
     ids = np.arange(5, 57, dtype=np.int32)
     context = minibert.Pieces(ids, np.zeros((52, 2), np.int32), ids)
     feature = minibert.Feature("1", 0, (2, 4, 4, 4, 3), context, 0, 51, 7, 9)
@@ -243,11 +246,12 @@ def test_padding_never_goes_beyond_the_positions():
     )
     settings = TrainingConfig("", "", "", max_length=58, precision="fp32")
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
-    assert train_step(model, optimizer, [feature], 0, "fp32", settings).finite
+    tokenizer = SimpleNamespace(pad_id=0)
+    assert train_step(Job(model, optimizer, tokenizer, settings), [feature]).finite
 
 
 def other_than(tiny: Path, output: Path, seed: int) -> str:
-    """A teacher: the tiny model with another head and shaken weights."""
+    """A teacher: the tiny model with another head and noise on its weights."""
     torch.manual_seed(seed)
     model = minibert.BertForQuestionAnswering.from_pretrained(tiny)
     for parameter in model.parameters():
@@ -257,9 +261,9 @@ def other_than(tiny: Path, output: Path, seed: int) -> str:
     return str(output)
 
 
-def test_teachers_are_half_of_what_is_learned(tiny, tmp_path):
-    """The loss is half the labels' and half the cross-entropy against the teachers' mean, window
-    by window; where a window does not hold its answer, the label's alone."""
+def test_teachers_give_half_of_the_target(tiny, tmp_path):
+    """For each window, one half of the loss comes from the label. The other half is the
+    cross-entropy against the teachers' mean. A window without its answer has only the label."""
     paths = [other_than(tiny, tmp_path / str(seed), seed) for seed in (1, 2)]
     student, *teachers = map(minibert.BertForQuestionAnswering.from_pretrained, (tiny, *paths))
     tokenizer = minibert.Tokenizer.from_pretrained(tiny)
@@ -293,7 +297,7 @@ def test_teachers_are_half_of_what_is_learned(tiny, tmp_path):
     assert ours.item() == pytest.approx(np.mean(expected), rel=1e-5)  # float32, other lengths
 
 
-def test_a_target_that_is_sure_is_a_label(tiny):
+def test_a_target_with_one_certain_token_is_a_label(tiny):
     torch.manual_seed(0)
     logits = torch.randn(2, 3, 7).unbind()
     mask = torch.tensor([[1] * 7, [1] * 5 + [0] * 2, [1] * 4 + [0] * 3])
@@ -304,7 +308,7 @@ def test_a_target_that_is_sure_is_a_label(tiny):
 
 
 def test_a_run_with_teachers(tiny, tmp_path):
-    """It learns from them, goes on with them alone, and not with one that has changed."""
+    """It learns from its teachers, and resumes with the same teachers only."""
     teachers = (other_than(tiny, tmp_path / "t1", 1), other_than(tiny, tmp_path / "t2", 2))
     train(config(tiny, tmp_path / "without"))
     train(config(tiny, tmp_path / "run", teachers=teachers))

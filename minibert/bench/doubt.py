@@ -13,11 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..answers import answers_of
 from ..data.examples import Example, GoldAnswer, load_squad
 from ..data.metric import exact_match, squad_metrics
 from ..data.negatives import TfIdf, make_negatives
 from ..reader import QuestionAnswerer
 from ..scoring.calibration import auroc, coverage_at, expected_calibration_error, risk_coverage
+from ..settings import AnswerSettings
 from ..spans import WindowLogits, span_grid
 
 KEPT = 12  # spans that the pipeline keeps from each window if one answer is requested
@@ -58,7 +60,7 @@ def pipeline_scores(window: WindowLogits, max_answer_len: int = 30) -> Array:
 def score(qa: QuestionAnswerer, examples: Iterable[Example]) -> Iterator[Scored]:
     """Each example's answer under each rule. An answer is forced: it is never ""."""
     for reading in qa.read(examples):
-        [ours] = qa.answers_of(reading, 1, text_scored=True)
+        [ours] = answers_of(reading, AnswerSettings(text_score=True))
         assert ours.text_score is not None
         sums: dict[str, tuple[str, float]] = {}  # lower case -> the first such text, and its sum
         best_window, product_of_ours = ("", 0.0), 0.0
@@ -68,8 +70,8 @@ def score(qa: QuestionAnswerer, examples: Iterable[Example]) -> Iterator[Scored]
             for i, k in zip(*np.divmod(kept, grid.shape[1]), strict=True):
                 if grid[i, k] == 0:  # this span leaves the window
                     continue
-                start = int(reading.offsets[window.token_start + i, 0])
-                end = int(reading.offsets[window.token_start + i + k, 1])
+                start = int(reading.pieces.offsets[window.token_start + i, 0])
+                end = int(reading.pieces.offsets[window.token_start + i + k, 1])
                 text, value = reading.example.context[start:end], float(grid[i, k])
                 if value > best_window[1]:
                     best_window = (text, value)

@@ -1,9 +1,4 @@
-"""Layer by layer beside the reference: a folder of weights in, the largest difference of each out.
-
-The reference is `transformers`, where it is installed, or a file with what it once computed: the
-tensors `input_ids`, `attention_mask`, `token_type_ids`, `hidden_states.0` to `.L` and, of a model
-with a span head, `start_logits` and `end_logits`, as `tests/reference/make_bundled.py` writes them.
-"""
+"""Parity: a folder of weights in, the largest difference from `transformers` at each layer out."""
 
 import inspect
 from collections.abc import Mapping
@@ -11,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ..batches import collate
@@ -35,15 +28,14 @@ PAIRS = [
 ]
 
 
-def parity(source: str | Path, reference: str | Path | None = None) -> dict[str, float]:
+def parity(source: str | Path) -> dict[str, float]:
     """The largest difference of the states after each layer, and of the logits, at real tokens.
 
-    In float32 with the written-out attention. Without a `reference` file `transformers` computes.
-    Raises `PretrainedError` for a model that either cannot load, and `InputError` where there is
-    nothing to compare with.
+    Both compute in float32 with the written-out attention. Raises `PretrainedError` for a model
+    that either cannot load, and `InputError` if `transformers` is not installed.
     """
     has_head = any(name.startswith("qa_outputs.") for name in read_tensors(source))
-    theirs = stored(reference) if reference else computed(source, has_head)
+    theirs = computed(source, has_head)
     ours = BertForQuestionAnswering if has_head else Bert
     model = ours.from_pretrained(source, "eager")
     with torch.inference_mode():
@@ -52,13 +44,7 @@ def parity(source: str | Path, reference: str | Path | None = None) -> dict[str,
     if has_head:
         states |= {name: getattr(out, name) for name in LOGITS}
     real = theirs["attention_mask"].bool()  # (B, T)
-    differences = {}
-    for name, state in states.items():
-        if name not in theirs or theirs[name].shape != state.shape:
-            shape = tuple(theirs[name].shape) if name in theirs else "missing"
-            raise InputError(f"{reference}: {name} is {shape}; expected {tuple(state.shape)}")
-        differences[name] = (state - theirs[name])[real].abs().max().item()
-    return differences
+    return {name: (state - theirs[name])[real].abs().max().item() for name, state in states.items()}
 
 
 def first_divergence(differences: Mapping[str, float]) -> str | None:
@@ -66,23 +52,12 @@ def first_divergence(differences: Mapping[str, float]) -> str | None:
     return next((name for name, value in differences.items() if not value <= TOLERANCE), None)
 
 
-def stored(path: str | Path) -> dict[str, Tensor]:
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: not readable as a safetensors file: {error}") from error
-    for name in ("input_ids", "attention_mask", "token_type_ids"):
-        if name not in tensors:
-            raise InputError(f"{path}: has no {name}; see what the reference holds in its module")
-    return tensors
-
-
 def computed(source: str | Path, has_head: bool) -> dict[str, Tensor]:
     """What `transformers` computes for `PAIRS`."""
     try:
         import transformers
     except ImportError as error:
-        raise InputError("nothing to compare with: install transformers, or --reference") from error
+        raise InputError("nothing to compare with: install transformers") from error
     quiet: Any = transformers.logging
     quiet.set_verbosity_error()
     quiet.disable_progress_bar()

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..data.examples import Example, GoldAnswer, load_squad
 from ..features import prepare_features, prepare_train_features
+from ..settings import AnswerSettings
 from ..spans import WindowLogits, best_spans
 from ..tokenization import Tokenizer
 from .engines import transformers_tokenizer, transformers_windows
@@ -50,7 +51,7 @@ def search(tokenizer: Tokenizer, examples: list[Example], turns: int) -> float:
 
     def search_all() -> None:
         for windows_of_one in logits.values():
-            best_spans(windows_of_one, N_BEST)
+            best_spans(windows_of_one, AnswerSettings(N_BEST))
 
     return median_seconds(by_turns({"search": search_all}, turns)[0]["search"])
 

@@ -20,7 +20,8 @@ from ..qa import BertForQuestionAnswering
 from ..tokenization import Tokenizer
 from ..training.config import TrainingConfig
 from ..training.finetune import train_step
-from ..training.optimizer import decay_groups
+from ..training.job import Job
+from ..training.optimizer import make_optimizer
 from .engines import transformers_model
 from .turns import CPU, Turn, Work, bench_engines, forward_flops, measured_on, median_seconds
 
@@ -34,13 +35,12 @@ def ours(init: str, pad_id: int) -> Train:
     """minibert's own `train_step`, as `minibert train` runs it."""
     model = BertForQuestionAnswering.from_pretrained(init, new_head=True).train()
     config = TrainingConfig(init, train_file="", output_dir="")
-    groups = decay_groups(model, config.weight_decay)
-    optimizer = torch.optim.AdamW(groups, config.learning_rate, fused=True)
-    precision = choose_precision("auto", CPU, float_weights=True)
+    optimizer = make_optimizer(model, config, CPU)
+    job = Job(model, optimizer, Tokenizer.from_pretrained(init), config)
 
     def run(batches: list[list[Feature]]) -> None:
         for windows in batches:
-            train_step(model, optimizer, windows, pad_id, precision, config)
+            train_step(job, windows)
 
     return run
 

@@ -1,5 +1,6 @@
 """The command line: `minibert` and its commands."""
 
-from .commands import app, demo_passages, main
+from .answering import demo_passages
+from .program import app, main
 
 __all__ = ["app", "demo_passages", "main"]

@@ -1,110 +1,182 @@
-"""JSON lines of questions in, the same lines with their answers out; a job that stops can go on."""
+"""JSON lines of questions in, the same lines with their answers out. A stopped job can continue."""
 
 import json
+import signal
+import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..data.examples import Example
-from ..errors import InputError
+from ..answers import Answer
+from ..data.examples import Example, validated_example
+from ..engine import OnBatch
+from ..errors import InputError, Interrupted
 from ..identity import differences, tensors_digest
-from ..reader import QuestionAnswerer, validated_example
+from ..reader import QuestionAnswerer
+from ..settings import AnswerSettings
+from .printing import progress_bars
+
+Asked = Iterator[tuple[Example, str]]  # a question, and the beginning of the line with its answer
 
 
-@dataclass(frozen=True)
-class LineSettings:
-    """How the questions of a file are answered: as `QuestionAnswerer.n_best` does it."""
-
-    top_k: int = 1
-    max_answer_len: int = 30
-    handle_impossible_answer: bool = False
-    text_scores: bool = False
-
-    @property
-    def key(self) -> str:
-        """The name under which a line gets its answer, or its answers."""
-        return "prediction" if self.top_k == 1 else "predictions"
+@contextmanager
+def file_errors(path: Path, action: str) -> Iterator[None]:
+    """Turns the `OSError` of a file that cannot be opened or written into an `InputError`."""
+    try:
+        yield
+    except OSError as error:
+        name = error.filename or path
+        raise InputError(f"{name}: cannot be {action}: {error.strerror}") from error
 
 
-def answer_lines(
-    qa: QuestionAnswerer,
-    lines: Iterable[bytes],
-    source: str,
-    written: BinaryIO,
-    settings: LineSettings,
-    answered: Iterable[bytes] = (),
-    on_line: Callable[[], None] = lambda: None,
-    on_batch: Callable[[int], None] = lambda windows: None,
-) -> None:
-    """Write each line, a JSON object with question and context, with its answer at the end.
+def require_new(path: Path) -> None:
+    """Raises `InputError` for a file that exists, because no command overwrites one."""
+    if path.exists():
+        raise InputError(f"{path}: exists already; choose another name")
 
-    Lines come back in their order, character for character but for white space around them; the
-    answer is one more field, `settings.key`. Blank lines are left out. Each line is written and
-    flushed as soon as its answer is there. Memory does not grow with the number of lines. The first
-    lines may be `answered` already, by the same settings: these are compared, and not read again.
 
-    Raises `InputError` naming the line (`source` and its number), after the answers to those before
-    it.
+def open_lines(path: Path) -> AbstractContextManager[BinaryIO]:
+    """A file to read, or standard input for "-". Raises `InputError`."""
+    if str(path) == "-":
+        return nullcontext(sys.stdin.buffer)
+    with file_errors(path, "opened"):
+        return path.open("rb")
+
+
+def json_lines(lines: Iterable[bytes], source: str) -> Iterator[tuple[str, str, Any]]:
+    """The place, the text and the JSON value of each line that is not blank.
+
+    The place is `source` and the number of the line. Raises `InputError`.
     """
-    opened = questions(lines, source, settings.key)
-    for line in answered:
-        example, beginning = next(opened, (None, ""))
-        if example is None or not line.startswith(beginning.encode()):
-            where = source if example is None else example.id
-            raise InputError(f"{where}: not the input that the answers so far are to")
-        on_line()
-    waiting: deque[str] = deque()  # beginnings of lines that are read, and not yet answered
-
-    def examples() -> Iterator[Example]:
-        for example, beginning in opened:
-            waiting.append(beginning)
-            yield example
-
-    n_best = qa.n_best(
-        examples(),
-        settings.top_k,
-        settings.max_answer_len,
-        settings.handle_impossible_answer,
-        on_batch,
-        text_scores=settings.text_scores,
-    )
-    for answers in n_best:
-        rows = [answer.to_dict() for answer in answers[: settings.top_k]]
-        value = json.dumps(rows[0] if settings.top_k == 1 else rows, ensure_ascii=False)
-        written.write(f"{waiting.popleft()}{value}}}\n".encode())
-        written.flush()
-        on_line()
-
-
-def questions(lines: Iterable[bytes], source: str, key: str) -> Iterator[tuple[Example, str]]:
-    """Each line as an example, and how the line that answers it begins: `{..., "key": `."""
     for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        name = f"{source}: line {number}"
-        try:
-            text = line.decode("utf-8-sig").strip()
-            record = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{name}: not readable as JSON: {error}") from error
+        if line.strip():
+            place = f"{source}: line {number}"
+            try:
+                text = line.decode("utf-8-sig").strip()
+                value = json.loads(text)
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"{place}: not readable as JSON: {error}") from error
+            yield place, text, value
+
+
+def passages_of(lines: Iterable[bytes], source: str) -> Iterator[str]:
+    """The passage in each line: a JSON string, or the field "context" of an object."""
+    for place, _, value in json_lines(lines, source):
+        text = value.get("context") if isinstance(value, dict) else value
+        if not isinstance(text, str):
+            raise InputError(f"{place}: expected a string, or an object with 'context'")
+        yield text
+
+
+def questions_of(lines: Iterable[bytes], source: str, key: str) -> Asked:
+    """The question in each line, and the beginning of its answer's line: `{..., "key": `."""
+    for place, text, record in json_lines(lines, source):
         if not isinstance(record, dict) or not {"question", "context"} <= record.keys():
-            raise InputError(f"{name}: expected an object with 'question' and 'context'")
+            raise InputError(f"{place}: expected an object with 'question' and 'context'")
         if key in record:
-            raise InputError(f"{name}: its {key!r} is where the answer goes: rename that field")
-        example = validated_example(name, record["question"], record["context"])
-        # the text as it came: numbers and names of the other fields keep their spelling
+            raise InputError(f"{place}: the answer goes into {key!r}: rename this field")
+        example = validated_example(place, record["question"], record["context"])
+        # the original text, because numbers and names of other fields must keep their spelling
         yield example, f'{text[:-1].rstrip()}, "{key}": '
 
 
-def identity(qa: QuestionAnswerer, settings: LineSettings) -> dict[str, Any]:
-    """All that the answers to a question depend on."""
-    cut = ("max_length", "doc_stride", "max_question_len", "precision")
+def answer_key(settings: AnswerSettings) -> str:
+    """The field of a line that holds its answer, or its answers."""
+    return "prediction" if settings.top_k == 1 else "predictions"
+
+
+def answer_file(
+    qa: QuestionAnswerer, source: Path, output: Path | None, resume: bool, settings: AnswerSettings
+) -> None:
+    """Answer the questions of a file, with progress bars. `output` None is standard output.
+
+    Each line is written and flushed as soon as its answer is known.
+
+    Raises `InputError`, and `Interrupted` after Ctrl-C.
+    """
+    with ExitStack() as stack:
+        lines = stack.enter_context(open_lines(source))
+        total = None
+        if str(source) != "-" and lines.seekable():
+            total = sum(1 for line in lines if line.strip())
+            lines.seek(0)
+        written: BinaryIO = sys.stdout.buffer
+        answered: Iterable[bytes] = ()
+        if output is not None:
+            made_by = identity(qa, settings)
+            answered = written = stack.enter_context(partial_file(output, made_by, resume))
+        totals = {"questions": total, f"windows ({qa.computes_with})": None}
+        on_line, on_batch = stack.enter_context(progress_bars(totals))
+        try:
+            asked = questions_of(lines, str(source), answer_key(settings))
+            if count := skip_answered(asked, answered, str(source)):
+                on_line(count)
+            for line in answer_lines(qa, asked, settings, on_batch):
+                written.write(line)
+                written.flush()
+                on_line()
+        except KeyboardInterrupt:
+            if output is None:
+                raise
+            said = f"stopped: {output}.partial has the answers so far, and --resume continues"
+            raise Interrupted(said, signal.SIGINT) from None
+
+
+def skip_answered(asked: Asked, answered: Iterable[bytes], source: str) -> int:
+    """Skip the questions of the lines that are `answered` already, and count them.
+
+    Raises `InputError` if these lines do not belong to these questions.
+    """
+    count = 0
+    for line in answered:
+        example, beginning = next(asked, (None, ""))
+        if example is None or not line.startswith(beginning.encode()):
+            place = source if example is None else example.id
+            raise InputError(f"{place}: not the input of the answers so far")
+        count += 1
+    return count
+
+
+def answer_lines(
+    qa: QuestionAnswerer, asked: Asked, settings: AnswerSettings, on_batch: OnBatch
+) -> Iterator[bytes]:
+    """The line of each question with its answer at the end, in the order of the questions.
+
+    A line is copied character by character, except white space around it. The answer is one more
+    field, `answer_key(settings)`. The memory in use does not grow with the number of lines.
+
+    Raises the `InputError` of a bad line after the answers to the lines before it.
+    """
+    waiting: deque[str] = deque()  # the beginnings of lines that are read but not yet answered
+
+    def examples() -> Iterator[Example]:
+        for example, beginning in asked:
+            waiting.append(beginning)
+            yield example
+
+    for answers in best_answers(qa, examples(), settings, on_batch):
+        rows = [answer.to_dict() for answer in answers]
+        value = json.dumps(rows[0] if settings.top_k == 1 else rows, ensure_ascii=False)
+        yield f"{waiting.popleft()}{value}}}\n".encode()
+
+
+def best_answers(
+    qa: QuestionAnswerer, examples: Iterable[Example], settings: AnswerSettings, on_batch: OnBatch
+) -> Iterator[list[Answer]]:
+    """The `top_k` best answers to each example."""
+    answered = qa.answer_examples(examples, settings, on_batch)
+    return (answers[: settings.top_k] for answers in answered)
+
+
+def identity(qa: QuestionAnswerer, settings: AnswerSettings) -> dict[str, Any]:
+    """Everything that the answer to a question depends on."""
     return {
         "model": tensors_digest(qa.model.state_dict(), qa.tokenizer.backend.to_str()),
-        **{name: getattr(qa, name) for name in cut},
+        "precision": qa.precision,
+        **asdict(qa.window_settings),
         **asdict(qa.calibration),
         **asdict(settings),
     }
@@ -112,48 +184,35 @@ def identity(qa: QuestionAnswerer, settings: LineSettings) -> dict[str, Any]:
 
 @contextmanager
 def partial_file(path: Path, made_by: dict[str, Any], resume: bool) -> Iterator[BinaryIO]:
-    """A file to append answers to, which gets its name `path` when the block ends without error.
+    """A file to append answers to. It is renamed to `path` when the block ends without an error.
 
-    Until then it is `path` + ".partial", with `made_by` in ".partial.json" beside it. With `resume`
-    it goes on with what a stopped job left there, cut after its last whole line, and begins anew
-    where there is nothing. The file stands at its beginning, to be read first.
+    Until then its name is `path` + ".partial", and `path` + ".partial.json" holds `made_by`. With
+    `resume`, it is the file of a stopped job, if there is one, without an incomplete last line. Its
+    position is at its beginning, because the old answers are read first.
 
-    Raises `InputError` when `path` exists, when a stopped job's answers do and `resume` is not
-    asked for, when `made_by` differs from theirs, and where nothing can be written.
+    Raises `InputError` if `path` exists, if a stopped job left a file and `resume` is False, if
+    `made_by` differs from the stopped job's, and if a file cannot be written.
     """
     partial, about = (path.with_name(f"{path.name}.partial{end}") for end in ("", ".json"))
-    try:
-        if path.exists():
-            raise FileExistsError(0, "File exists", str(path))
+    with file_errors(partial, "opened"):
+        require_new(path)
         if not partial.exists():
             about.write_text(json.dumps(made_by, indent=1) + "\n", encoding="utf-8")
         elif not resume:
-            raise InputError(
-                f"{partial}: holds the answers of a job that was stopped: --resume goes on with it"
-            )
-        else:
-            require_same_job(partial, json.loads(about.read_text(encoding="utf-8")), made_by)
+            raise InputError(f"{partial}: holds answers of a stopped job: --resume continues it")
+        try:
+            was = json.loads(about.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{about}: not readable as JSON: {error}") from error
+        if changed := differences(was if isinstance(was, dict) else {}, made_by):
+            raise InputError(f"{partial}: not the job to resume: {'; '.join(changed.values())}")
         file = partial.open("a+b")
-    except OSError as error:
-        raise InputError(f"{error.filename}: cannot be opened: {error.strerror}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{about}: not readable as JSON: {error}") from error
-    try:
+    with file_errors(partial, "written"):
         with file:
             file.seek(0)
             file.truncate(sum(len(line) for line in file if line.endswith(b"\n")))
             file.seek(0)
             yield file
-        if path.exists():
-            raise FileExistsError(0, "File exists", str(path))
+        require_new(path)
         partial.rename(path)
         about.unlink()
-    except OSError as error:
-        raise InputError(f"{partial}: cannot be written: {error.strerror}") from error
-
-
-def require_same_job(partial: Path, was: Any, now: dict[str, Any]) -> None:
-    """Raises `InputError` for a difference that would give other answers."""
-    changed = differences(was if isinstance(was, dict) else {}, now)
-    if changed:
-        raise InputError(f"{partial}: not the job to resume: {'; '.join(changed.values())}")

@@ -1,7 +1,7 @@
-"""SQuAD: files, hub data sets and `datasets.Dataset`s -> validated examples; the official metric.
+"""Examples: files, hub data sets and `datasets.Dataset`s -> validated questions with answers.
 
-SQuAD v1.1 is arXiv:1606.05250, v2.0 (with questions that have no answer) arXiv:1806.03822. The
-metric gives the figures of the two official evaluation scripts.
+It reads SQuAD's formats and tables. SQuAD v1.1 is arXiv:1606.05250. SQuAD v2.0, with questions
+that have no answer, is arXiv:1806.03822.
 """
 
 import csv
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError, summary
-from ..pretrained import HUB_ID
+from ..errors import DataError, InputError, summary
+from ..hub import HUB_ID
 
 if TYPE_CHECKING:
     import datasets
@@ -24,13 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class GoldAnswer:
-    """An annotator's answer: `context[char_start:char_start + len(text)] == text`.
-
-    Or, where `load_squad` was asked for texts alone, one whose place is not known.
-    """
+    """An annotator's answer: `context[char_start:char_end] == text`."""
 
     text: str
-    char_start: int  # code points; -1: not known
+    char_start: int  # code points; -1: not known, see the argument `misplaced` of `load_squad`
 
     @property
     def char_end(self) -> int:  # exclusive
@@ -39,14 +36,14 @@ class GoldAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A question about a context, with the answers that annotators gave (none: unanswerable)."""
+    """A question about a context, with the annotators' answers. Without answers: unanswerable."""
 
     id: str
     question: str
     context: str
     answers: tuple[GoldAnswer, ...] = ()
     is_impossible: bool = False
-    title: str = ""  # of the article that the context is from, where the data say it
+    title: str = ""  # the title of the context's article, if the data has it
 
 
 def load_squad(
@@ -57,26 +54,27 @@ def load_squad(
 ) -> list[Example]:
     """Examples from a file, a folder of files, a hub id or a `Dataset`.
 
-    A file is a table, `.csv` or `.tsv` with a header; JSON lines, `.jsonl`; or JSON: a list of rows
-    or SQuAD's articles, v1.1 and v2.0 alike. Each may be gzipped (`.csv.gz`). `split` ("train",
-    "validation") chooses within a folder, whose files are then named `train-*` and `dev-*` as
-    SQuAD's own, and within a hub data set, which needs it.
+    A file is a table (`.csv` or `.tsv`, with a header), JSON lines (`.jsonl`), or JSON: a list of
+    rows, or articles as in SQuAD v1.1 and v2.0. It may be gzipped (`.csv.gz`). `split` is "train"
+    or "validation". A folder and a hub data set need it; a folder's files are named `train-*` and
+    `dev-*`, as in SQuAD.
 
-    One rule for all of them. A row has `question`, `context`, and either `answer` and
-    `answer_start`, or `answers`: a list of {"text", "answer_start"}, or one such object of lists.
-    Articles (`paragraphs`) and paragraphs (`context`, `qas`) are taken apart into rows. A cell is
-    empty when it is missing, null, NaN or "". An empty answer says that the context has none; an
-    empty start will do where the context has the answer once; a row without an `id` is named by its
-    place, as "row 3". Numbers may be written as text and the other way round; "20.0" is 20.
+    All formats follow the same rule. A row has `question`, `context`, and either `answer` and
+    `answer_start`, or `answers`: a list of {"text", "answer_start"}, or one such object whose
+    values are lists. Articles (`paragraphs`) and paragraphs (`context`, `qas`) are split into rows.
+    A cell is empty when it is missing, null, NaN or "". An empty answer means that the context does
+    not answer the question. The start may be empty if the context has the answer exactly once. A
+    row without an `id` gets its place as the id, such as "row 3". Numbers may be written as text,
+    and texts as numbers; "20.0" is 20.
 
-    Every question is checked: fields that are missing or mistyped, an empty context, an answer
-    without a word or not at its `answer_start`, an `is_impossible` that contradicts the answers, an
-    id for the second time. Raises `DataError` naming the place of the first and counting the rest;
-    or, with a list `skipped`, leaves such questions out and adds each one's error to it. Raises too
-    for what cannot be read at all, and where no question is left.
+    A row is wrong if a field is missing or has the wrong type, if question or context is empty, if
+    an answer has no words or is not at its `answer_start`, if `is_impossible` contradicts the
+    answers, or if the id occurs twice. The first wrong row raises `DataError`, with the number of
+    others. With a list `skipped`, wrong rows are left out instead, and their errors are added to
+    this list. If the source cannot be read, or no row is left, it is always a `DataError`.
 
-    Scoring needs no starts. With a list `misplaced`, an answer that is not at its start is kept,
-    with `char_start` -1, and its error added to that list.
+    Scoring needs no starts. With a list `misplaced`, an answer that is not at its start is kept
+    with `char_start` -1, and the error is added to this list.
     """
     examples: list[Example] = []
     problems: list[DataError] = []
@@ -89,7 +87,7 @@ def load_squad(
             if wrong_starts and misplaced is None:
                 raise wrong_starts[0]
             if example.id in ids:
-                raise _problem(where, "an id for the second time", f": {example.id!r}")
+                raise _problem(where, "the id occurs twice", f": {example.id!r}")
         except DataError as error:
             problems.append(error)
         else:
@@ -106,9 +104,23 @@ def load_squad(
     return examples
 
 
-# --- Sources: what stands in a file, a hub data set or a `Dataset`, taken apart into rows
+def validated_example(name: str, question: object, context: object) -> Example:
+    """A question and a context as an example with the id `name`.
 
-# Each row with its place in the source. What is wrong with it is said when it is validated.
+    Raises `InputError`, which begins with the name, for a value that is not a valid string.
+    """
+    named = f"{name}: " if name else ""
+    for kind, text in (("question", question), ("context", context)):
+        if not isinstance(text, str):
+            raise InputError(f"{named}the {kind} is a {type(text).__name__}; expected a string")
+        if not _is_unicode(text):
+            raise InputError(f"{named}the {kind} is not valid Unicode: it holds a lone surrogate")
+    return Example(name, str(question), str(context))
+
+
+# --- Sources: a file, a hub data set or a `Dataset` -> rows
+
+# Each row comes with its place in the source. Rows are checked later, in `_validated`.
 Rows = Iterable[tuple[str, Any]]
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -131,7 +143,7 @@ def _read(source: "str | Path | datasets.Dataset", split: str | None) -> tuple[s
 
 
 def _suffix(path: Path) -> str:
-    """What kind of file this is: `.csv` for "D.CSV" and for "d.csv.gz"."""
+    """The suffix that tells the format: `.csv` for "D.CSV" and for "d.csv.gz"."""
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
@@ -139,11 +151,11 @@ def _file_of_split(folder: Path, split: str | None) -> Path:
     stem = {"train": "train", "validation": "dev"}.get(split or "")
     if stem is None:
         raise DataError(f"{folder}: a folder; say which split, 'train' or 'validation'")
-    found = sorted(folder.glob(f"{stem}-*.json")) + sorted(folder.glob(f"{stem}-*.json.gz"))
-    if len(found) != 1:
-        names = ", ".join(p.name for p in found) or "none"
-        raise DataError(f"{folder}: expected one {stem}-*.json or .json.gz, found {names}")
-    return found[0]
+    files = sorted(folder.glob(f"{stem}-*.json")) + sorted(folder.glob(f"{stem}-*.json.gz"))
+    if len(files) != 1:
+        names = ", ".join(file.name for file in files) or "none"
+        raise DataError(f"{folder}: expected one {stem}-*.json or .json.gz, got {names}")
+    return files[0]
 
 
 def _from_hub(name: str, split: str | None) -> "datasets.Dataset":
@@ -153,10 +165,10 @@ def _from_hub(name: str, split: str | None) -> "datasets.Dataset":
         raise DataError(f"{name}: a hub data set; say which split, 'train' or 'validation'")
     try:
         return datasets.load_dataset(name, split=split)
-    except Exception as error:  # network, cache, unknown name or split: the library's many types
+    except Exception as error:  # the library raises many types: network, cache, name, split
         reason = str(error).strip().partition("\n")[0]
         raise DataError(
-            f"{name}: no file of this name, and the hub gives no such data set: {reason}"
+            f"{name}: no file has this name, and the hub gives no such data set: {reason}"
         ) from error
 
 
@@ -166,8 +178,8 @@ def _from_file(path: Path) -> Iterable[Any]:
         raw = path.read_bytes()
         if path.name.lower().endswith(".gz"):
             raw = gzip.decompress(raw)
-        text = raw.decode("utf-8-sig")  # spreadsheets write a mark in front
-        del raw  # as large as the file
+        text = raw.decode("utf-8-sig")  # spreadsheet programs write a byte order mark
+        del raw  # it takes as much memory as the file
         if suffix in DELIMITERS:
             return _table_rows(text, DELIMITERS[suffix])
         return _json_lines(text) if suffix in JSON_LINES else _json_items(text)
@@ -177,7 +189,7 @@ def _from_file(path: Path) -> Iterable[Any]:
 
 
 def _table_rows(text: str, delimiter: str) -> list[dict[Any, Any]]:
-    limit = csv.field_size_limit(len(text) + 1)  # of the whole process: 131,072 characters a field
+    limit = csv.field_size_limit(len(text) + 1)  # process-wide; its default is 131,072
     try:
         file = io.StringIO(text, newline="")
         return list(csv.DictReader(file, delimiter=delimiter, strict=True))
@@ -186,7 +198,7 @@ def _table_rows(text: str, delimiter: str) -> list[dict[Any, Any]]:
 
 
 def _json_lines(text: str) -> Iterator[Any]:
-    """The value of each line; for a line that is no JSON, the error."""
+    """The value of each line. For a line that is not JSON, the error."""
     for line in text.split("\n"):
         if line.strip():
             try:
@@ -201,14 +213,14 @@ def _json_items(text: str) -> Iterable[Any]:
     except json.JSONDecodeError as error:
         if error.msg != "Extra data":
             raise
-        return _json_lines(text)  # which `Dataset.to_json` writes whatever the file is called
+        return _json_lines(text)  # `Dataset.to_json` writes lines under any file name
     if isinstance(value, Mapping) and isinstance(value.get("data"), list):
         value = value["data"]
     return value if isinstance(value, list) else [value]
 
 
 def _rows(items: Iterable[Any]) -> Rows:
-    """Articles give way to their paragraphs, and paragraphs to their questions; rows stay."""
+    """Replace articles with their paragraphs, and paragraphs with their questions. Keep rows."""
 
     def place(index: int, item: Any) -> str:
         fields = item if isinstance(item, Mapping) else ()
@@ -220,7 +232,7 @@ def _rows(items: Iterable[Any]) -> Rows:
 
 
 def _opened(rows: Rows, field: str, name: str) -> Rows:
-    """What has a list in `field` gives way to the list's items, which get its context and title."""
+    """Replace a row with the items of its list in `field`. They get the row's context and title."""
     for place, row in rows:
         if not isinstance(row, Mapping) or not isinstance(row.get(field), list):
             yield place, row
@@ -231,21 +243,23 @@ def _opened(rows: Rows, field: str, name: str) -> Rows:
             yield f"{place}, {name} {index}", item
 
 
-# --- Rows: one rule for all
+# --- Rows: the same rule for all formats
 
-WHOLE_NUMBER = re.compile(r"\s*(-?[0-9]{1,40})(\.0*)?\s*")  # columns with gaps get written as 20.0
+# A column of whole numbers with empty cells is often written as 20.0.
+WHOLE_NUMBER = re.compile(r"\s*(-?[0-9]{1,40})(\.0*)?\s*")
 IMPOSSIBLE = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
 def _validated(row: Any, place: str, where: str) -> tuple[Example, list[DataError]]:
-    """A row as an example; beside it, what is wrong with the starts of its answers."""
+    """A row as an example, and the errors in its answers' starts. Raises `DataError` for others."""
     if isinstance(row, Exception):
         raise _problem(where, "not readable as JSON", f": {row}")
     _require_fields(row, where)
-    if None in row:  # where DictReader puts what has no column
+    if None in row:  # here DictReader puts the values that have no column
         raise _problem(where, "more fields than the header has")
     identity = _text(row, "id", where) or place
-    require_unicode(identity, f"{where}: the id")
+    if not _is_unicode(identity):
+        raise _problem(where, "the id is not valid Unicode: it holds a lone surrogate")
     if identity != place:
         where = f"{where} ({identity})"
     _require_fields(row, where, "context", "question")
@@ -253,7 +267,8 @@ def _validated(row: Any, place: str, where: str) -> tuple[Example, list[DataErro
     for name, text in (("context", context), ("question", question)):
         if not text.strip():
             raise _problem(where, f"the {name} is empty")
-    require_unicode(question + context, where)
+        if not _is_unicode(text):
+            raise _problem(where, f"the {name} is not valid Unicode: it holds a lone surrogate")
 
     said = row.get("is_impossible")
     is_impossible = None if _is_empty(said) else IMPOSSIBLE.get(str(said).lower())
@@ -263,30 +278,28 @@ def _validated(row: Any, place: str, where: str) -> tuple[Example, list[DataErro
     for record in _answers(row, where):
         _require_fields(record, where, "text")
         if is_impossible and _is_empty(record["text"]):
-            continue  # some annotation tools write "" at -1 for no answer
+            continue  # some annotation tools write "" with start -1 for "no answer"
         answer, problem = _placed(record, context, where)
         answers.append(answer)
         wrong_starts += [problem] if problem else []
     if is_impossible is not None and is_impossible is not (not answers):
         said = f"is_impossible={is_impossible} with {len(answers)} answers"
         raise _problem(where, "is_impossible contradicts the answers", f": {said}")
-    title = row.get("title")
-    title = title if isinstance(title, str) else ""
+    title = row["title"] if isinstance(row.get("title"), str) else ""
     example = Example(identity, question, context, tuple(answers), not answers, title)
     return example, wrong_starts
 
 
 def _answers(row: Mapping[str, Any], where: str) -> Sequence[Any]:
-    """A row's answers as SQuAD has them: {"text", "answer_start"} each."""
+    """A row's answers as a list of {"text", "answer_start"}, as in SQuAD's files."""
     answers = row.get("answers")
-    if isinstance(answers, Mapping):  # as hub data sets have them
+    if isinstance(answers, Mapping):  # as in hub data sets
         texts = _list(answers, "text", where)
         starts = _list(answers, "answer_start", where) or [None] * len(texts)
         if len(texts) != len(starts):
             counts = f": {len(texts)} and {len(starts)}"
             raise _problem(where, "not as many answer starts as texts", counts)
-        pairs = zip(texts, starts, strict=True)
-        return [{"text": text, "answer_start": start} for text, start in pairs]
+        return [{"text": t, "answer_start": s} for t, s in zip(texts, starts, strict=True)]
     if _is_empty(answers) and ("answer" in row or "answers" not in row):
         _require_fields(row, where, "answer")
         text = _text(row, "answer", where)
@@ -295,34 +308,36 @@ def _answers(row: Mapping[str, Any], where: str) -> Sequence[Any]:
 
 
 def _placed(record: Any, context: str, where: str) -> tuple[GoldAnswer, DataError | None]:
-    """An answer where it stands; or, at no place, with what is wrong about its start."""
+    """An answer at its place. If the start is wrong, an answer without a place, and the error."""
     text, start = _text(record, "text", where), record.get("answer_start")
     if not text.strip():
-        advice = "; a question without an answer has an empty list of answers, or is_impossible"
-        raise _problem(where, "an answer has no word", f": {text!r}{advice}")
-    lost = GoldAnswer(text, -1)
+        advice = "; without an answer, `answers` is an empty list or `is_impossible` is true"
+        raise _problem(where, "an answer has no words", f": {text!r}{advice}")
+    unplaced = GoldAnswer(text, -1)
     first, last = context.find(text), context.rfind(text)
     if _is_empty(start):
         if first == last >= 0:
             return GoldAnswer(text, first), None
-        times = "not at all" if first < 0 else "more than once; answer_start says where"
-        kind = f"the context has the answer {times}"
-        return lost, DataError(f"{where}: the context has {text!r} {times}", kind)
+        problem = "the context does not have {}"
+        if first >= 0:
+            problem = "the context has {} more than once; answer_start must say where"
+        kind = problem.format("the answer")
+        return unplaced, DataError(f"{where}: {problem.format(repr(text))}", kind)
     number = WHOLE_NUMBER.fullmatch(str(start))
     if not number:
-        return lost, _problem(where, "'answer_start' is no whole number", f": {start!r:.40}")
+        return unplaced, _problem(where, "'answer_start' is no whole number", f": {start!r:.40}")
     start = int(number[1])
     near = [s for s in (start, start - 1, start + 1) if s >= 0 and context.startswith(text, s)]
     if near[:1] == [start]:
         return GoldAnswer(text, start), None
+    count = context.count(text)
+    where_else = f"but at {count} other places" if count else "nor elsewhere in the context"
     if near or first == last >= 0:
-        hint = f"it stands at {(near or [first])[0]}"
-    else:
-        count = context.count(text)
-        hint = f"it stands at {count} places" if count else "the context does not have it"
-    found = context[max(start, 0) : max(start + len(text), 0)]
-    return lost, DataError(
-        f"{where}: answer {text!r} is not at answer_start={start}, where {found!r} stands; {hint}",
+        where_else = f"but at {(near or [first])[0]}"
+    there = context[max(start, 0) : max(start + len(text), 0)]
+    return unplaced, DataError(
+        f"{where}: answer {text!r} is not at answer_start={start} (the text there is {there!r}), "
+        f"{where_else}",
         "an answer is not at its answer_start",
     )
 
@@ -331,7 +346,7 @@ def _placed(record: Any, context: str, where: str) -> tuple[GoldAnswer, DataErro
 
 
 def _is_empty(value: Any) -> bool:
-    return value is None or value == "" or value != value  # NaN, which pandas writes, is not itself
+    return value is None or value == "" or value != value  # pandas writes NaN, and NaN != NaN
 
 
 def _list(record: Mapping[str, Any], name: str, where: str) -> list[Any]:
@@ -344,7 +359,7 @@ def _list(record: Mapping[str, Any], name: str, where: str) -> list[Any]:
 
 
 def _text(record: Mapping[str, Any], name: str, where: str) -> str:
-    """A cell's text, also of a number; "" when it is empty."""
+    """The text of a cell: a number becomes its digits, an empty cell "". Raises `DataError`."""
     value = record.get(name)
     if _is_empty(value):
         return ""
@@ -355,22 +370,22 @@ def _text(record: Mapping[str, Any], name: str, where: str) -> str:
 
 def _require_fields(record: Any, where: str, *names: str) -> None:
     if not isinstance(record, Mapping):
-        raise _problem(where, f"expected an object, found {type(record).__name__}")
+        raise _problem(where, f"expected an object, got {type(record).__name__}")
     for name in names:
         if name not in record:
             others = ", ".join(map(repr, record)) or "none"
             raise _problem(where, f"no {name!r}", f"; the fields are: {others:.100}")
 
 
-def require_unicode(text: str, name: str) -> None:
-    """Raises `DataError` for a lone surrogate, as JSON's "\\ud800" gives: no file can hold it."""
+def _is_unicode(text: str) -> bool:
+    """False for a text with a lone surrogate, as from JSON's "\\ud800": no file can hold it."""
     try:
         text.encode()
-    except UnicodeEncodeError as error:
-        what = "not valid Unicode: it holds a lone surrogate"
-        raise DataError(f"{name}: {what}", what) from error
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _problem(where: str, kind: str, detail: str = "") -> DataError:
-    """What is wrong at a place; problems of one `kind` are counted together."""
+    """The error for a problem at a place. Problems of the same `kind` are counted together."""
     return DataError(f"{where}: {kind}{detail}", kind)

@@ -1,7 +1,7 @@
 """The official metric: predictions and gold answers -> exact match and F1.
 
-The figures are those of the two official evaluation scripts, of SQuAD v1.1 (arXiv:1606.05250) and
-v2.0 (arXiv:1806.03822).
+The official evaluation scripts for SQuAD v1.1 (arXiv:1606.05250) and v2.0 (arXiv:1806.03822) give
+the same figures.
 """
 
 import math
@@ -18,7 +18,7 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalize_answer(text: str) -> str:
-    """Lower case, without ASCII punctuation, English articles and surplus white space.
+    """The text in lower case, without ASCII punctuation, English articles and extra white space.
 
     >>> normalize_answer("The  U.S. Constitution,")
     'us constitution'
@@ -27,14 +27,14 @@ def normalize_answer(text: str) -> str:
 
 
 def exact_match(prediction: str, gold: str) -> float:
-    """1.0 when both read the same after `normalize_answer`, else 0.0."""
+    """1.0 when both texts are equal after `normalize_answer`, else 0.0."""
     return float(normalize_answer(prediction) == normalize_answer(gold))
 
 
 def f1(prediction: str, gold: str, empty_match: float = 1.0) -> float:
-    """Harmonic mean of precision and recall over the words of both, after `normalize_answer`.
+    """The harmonic mean of precision and recall over the words of both, after `normalize_answer`.
 
-    `empty_match` is the F1 of two texts without a word: 1 in v2.0's script, 0 in v1.1's.
+    `empty_match` is the F1 of two texts without words: 1 in v2.0's script, 0 in v1.1's.
 
     >>> f1("the U.S. Constitution", "Constitution")
     0.6666666666666666
@@ -54,39 +54,41 @@ Score = tuple[float, float, bool]  # exact match, F1, is_impossible
 
 
 def _scores(
-    predictions: Mapping[str, str], examples: Iterable[Example], version_2: bool
+    predictions: Mapping[str, str], examples: Iterable[Example], no_answer: bool
 ) -> Iterator[Score]:
+    """The scores of each example. With `no_answer`, by v2.0's rules, else by v1.1's."""
     for example in examples:
         golds = [answer.text for answer in example.answers]
-        if version_2:
+        if no_answer:
             golds = [gold for gold in golds if normalize_answer(gold)] or [""]
         exact = overlap = 0.0
         if example.id in predictions and golds:
             text = predictions[example.id]
             exact = max(exact_match(text, gold) for gold in golds)
-            overlap = max(f1(text, gold, float(version_2)) for gold in golds)
+            overlap = max(f1(text, gold, float(no_answer)) for gold in golds)
         yield exact, overlap, example.is_impossible
 
 
 def squad_metrics(
     predictions: Mapping[str, str], examples: Iterable[Example]
 ) -> dict[str, float | int]:
-    """The official figures: `exact_match` and `f1` in 0-100, and the `total` of questions.
+    """The official figures: `exact_match` and `f1` from 0 to 100, and the `total` of questions.
 
-    For each question, the best over its gold answers. A missing prediction scores 0 (as in v1.1's
-    script; v2.0's leaves the question out). Where there are unanswerable questions the rules are
-    v2.0's: gold answers that normalise to nothing don't count, "" is right where no other is left,
-    and its fields stand beside: `exact`, and `_exact`, `_f1`, `_total` of `HasAns` and `NoAns`.
+    A question gets the best score over its gold answers. A missing prediction scores 0, as in
+    v1.1's script; v2.0's script leaves the question out. If any question is unanswerable, v2.0's
+    rules hold: gold answers that normalise to "" don't count, and if no others are left, "" is
+    right. The figures then also have `exact`, and `_exact`, `_f1` and `_total` for the answerable
+    (`HasAns`) and unanswerable (`NoAns`) questions.
     """
     examples = list(examples)
-    version_2 = any(example.is_impossible for example in examples)
-    scores = list(_scores(predictions, examples, version_2))
+    no_answer = any(example.is_impossible for example in examples)
+    scores = list(_scores(predictions, examples, no_answer))
 
     def percent(column: int, rows: Sequence[Score]) -> float:
         return 100.0 * sum(row[column] for row in rows) / max(len(rows), 1)
 
     metrics = {"exact_match": percent(0, scores), "f1": percent(1, scores), "total": len(scores)}
-    if version_2:
+    if no_answer:
         metrics["exact"] = metrics["exact_match"]
         for name, wanted in (("HasAns", False), ("NoAns", True)):
             rows = [row for row in scores if row[2] is wanted]
@@ -100,23 +102,23 @@ def squad_metrics(
 def best_thresholds(
     predictions: Mapping[str, str], null_odds: Mapping[str, float], examples: Sequence[Example]
 ) -> dict[str, float]:
-    """The figures that the best threshold on the null odds would have given, and that threshold.
+    """The best thresholds on the null odds, in hindsight, and the figures that they give.
 
-    `predictions` are the best spans, also where "no answer" is likelier; each counts up to the
-    threshold, and "" beyond. The names are those of v2.0's script: `best_exact`,
-    `best_exact_thresh`, `best_f1`, `best_f1_thresh`. Each figure is what `squad_metrics` gives at
-    its threshold. The script's can be one that no threshold reaches: it divides questions of equal
-    odds, and gives 0 as the threshold where never to answer is best.
+    `predictions` are the best spans, even where "no answer" is likelier. A span counts if its null
+    odds are at most the threshold; otherwise "" counts. The keys are those in v2.0's script:
+    `best_exact`, `best_exact_thresh`, `best_f1`, `best_f1_thresh`. `squad_metrics` gives the same
+    figures at these thresholds. Sometimes no threshold gives the script's figures, because the
+    script separates questions with equal odds. If it is best never to answer, its threshold is 0.
     """
-    answered = list(_scores(predictions, examples, version_2=True))
-    silent = list(_scores(dict.fromkeys(predictions, ""), examples, version_2=True))
+    answered = list(_scores(predictions, examples, no_answer=True))
+    silent = list(_scores(dict.fromkeys(predictions, ""), examples, no_answer=True))
     odds = [null_odds[example.id] for example in examples]
     surest_first = sorted(range(len(odds)), key=odds.__getitem__)
     least = min(odds, default=0.0)
     figures = {}
     for column, name in enumerate(("exact", "f1")):
         now = best = sum(score[column] for score in silent)
-        threshold = min(0.0, math.nextafter(least, -math.inf))  # below all: never to answer
+        threshold = min(0.0, math.nextafter(least, -math.inf))  # below all odds: never answer
         for value, group in groupby(surest_first, key=odds.__getitem__):
             now += sum(answered[k][column] - silent[k][column] for k in group)
             if now > best:

@@ -1,14 +1,14 @@
-"""Questions without an answer, made from questions with one: examples -> more examples.
+"""Questions without an answer, made from questions with an answer: examples -> more examples.
 
-SQuAD v1.1 has an answer to every question, so a model trained on it never learns to find none. Here
-a question is asked again of a text that does not answer it: a paragraph that a search would bring
-up for it, as in arXiv:1710.10723 section 3, its own paragraph without the answer's sentence, or a
-paragraph about something else.
+Every question in SQuAD v1.1 has an answer, so a model trained on it never learns to find none. Here
+a question gets a new context that does not answer it. This is a similar paragraph, as a search
+would return (arXiv:1710.10723 section 3), or its own paragraph without the answer's sentence, or a
+paragraph about another subject.
 """
 
 import random
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -18,56 +18,56 @@ from ..errors import InputError
 from .examples import Example, GoldAnswer
 from .metric import normalize_answer
 
-# The kinds of text that a question is asked again of, and how often each is tried first. The
-# similar paragraphs teach the most; the others keep a model from answering by similarity alone.
+# The kinds of new context, and how often each is tried first. Similar paragraphs teach the most.
+# The other kinds keep a model from deciding by similarity alone.
 KINDS = {"similar_paragraph": 0.7, "without_the_sentence": 0.2, "other_article": 0.1}
 
-OTHER_ARTICLE_TRIES = 20  # random paragraphs looked at before "other_article" gives up
+OTHER_ARTICLE_TRIES = 20  # random paragraphs to try for "other_article"
 
-# what ends a sentence: a mark, closing brackets and quotes, white space (CJK marks need none)
+# The end of a sentence: a mark, closing brackets and quotes, white space; or a CJK mark alone.
 SENTENCE_END = re.compile(r"[.!?][\"')\]”’]*\s+|[。！？]")
 
 
 class TfIdf:
-    """Texts as vectors of weighted words: a word weighs its count times log(1 + N / texts with it).
+    """Texts as vectors of weighted words. A weight is the count times log(1 + N / texts with it).
 
-    Words are runs of letters and digits, in any case. The vectors have length 1, so that their
+    Words are runs of letters and digits; case does not count. The vectors have length 1, so their
     products are cosines.
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
-        counts = [Counter(words(text)) for text in texts]
-        texts_with = Counter(word for count in counts for word in count)
-        self.idf = {word: float(np.log1p(len(texts) / n)) for word, n in texts_with.items()}
-        rows: dict[str, list[int]] = {word: [] for word in self.idf}
-        weights: dict[str, list[float]] = {word: [] for word in self.idf}
-        for row, count in enumerate(counts):
-            weighted = {word: n * self.idf[word] for word, n in count.items()}
-            length = float(np.linalg.norm(list(weighted.values())))
-            for word, weight in weighted.items():
-                rows[word].append(row)
-                weights[word].append(weight / length)
         self.size = len(texts)
-        self.postings = {w: (np.array(rows[w]), np.array(weights[w])) for w in self.idf}
+        texts_with = Counter(word for text in texts for word in set(words(text)))
+        self.idf = {word: float(np.log1p(len(texts) / n)) for word, n in texts_with.items()}
+        pairs: dict[str, list[tuple[int, float]]] = defaultdict(list)
+        for row, text in enumerate(texts):
+            for word, weight in self.vector(text).items():
+                pairs[word].append((row, weight))
+        posting = np.dtype([("row", int), ("weight", float)])
+        self.postings = {word: np.array(pairs[word], posting) for word in pairs}
+
+    def vector(self, text: str) -> dict[str, float]:
+        """Weights by word. Words that are in none of the texts are left out."""
+        weights = {w: n * self.idf[w] for w, n in Counter(words(text)).items() if w in self.idf}
+        length = float(np.linalg.norm(list(weights.values()))) or 1.0
+        return {word: weight / length for word, weight in weights.items()}
 
     def similarities(self, query: str) -> npt.NDArray[np.float64]:
-        """The cosine between the query and each text, (N,), in 0 to 1; words in no text count 0."""
+        """The cosine between the query and each text: (N,), from 0 to 1."""
         cosines = np.zeros(self.size)
-        weighted = {w: n * self.idf[w] for w, n in Counter(words(query)).items() if w in self.idf}
-        length = float(np.linalg.norm(list(weighted.values()))) or 1.0
-        for word, weight in weighted.items():
-            rows, weights = self.postings[word]  # each text stands once in a row
-            cosines[rows] += weight / length * weights
+        for word, weight in self.vector(query).items():
+            postings = self.postings[word]  # every text at most once
+            cosines[postings["row"]] += weight * postings["weight"]
         return cosines
 
     def ranked(self, query: str) -> list[int]:
-        """The indices of all texts, most similar first; ties in their order."""
-        order: list[int] = np.argsort(-self.similarities(query), kind="stable").tolist()
-        return order
+        """The indices of all texts, most similar first. Ties keep their order."""
+        return [int(row) for row in np.argsort(-self.similarities(query), kind="stable")]
 
 
 def words(text: str) -> list[str]:
-    """
+    """The runs of letters and digits of a text, without case.
+
     >>> words("The U.S. Constitution, 1787")
     ['the', 'u', 's', 'constitution', '1787']
     """
@@ -78,26 +78,26 @@ def make_negatives(
     examples: Sequence[Example],
     share: float,
     seed: int,
-    company: Iterable[Example] = (),
+    others: Iterable[Example] = (),
     kinds: Mapping[str, float] = KINDS,
 ) -> dict[str, list[Example]]:
-    """For a share of the answerable examples, one more without an answer each: kind -> examples.
+    """One new example without an answer for a share of the answerable examples: kind -> examples.
 
-    `share` is from 0 to 1. Which examples, and the kind of each, follow the `seed`; where a kind
-    is not to be had (an article of one paragraph has no similar one), the next of `kinds` is taken,
-    and a question that no kind fits is left out. Other paragraphs come from `examples` and
-    `company`, articles are told apart by `Example.title`, and "similar" is like the question. No
-    gold answer of the question stands anywhere in the new text. The new id is the old one with the
-    kind behind it. Raises `InputError` for a share out of range.
+    `share` is from 0 to 1. The `seed` decides which examples are used, and their kinds. If a kind
+    is impossible (an article with one paragraph has no similar one), the next of `kinds` is used.
+    If all kinds are impossible, the question is left out. Other paragraphs come from `examples` and
+    `others`. Examples with the same `title` are one article. "Similar" means similar to the
+    question. A new context never contains a gold answer of its question. The new id is the old id,
+    a colon and the kind. Raises `InputError` for a share out of range.
     """
     if not 0 <= share <= 1:
         raise InputError(f"negatives={share}: expected a share of the questions, 0 to 1")
     generator = random.Random(seed)
-    articles: dict[str, dict[str, None]] = {}  # title -> its paragraphs, each once, in order
-    for example in (*examples, *company):
+    articles: dict[str, dict[str, None]] = {}  # title -> its different paragraphs, in order
+    for example in (*examples, *others):
         articles.setdefault(example.title, {})[example.context] = None
     paragraphs = {title: list(contexts) for title, contexts in articles.items()}
-    indices: dict[str, TfIdf] = {}  # of the articles asked for so far
+    indices: dict[str, TfIdf] = {}  # by title, made when needed
     ids = {example.id for example in examples}
     negatives: dict[str, list[Example]] = {kind: [] for kind in kinds}
 
@@ -115,8 +115,7 @@ def make_negatives(
         return next((text for text in candidates if lacks_answers(text, example.answers)), None)
 
     answerable = [example for example in examples if example.answers]
-    wanted = wanted_negatives(share, len(answerable))
-    chosen = sorted(generator.sample(range(len(answerable)), wanted))
+    chosen = sorted(generator.sample(range(len(answerable)), round(share * len(answerable))))
     for example in (answerable[place] for place in chosen):
         [first] = generator.choices(list(kinds), list(kinds.values()))
         for kind in (first, *(kind for kind in kinds if kind != first)):
@@ -132,10 +131,6 @@ def make_negatives(
     return negatives
 
 
-def wanted_negatives(share: float, answerable: int) -> int:
-    return round(share * answerable)
-
-
 def other_articles(
     title: str, paragraphs: dict[str, list[str]], generator: random.Random
 ) -> Iterable[str]:
@@ -145,7 +140,7 @@ def other_articles(
 
 
 def without_answer_sentences(example: Example) -> str:
-    """The context without the sentences that any of the answers touches.
+    """The context without the sentences that overlap an answer.
 
     >>> answer = GoldAnswer("at dusk", 17)
     >>> without_answer_sentences(Example("", "", "Ada lit the lamp at dusk. She slept.", (answer,)))
@@ -162,9 +157,9 @@ def without_answer_sentences(example: Example) -> str:
 
 
 def lacks_answers(text: str, answers: Iterable[GoldAnswer]) -> bool:
-    """Whether a text has words, and no answer stands in it: neither as characters nor as words.
+    """Whether a text has words, but none of the answers, as characters or as words.
 
-    Case does not count, and between words neither do articles and punctuation, as in the metric.
+    Case does not count. For words, articles and punctuation do not count either, as in the metric.
     """
     if not words(text):
         return False
@@ -178,7 +173,7 @@ def lacks_answers(text: str, answers: Iterable[GoldAnswer]) -> bool:
 def negatives_report(
     negatives: Mapping[str, Sequence[Example]], share: float, examples: Iterable[Example]
 ) -> dict[str, int]:
-    """How many `make_negatives` made of each kind from these examples, and how many it couldn't."""
-    wanted = wanted_negatives(share, sum(bool(example.answers) for example in examples))
+    """How many examples `make_negatives` made of each kind, and how many it could not make."""
+    wanted = round(share * sum(bool(example.answers) for example in examples))
     counts = {f"negatives_{kind}": len(made) for kind, made in negatives.items()}
-    return counts | {"negatives_not_to_be_had": wanted - sum(counts.values())}
+    return counts | {"negatives_not_made": wanted - sum(counts.values())}

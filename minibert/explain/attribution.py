@@ -1,8 +1,8 @@
-"""What an answer hangs on: its log-probability, differentiably, and two ways to share it out.
+"""Which words an answer depends on: its log-probability, and two ways to divide it among the words.
 
 Occlusion leaves a word or a sentence out and asks again (Zeiler and Fergus, arXiv:1311.2901,
 section 4.1). Integrated gradients divide log p(answer) among the words (Sundararajan et al.,
-arXiv:1703.01365, section 3). Both are of the probability over all windows, which `qa(...)` gives.
+arXiv:1703.01365, section 3). Both use the probability over all windows, as `qa(...)` does.
 """
 
 import re
@@ -27,31 +27,31 @@ SENTENCE = re.compile(r"\S.*?(?:[.!?]+[\"'”’)\]]*(?=\s|\Z)|[。！？؟।]+
 
 @dataclass(frozen=True, slots=True)
 class Occlusion:
-    """A word of the question or a sentence of the context left out, and what is answered then."""
+    """The answer after a word of the question or a sentence of the context was left out."""
 
     side: str  # "question" or "context"
-    start: int  # what is left out: code points, end exclusive
+    start: int  # the part that is left out: code points, end exclusive
     end: int
-    log_p: float | None  # of the answer that is explained; None where it went with the sentence
-    answer: str  # the best answer to what is left
+    log_p: float | None  # of the explained answer; None where it was in the left-out sentence
+    answer: str  # the best answer now
     score: float
 
 
 @dataclass(frozen=True, slots=True)
 class Gradients:
-    """Integrated gradients of log p(answer), by word; all of them add up to the difference."""
+    """Integrated gradients of log p(answer) for each word: they add up to its difference."""
 
     question: tuple[float, ...]
     context: tuple[float, ...]
     log_p: float  # of the answer, in float32
     baseline_log_p: float  # the same with [PAD]'s vector for every word
     steps: int
-    gap: float  # by how much the sum misses the difference of the two, as a part of it
+    gap: float  # the error of the sum, as a share of the difference of the two log p
 
 
 @dataclass(frozen=True, slots=True)
 class Attribution:
-    """What log p(answer) hangs on."""
+    """Which words log p(answer) depends on."""
 
     occlusions: tuple[Occlusion, ...]
     gradients: Gradients
@@ -59,18 +59,18 @@ class Attribution:
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """The C spans whose scores compete in one softmax, by their places in all windows' logits.
+    """The C spans that compete in one softmax, by their positions in the windows' logits.
 
-    Spans of the same characters are one group, and its best counts. With `null`, "no answer", whose
-    characters are (0, 0), is one more.
+    Spans of the same characters form one group, and the best of a group counts. With `no_answer`,
+    "no answer" is one more group; its characters are (0, 0).
     """
 
     windows: Tensor  # (C,) int64
     starts: Tensor  # (C,) in tokens of the window's context
     ends: Tensor  # (C,) inclusive
-    groups: Tensor  # (C,) places in `characters`
+    groups: Tensor  # (C,) indices into `characters`
     characters: Array  # sorted: start * 2 ** 32 + end
-    null: bool
+    no_answer: bool
     calibration: Calibration
 
     @classmethod
@@ -78,7 +78,7 @@ class Candidates:
         cls,
         features: Sequence[Feature],
         max_answer_len: int,
-        null: bool,
+        no_answer: bool,
         calibration: Calibration,
     ) -> "Candidates":
         blank = [np.zeros(f.token_end - f.token_start + 1, dtype=np.float32) for f in features]
@@ -99,12 +99,12 @@ class Candidates:
             ends,
             torch.from_numpy(groups),
             keys,
-            null,
+            no_answer,
             calibration,
         )
 
     def find(self, start: int, end: int) -> int | None:
-        """The group of the span of these characters; None where no span has exactly these."""
+        """The group of the spans of these characters; None where no span has exactly these."""
         if end == 0:
             return len(self.characters)
         key = (start << 32) + end
@@ -121,13 +121,13 @@ class Candidates:
         spans = start[..., self.windows, self.starts] + end[..., self.windows, self.ends]  # (.., C)
         best = spans.new_full((*spans.shape[:-1], len(self.characters)), -torch.inf)
         best = best.scatter_reduce(-1, self.groups.expand_as(spans), spans, "amax")
-        if self.null:
+        if self.no_answer:
             null = nulls.double().amin(-1, keepdim=True) - self.calibration.null_threshold
             best = torch.cat((best, null), dim=-1)
         return (best / self.calibration.temperature).log_softmax(-1)
 
     def log_p_of(self, windows: Sequence[WindowLogits], start: int, end: int) -> float | None:
-        """Log-probability of the span of these characters; None where there is no such span."""
+        """Log-probability of the span of these characters; None where no span has exactly these."""
         group = self.find(start, end)
         if group is None:
             return None
@@ -141,7 +141,7 @@ class Candidates:
 
 
 def sentences(text: str) -> Iterator[tuple[int, int]]:
-    """Where each sentence of a text stands, roughly: an abbreviation ends one too.
+    """The place of each sentence of a text, roughly: an abbreviation also ends a sentence.
 
     >>> text = 'He said "Stop!" It was 3.14 m. 終わり。はい。'
     >>> [text[a:b] for a, b in sentences(text)]
@@ -151,12 +151,12 @@ def sentences(text: str) -> Iterator[tuple[int, int]]:
 
 
 def without(text: str, start: int, end: int) -> str:
-    """The text less these characters and the white space after them."""
+    """The text without these characters and the white space after them."""
     return text[:start] + text[end:].lstrip()
 
 
 def differentiable(model: BertForQuestionAnswering) -> BertForQuestionAnswering:
-    """The model in plain float32, whatever kernels it reads with; float32 weights are shared."""
+    """The model in float32 with gradients, for any kernels; float32 weights are shared."""
     with torch.device("meta"), SkipInit():
         plain = BertForQuestionAnswering(model.config, "sdpa")
     plain.load_state_dict({k: t.float() for k, t in model.state_dict().items()}, assign=True)
@@ -171,11 +171,11 @@ def integrated_gradients(
     at_once: int = 1,
     on_step: Callable[[int], None] = lambda steps: None,
 ) -> Tensor:
-    """How much each vector adds to a function: (..., H) -> (...).
+    """The contribution of each vector to a function's value: (..., H) -> (...).
 
-    (x - x') times the mean gradient on the straight line from the baseline x' to x: formula (1) of
-    the paper, the integral by the midpoints of `steps` equal parts. `function` takes (S, ..., H) to
-    (S,); `at_once` points of the line are read together.
+    This is (x - x') times the mean gradient on the straight line from the baseline x' to x: formula
+    (1) of the paper, with the integral computed at the midpoints of `steps` equal parts.
+    `function` maps (S, ..., H) to (S,). It gets `at_once` points of the line in one call.
     """
     total = torch.zeros_like(vectors)
     for places in torch.split(((torch.arange(steps) + 0.5) / steps).to(vectors), at_once):
@@ -188,7 +188,7 @@ def integrated_gradients(
 
 
 class WordVectors:
-    """log p(answer) as a function of the vectors of the words in all of a text's windows."""
+    """log p(answer) as a function of the word vectors in all windows of a text."""
 
     def __init__(
         self,
@@ -200,10 +200,12 @@ class WordVectors:
         group: int,
         batch_size: int,
     ) -> None:
-        """`words` (W, T) says which tokens are words; the others are the same at the baseline."""
+        """`words` (W, T) marks the tokens that are words. The other tokens have the same
+        vectors at the baseline.
+        """
         self.model = model
         self.batch = collate(features, pad_id).to(model.head.S.device)
-        self.context = len(features[0].prefix)  # where it begins in every window
+        self.context = len(features[0].prefix)  # its first position in every window
         self.candidates, self.group, self.batch_size = candidates, group, batch_size
         table = model.bert.embeddings.word
         with torch.no_grad():
@@ -212,7 +214,7 @@ class WordVectors:
             self.baseline = torch.where(chosen, table.weight[pad_id], self.vectors)
 
     def read(self, vectors: Tensor, ids: Tensor, mask: Tensor, segments: Tensor) -> Tensor:
-        """(B, T, H) word vectors -> (2, B, T) logits; of `ids` only padding is of use."""
+        """(B, T, H) word vectors -> (2, B, T) logits. Of `ids`, only the padding matters."""
         table = self.model.bert.embeddings.word
         hook = table.register_forward_hook(lambda module, inputs, output: vectors)
         try:
@@ -224,7 +226,7 @@ class WordVectors:
     def log_p(self, points: Tensor) -> Tensor:
         """(S, W, T, H) -> (S,) log-probabilities of the answer.
 
-        What is more than one batch is read again for its gradients, so that memory is one batch's.
+        More than one batch is read a second time for its gradients: memory then holds one batch.
         """
         batch = self.batch
         whole = (batch.input_ids, batch.attention_mask, batch.token_type_ids)
@@ -235,7 +237,7 @@ class WordVectors:
         else:
             read = [checkpoint(self.read, *part, use_reentrant=False) for part in parts]
             logits = torch.cat(read, dim=1)  # (2, S * W, T)
-        start, end = logits.view(2, *points.shape[:-1]).cpu()  # two of (S, W, T)
+        start, end = logits.view(2, *points.shape[:-1]).cpu()  # (S, W, T) for start and for end
         context = slice(self.context, None)
         nulls = start[..., 0] + end[..., 0]
         return self.candidates.log_p(start[..., context], end[..., context], nulls)[:, self.group]

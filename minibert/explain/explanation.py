@@ -1,6 +1,6 @@
-"""Why this span: question and context in, an `Explanation` out: plain data that a page can show.
+"""Why this span: question and context in, an `Explanation` out, which is plain data for a page.
 
-All of it comes from the logits that S and E give to every window's tokens, after each layer. BERT
+Everything comes from the logits that S and E give to every window's tokens, after each layer. BERT
 (arXiv:1810.04805v2) section 4.2.
 """
 
@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..batches import collate, token_batches
-from ..data.examples import Example
-from ..errors import InputError
-from ..features import Feature, example_windows
-from ..reader import QuestionAnswerer, validated_example, whole_graphemes
+from ..answers import Answer, to_answer
+from ..data.examples import Example, validated_example
+from ..engine import Engine, OnBatch, as_array, ignore
+from ..features import Feature
+from ..qa import QuestionAnsweringOutput
+from ..settings import AnswerSettings
 from ..spans import Array, Span, WindowLogits, argmax_span, beam_spans, best_spans
-from ..tokenization import Pieces, Tokenizer
+from ..tokenization import Pieces
 from .attribution import (
     Attribution,
     Candidates,
@@ -35,12 +36,17 @@ from .attribution import (
 from .page import page
 
 STEPS = 64  # of integrated gradients
-# What reading a window backward as well costs, in windows read: for the progress bar.
+# For the progress bar: one forward and backward pass costs as much as three forward passes.
 BOTH_WAYS = 3
 
-Progress = Callable[[int, int], None]  # windows read so far, windows to read
+OnProgress = Callable[[int, int], None]  # is told how many windows are read, and how many there are
 
-# Why a decoder's pick is not the exact search's.
+
+def no_progress(done: int, total: int) -> None:
+    """The default `OnProgress`."""
+
+
+# Why a decoder's choice differs from the choice of the exact search.
 RULES = {
     "order": "it ends before it starts",
     "outside": "it reaches outside the passage, into the question or a special token",
@@ -52,196 +58,229 @@ RULES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """One of the best answers: `context[start:end] == answer`, or "" for "no answer"."""
+class Candidate(Answer):
+    """One of the best answers, with the window that gives its logits and its tokens there."""
 
-    answer: str
-    score: float  # probability among all candidates
-    start: int  # code points
-    end: int  # exclusive
-    start_logit: float
-    end_logit: float
-    window: int  # the one that speaks for it
-    token_start: int  # in that window; 0 for "no answer"
-    token_end: int  # inclusive
+    window: int = 0
+    token_start: int = 0  # in that window; 0 for "no answer"
+    token_end: int = 0  # inclusive
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What one decoder picks in one window."""
+    """The span that one decoder chooses in one window."""
 
     decoder: str  # "argmax", "beam" or "exact"
     token_start: int
     token_end: int  # inclusive; before token_start where the two argmaxes cross
     text: str
     logit: float  # start_logit + end_logit
-    rule: str  # which of `Explanation.rules` parts it from the exact search; "" where none does
+    rule: str  # a key of `Explanation.rules`: why the exact search differs; "" where it agrees
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What one window saw, a column a token, and what it would have answered alone."""
+    """The tokens of one window with their logits, and the answer from this window alone."""
 
     tokens: tuple[str, ...]  # (T,)
     ids: tuple[int, ...]
     segments: tuple[int, ...]
-    starts: tuple[int, ...]  # code points of the question or, from context_start on, the context
+    starts: tuple[int, ...]  # code points of the question; from context_start on, of the context
     ends: tuple[int, ...]  # exclusive; both are -1 for a special token
     start_logits: tuple[float, ...]
     end_logits: tuple[float, ...]
-    token_start: int  # of the context's pieces, the first that this window holds
-    context_start: int  # where that one stands among the window's tokens
+    token_start: int  # the first of the context's pieces in this window
+    context_start: int  # the position of this piece among the window's tokens
     context_end: int  # exclusive
-    left: int | None  # tokens of context before the answer; None where the window lacks it
-    right: int | None  # and after it
+    left: int | None  # context tokens before the answer; None where the window lacks the answer
+    right: int | None  # context tokens after the answer
     alone: Candidate
     decoders: tuple[Decoded, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """The answer at one depth: S and E applied to the states after that layer (0: embeddings)."""
+    """The answer after one layer: S and E applied to its hidden states (layer 0: embeddings)."""
 
     layer: int
     answer: str
     start: int
     end: int
     score: float
-    final_score: float  # of the model's answer, at this depth
+    final_score: float  # the score of the model's final answer, after this layer
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why this span. Plain data, no tensors; a notebook shows it as a page."""
+    """Why this span: plain data without tensors, which a notebook shows as a page."""
 
     question: str
     context: str
     answers: tuple[Candidate, ...]  # best first
     windows: tuple[Window, ...]
     layers: tuple[Layer, ...]
-    stays_from: int  # the layer from which on the answer is the model's
+    stays_from: int  # from this layer on, the answer is the model's final answer
     question_words: tuple[tuple[int, int], ...]  # code points, end exclusive
     context_words: tuple[tuple[int, int], ...]
-    rules: Mapping[str, str]  # name of a rule -> what it says
+    rules: Mapping[str, str]  # name of a rule -> its sentence
     max_answer_len: int
-    handle_impossible_answer: bool
+    no_answer: bool
     attribution: Attribution | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as dicts and lists of plain values, for JSON."""
+        """The same data as dicts and lists of plain values, for JSON."""
         return asdict(self)
 
     def to_html(self) -> str:
-        """The page: one file that needs nothing else."""
+        """The page: one HTML file that needs no other file."""
         return page(self.to_dict())
 
     def _repr_html_(self) -> str:
-        """The page in a frame of the notebook; its script reaches nothing outside."""
+        """The page in a frame of the notebook, where its script cannot reach anything outside."""
         return (
             f'<iframe srcdoc="{html.escape(self.to_html())}" sandbox="allow-scripts" '
             'title="Why this answer?" width="100%" height="720" style="border:0"></iframe>'
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question about a context, cut into windows, and how its answers are chosen."""
+
+    engine: Engine
+    question: str
+    context: str
+    settings: AnswerSettings
+    features: Sequence[Feature]  # the windows; their offsets are widened to whole graphemes
+
+    @classmethod
+    def of(cls, engine: Engine, question: str, context: str, settings: AnswerSettings) -> "Asked":
+        example = validated_example("", question, context)
+        (features,) = engine.windows_of([example], {})
+        return cls(engine, question, context, settings, features)
+
+    def best(self, logits: Sequence[WindowLogits], top_k: int) -> list[Candidate]:
+        """The best answers by these logits of the windows."""
+        settings = replace(self.settings, top_k=top_k)
+        offsets = self.features[0].context.offsets
+        spans = best_spans(logits, settings, offsets, calibration=self.engine.calibration)
+        return [self.candidate(span) for span in spans]
+
+    def candidate(self, span: Span) -> Candidate:
+        """A span as an answer, with the window that gives its logits and its tokens there."""
+        answer = asdict(to_answer(span, self.context, self.features[0].context.offsets))
+        if span.is_null:
+            return Candidate(**answer, window=span.window)
+        feature = self.features[span.window]
+        shift = feature.context_slice.start - feature.token_start
+        start, end = span.token_start + shift, span.token_end + shift
+        return Candidate(**answer, window=span.window, token_start=start, token_end=end)
+
+    def candidates(self) -> Candidates:
+        """All spans that compete in the softmax."""
+        return Candidates.of(
+            self.features,
+            self.settings.max_answer_len,
+            self.settings.no_answer,
+            self.engine.calibration,
+        )
+
+    @property
+    def question_slice(self) -> slice:
+        """The positions of the question among the tokens of a window."""
+        read = self.engine.window_settings.max_question_len
+        ids = self.engine.tokenizer.encode(self.question).ids[:read].tolist()
+        prefix = list(self.features[0].prefix)
+        start = next(k for k in range(len(prefix)) if prefix[k : k + len(ids)] == ids)
+        return slice(start, start + len(ids))
+
+
 def explain(
-    qa: QuestionAnswerer,
+    engine: Engine,
     question: str,
     context: str,
-    n_best: int = 10,
-    max_answer_len: int = 30,
-    handle_impossible_answer: bool = False,
+    settings: AnswerSettings = AnswerSettings(top_k=10),
     attribution: bool = True,
-    on_progress: Progress = lambda done, total: None,
+    on_progress: OnProgress = no_progress,
 ) -> Explanation:
-    """Why `qa(question, context)` answers as it does; arguments and errors as there.
+    """Why the model answers this question in this way.
 
-    The answers are those of `qa(..., top_k=n_best)`, from the same numbers. `attribution=False`
-    leaves out what reads the text many times more; `attribute` adds it later. `on_progress` is told
-    how many windows have been read, of how many.
+    The answers are the `settings.top_k` best ones of `QuestionAnswerer`, computed from the same
+    numbers. `attribution=False` leaves out the part that reads the text many more times;
+    `attribute` adds it later. Raises `InputError` as `QuestionAnswerer` does.
     """
-    if n_best < 1 or max_answer_len < 1:
-        raise InputError(f"n_best={n_best}, max_answer_len={max_answer_len}: expected 1 or more")
-    null = handle_impossible_answer
-    (features,) = windows_of(qa, [validated_example("", question, context)])
-    depths = read_layers(qa, features, counter(on_progress, len(features)))
-    offsets = features[0].context.offsets
-
-    def best(logits: Sequence[WindowLogits], count: int) -> list[Candidate]:
-        spans = best_spans(logits, count, max_answer_len, offsets, None, null, qa.calibration)
-        return [candidate(context, features, logits, span) for span in spans]
-
+    asked = Asked.of(engine, question, context, settings)
+    depths = layer_logits(engine, asked.features, counter(on_progress, len(asked.features)))
     by_layer = [
-        [cut_to_context(f, *sides) for f, sides in zip(features, depth, strict=True)]
+        [cut_to_context(f, *sides) for f, sides in zip(asked.features, depth, strict=True)]
         for depth in depths
     ]
-    answers = best(by_layer[-1], n_best)
+    answers = asked.best(by_layer[-1], settings.top_k)
     explanation = Explanation(
         question=question,
         context=context,
         answers=tuple(answers),
-        windows=tuple(
-            view(qa, question, context, features, w, sides, answers[0], max_answer_len, null)
-            for w, sides in enumerate(depths[-1])
-        ),
+        windows=tuple(view(asked, w, sides, answers[0]) for w, sides in enumerate(depths[-1])),
         layers=(),
         stays_from=0,
-        question_words=words(qa.tokenizer, qa.tokenizer.encode(question)),
-        context_words=words(qa.tokenizer, features[0].context),
-        rules=RULES | {"length": RULES["length"].format(max_answer_len)},
-        max_answer_len=max_answer_len,
-        handle_impossible_answer=null,
+        question_words=words(engine.tokenizer.encode(question)),
+        context_words=words(asked.features[0].context),
+        rules=RULES | {"length": RULES["length"].format(settings.max_answer_len)},
+        max_answer_len=settings.max_answer_len,
+        no_answer=settings.no_answer,
     )
     place = characters(explanation)
-    candidates = Candidates.of(features, max_answer_len, null, qa.calibration)
+    candidates = asked.candidates()
     layers = []
     for depth, logits in enumerate(by_layer):
-        here, log_p = best(logits, 1)[0], candidates.log_p_of(logits, *place)
+        here, log_p = asked.best(logits, 1)[0], candidates.log_p_of(logits, *place)
         assert log_p is not None
         layers.append(Layer(depth, here.answer, here.start, here.end, here.score, math.exp(log_p)))
     final = (answers[0].start, answers[0].end)
     others = [layer.layer for layer in layers if (layer.start, layer.end) != final]
     explanation = replace(explanation, layers=tuple(layers), stays_from=max(others, default=-1) + 1)
     if attribution:
-        return replace(explanation, attribution=attribute(qa, explanation, on_progress=on_progress))
+        parts = attribute(engine, explanation, on_progress)
+        explanation = replace(explanation, attribution=parts)
     return explanation
 
 
 def attribute(
-    qa: QuestionAnswerer,
-    explanation: Explanation,
-    on_progress: Progress = lambda done, total: None,
+    engine: Engine, explanation: Explanation, on_progress: OnProgress = no_progress
 ) -> Attribution:
-    """What the best answer of an explanation hangs on: `occlude` and `integrate`."""
+    """Which words the best answer of an explanation depends on: `occlude` and `integrate`."""
     whole = len(explanation.windows)
-    rows = left_out(qa, explanation)
-    windows = windows_of(qa, [Example("", row.question, row.context) for row in rows])
-    total = sum(map(len, windows)) + BOTH_WAYS * STEPS * whole
-    advance = counter(on_progress, total)
+    rows = left_out(engine, explanation)
+    examples = [Example("", row.question, row.context) for row in rows]
+    windows = list(engine.windows_of(examples, {}))
+    advance = counter(on_progress, sum(map(len, windows)) + BOTH_WAYS * STEPS * whole)
     return Attribution(
-        occlude(qa, explanation, rows, windows, advance),
-        integrate(qa, explanation, on_step=lambda points: advance(BOTH_WAYS * points * whole)),
+        occlude(engine, explanation, rows, windows, advance),
+        integrate(engine, explanation, on_step=lambda points: advance(BOTH_WAYS * points * whole)),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A question and a context of which one lacks a word or a sentence."""
+    """A question and a context, one without a word or a sentence that it had."""
 
-    side: str
-    start: int  # code points
+    side: str  # "question" or "context": which one lacks something
+    start: int  # code points of the part that is left out
     end: int
     question: str
     context: str
 
 
-def left_out(qa: QuestionAnswerer, explanation: Explanation) -> list[LeftOut]:
-    """Without each word of the question, and each sentence of the window that the answer is from.
+def left_out(engine: Engine, explanation: Explanation) -> list[LeftOut]:
+    """One row without each word of the question, and one without each sentence of the window that
+    gives the answer.
 
-    But not without the only word: there would be nothing to ask, or to read.
+    A question's only word is not left out, and neither is a context's: nothing would remain to ask
+    or to read.
     """
     question, context = explanation.question, explanation.context
-    speaker = explanation.windows[explanation.answers[0].window]
-    first, last = speaker.starts[speaker.context_start], speaker.ends[speaker.context_end - 1]
+    window = explanation.windows[explanation.answers[0].window]
+    first, last = window.starts[window.context_start], window.ends[window.context_end - 1]
     rows = [
         LeftOut("question", a, b, without(question, a, b), context)
         for a, b in explanation.question_words
@@ -251,74 +290,72 @@ def left_out(qa: QuestionAnswerer, explanation: Explanation) -> list[LeftOut]:
         for a, b in sentences(context)
         if a < last and first < b
     ]
-    return [r for r in rows if all(map(len, qa.tokenizer.encode_batch((r.question, r.context))))]
+    encode = engine.tokenizer.encode_batch
+    return [row for row in rows if all(map(len, encode((row.question, row.context))))]
 
 
 def occlude(
-    qa: QuestionAnswerer,
+    engine: Engine,
     explanation: Explanation,
     rows: Sequence[LeftOut],
     windows: Sequence[Sequence[Feature]],
-    on_batch: Callable[[int], None],
+    on_batch: OnBatch = ignore,
 ) -> tuple[Occlusion, ...]:
-    """What `qa` answers to each of the rows, and what the answer's log p is then."""
-    longest, null = explanation.max_answer_len, explanation.handle_impossible_answer
+    """The best answer to each of the rows, and the log-probability that the explained answer then
+    has. `windows` are the windows of each row."""
+    settings = AnswerSettings(1, explanation.max_answer_len, explanation.no_answer)
     place = characters(explanation)
-    logits = iter(qa.logits([f for features in windows for f in features], on_batch))
+    logits = iter(engine.logits([f for features in windows for f in features], on_batch))
     occlusions = []
     for row, features in zip(rows, windows, strict=True):
+        asked = Asked(engine, row.question, row.context, settings, features)
         read = list(islice(logits, len(features)))
-        offsets = features[0].context.offsets
-        (span, *_) = best_spans(read, 1, longest, offsets, None, null, qa.calibration)
-        now = candidate(row.context, features, read, span)
+        now = asked.best(read, 1)[0]
         moved = shifted(place, row.start, len(explanation.context) - len(row.context))
-        log_p = None
-        if moved is not None:
-            rivals = Candidates.of(features, longest, null, qa.calibration)
-            log_p = rivals.log_p_of(read, *moved)
+        log_p = None if moved is None else asked.candidates().log_p_of(read, *moved)
         occlusions.append(Occlusion(row.side, row.start, row.end, log_p, now.answer, now.score))
     return tuple(occlusions)
 
 
 def integrate(
-    qa: QuestionAnswerer,
+    engine: Engine,
     explanation: Explanation,
     steps: int = STEPS,
-    on_step: Callable[[int], None] = lambda points: None,
+    on_step: Callable[[int], None] = ignore,
 ) -> Gradients:
     """Integrated gradients of the answer's log p with respect to the vectors of all words.
 
-    In float32, whatever `qa` reads in. The baseline has [PAD]'s vector for each word of question
-    and context, and the special tokens' own: a text of the same length with nothing in it.
+    Always in float32. The baseline has [PAD]'s vector for each word of question and context, and
+    the special tokens' own vectors: a text of the same length without content.
     """
-    question = explanation.question
-    (features,) = windows_of(qa, [Example("", question, explanation.context)])
-    pieces, question_pieces = features[0].context, qa.tokenizer.encode(question)
-    asked = question_slice(qa, features[0], question)
+    settings = AnswerSettings(1, explanation.max_answer_len, explanation.no_answer)
+    asked = Asked.of(engine, explanation.question, explanation.context, settings)
+    features, inside = asked.features, asked.question_slice
+    pieces = features[0].context
     is_word = np.zeros((len(features), max(map(len, features))), dtype=bool)  # (W, T)
     for row, feature in zip(is_word, features, strict=True):
-        row[asked] = row[feature.context_slice] = True
-    candidates = Candidates.of(
-        features, explanation.max_answer_len, explanation.handle_impossible_answer, qa.calibration
-    )
+        row[inside] = row[feature.context_slice] = True
+    candidates = asked.candidates()
     group = candidates.find(*characters(explanation))
     assert group is not None
-    model, pad_id = differentiable(qa.model), qa.tokenizer.pad_id
-    line = WordVectors(model, features, is_word, pad_id, candidates, group, qa.batch_size)
-    at_once = max(1, qa.batch_size // len(features))
-    found = integrated_gradients(line.log_p, line.vectors, line.baseline, steps, at_once, on_step)
-    shares = found.double().cpu().numpy()  # (W, T)
+    model, pad_id = differentiable(engine.model), engine.tokenizer.pad_id
+    line = WordVectors(model, features, is_word, pad_id, candidates, group, engine.batch_size)
+    at_once = max(1, engine.batch_size // len(features))
+    gradients = integrated_gradients(
+        line.log_p, line.vectors, line.baseline, steps, at_once, on_step
+    )
+    shares = gradients.double().cpu().numpy()  # (W, T)
     with torch.no_grad():
         log_p, baseline_log_p = (line.log_p(v[None]).item() for v in (line.vectors, line.baseline))
     difference = log_p - baseline_log_p
 
-    # every window shows the question, and some of the context's pieces
+    # every window shows the question and some of the context's pieces
     of_context = np.zeros(len(pieces))
     for row, feature in zip(shares, features, strict=True):
         of_context[feature.token_start : feature.token_end + 1] += row[feature.context_slice]
     return Gradients(
-        by_word(qa.tokenizer, question_pieces, shares[:, asked].sum(0)),
-        by_word(qa.tokenizer, pieces, of_context),
+        by_word(engine.tokenizer.encode(explanation.question), shares[:, inside].sum(0)),
+        by_word(pieces, of_context),
         log_p,
         baseline_log_p,
         steps,
@@ -326,82 +363,33 @@ def integrate(
     )
 
 
-def windows_of(qa: QuestionAnswerer, examples: Sequence[Example]) -> list[list[Feature]]:
-    """Each example's windows, cut as `qa` cuts them; their pieces cover whole letters, as answers
-    do.
-    """
-    sizes = (qa.max_length, qa.doc_stride, qa.max_question_len)
-    found = []
-    for example, windows in zip(
-        examples, example_windows(examples, qa.tokenizer, *sizes, {}), strict=True
-    ):
-        pieces = windows[0].context
-        whole = replace(pieces, offsets=whole_graphemes(example.context, pieces.offsets))
-        found.append([replace(window, context=whole) for window in windows])
-    return found
-
-
-@torch.inference_mode()
-def read_layers(
-    qa: QuestionAnswerer, features: Sequence[Feature], on_batch: Callable[[int], None]
+def layer_logits(
+    engine: Engine, features: Sequence[Feature], on_batch: OnBatch
 ) -> list[list[tuple[Array, Array]]]:
-    """What S and E find after every layer: [layer][window] -> start and end logits, (T,) float32.
+    """The logits that S and E give after every layer: [layer][window] -> start and end, (T,)
+    float32. The logits of the last layer equal `engine.logits`."""
+    layers = engine.model.config.num_hidden_layers + 1
+    depths: list[dict[int, tuple[Array, Array]]] = [{} for _ in range(layers)]
 
-    The last layer's are those of `qa.logits`: the batches and the precision are the same.
-    """
-    qa.model.eval()
-    weights = next(qa.model.parameters())
-    device = weights.device
-    mixed = qa.precision == "bf16" and weights.dtype == torch.float32
-    multiple = math.gcd(16, qa.max_length)
-    depths: list[dict[int, tuple[Array, Array]]] = [
-        {} for _ in range(qa.model.config.num_hidden_layers + 1)
-    ]
-    for indices in token_batches(features, qa.batch_size * qa.max_length, multiple):
-        chosen = [features[k] for k in indices]
-        batch = collate(chosen, qa.tokenizer.pad_id, multiple).to(device)
-        full = len(chosen[-1]) == batch.input_ids.shape[1]  # the shortest
-        mask = None if full else batch.attention_mask
-        with torch.autocast(device.type, torch.bfloat16, mixed):
-            out = qa.model(batch.input_ids, mask, batch.token_type_ids)
-            for depth, states in zip(depths, out.hidden_states, strict=True):
-                start, end = (side.float().cpu().numpy() for side in qa.model.head(states))
-                for row, (k, feature) in enumerate(zip(indices, chosen, strict=True)):
-                    depth[k] = start[row, : len(feature)], end[row, : len(feature)]
-        on_batch(len(indices))
+    def keep(indices: list[int], out: QuestionAnsweringOutput) -> None:
+        for depth, states in zip(depths, out.hidden_states, strict=True):
+            start, end = as_array(*engine.model.head(states))  # (2, B, T)
+            for row, k in enumerate(indices):
+                depth[k] = start[row, : len(features[k])], end[row, : len(features[k])]
+
+    engine.forward(features, keep, on_batch, every_layer=True)
     return [[depth[k] for k in range(len(features))] for depth in depths]
 
 
 def cut_to_context(feature: Feature, start: Array, end: Array) -> WindowLogits:
+    """The logits of a whole window -> the logits of its context, and of [CLS]."""
     inside = feature.context_slice
     nulls = (float(start[0]), float(end[0]))
     return WindowLogits(feature.token_start, start[inside], end[inside], nulls)
 
 
-def candidate(
-    context: str, features: Sequence[Feature], logits: Sequence[WindowLogits], span: Span
-) -> Candidate:
-    """A span as the reader gives it, with the window that speaks for it and its tokens there."""
-    if span.is_null:
-        window = min(range(len(logits)), key=lambda w: sum(logits[w].null_logits))
-        return Candidate("", span.score, 0, 0, span.start_logit, span.end_logit, window, 0, 0)
-
-    def surroundings(w: int) -> int:
-        first, last = features[w].token_start, features[w].token_end
-        return min(span.token_start - first, last - span.token_end)
-
-    window = max(range(len(features)), key=surroundings)  # of equals the first
-    shift = features[window].context_slice.start - features[window].token_start
-    offsets = features[0].context.offsets
-    start, end = int(offsets[span.token_start, 0]), int(offsets[span.token_end, 1])
-    return Candidate(
-        context[start:end], span.score, start, end, span.start_logit, span.end_logit,
-        window, span.token_start + shift, span.token_end + shift,
-    )  # fmt: skip
-
-
 def characters(explanation: Explanation) -> tuple[int, int]:
-    """Where the pieces of the best answer begin and end in the context; (0, 0) for "no answer"."""
+    """The characters of the best answer's pieces in the context; (0, 0) for "no answer"."""
     best = explanation.answers[0]
     window = explanation.windows[best.window]
     if best.token_end == 0:
@@ -410,55 +398,77 @@ def characters(explanation: Explanation) -> tuple[int, int]:
 
 
 def shifted(place: tuple[int, int], start: int, length: int) -> tuple[int, int] | None:
-    """Where a place in a text is when `length` characters at `start` are out; None: with them."""
+    """A place in a text, after `length` characters at `start` were removed; None if the place was
+    removed with them."""
     if length == 0 or place[1] <= start:
         return place
     return (place[0] - length, place[1] - length) if place[0] >= start + length else None
 
 
-def view(
-    qa: QuestionAnswerer,
-    question: str,
-    context: str,
-    features: Sequence[Feature],
-    index: int,
-    logits: tuple[Array, Array],
-    answer: Candidate,
-    max_answer_len: int,
-    null: bool,
-) -> Window:
-    """One window: its tokens, their logits, and what it would have answered alone."""
-    feature = features[index]
-    inside, asked = feature.context_slice, question_slice(qa, feature, question)
+def view(asked: Asked, index: int, logits: tuple[Array, Array], answer: Candidate) -> Window:
+    """One window: its tokens, their logits, and the answer from this window alone."""
+    feature, tokenizer = asked.features[index], asked.engine.tokenizer
+    inside, of_question = feature.context_slice, asked.question_slice
     places = np.full((len(feature), 2), -1)
-    places[asked] = qa.tokenizer.encode(question).offsets[: asked.stop - asked.start]
-    places[inside] = feature.context.offsets[feature.token_start : feature.token_end + 1]
-
-    # alone, it is the whole context, and its pieces are counted from 0
+    read = of_question.stop - of_question.start
+    places[of_question] = tokenizer.encode(asked.question).offsets[:read]
     shown = slice(feature.token_start, feature.token_end + 1)
+    places[inside] = feature.context.offsets[shown]
+
+    # alone, the window is the whole context, and its pieces are counted from 0
     whole = feature.context
     pieces = Pieces(whole.ids[shown], whole.offsets[shown], whole.words[shown])
-    single = [replace(feature, context=pieces, token_start=0, token_end=len(pieces) - 1)]
+    single = replace(feature, context=pieces, token_start=0, token_end=len(pieces) - 1)
     own = [replace(cut_to_context(feature, *logits), token_start=0)]
-    spans = best_spans(own, 1, max_answer_len, pieces.offsets, None, null, qa.calibration)
-    alone, *_ = best = [candidate(context, single, own, span) for span in spans]
+    alone, *_ = best = replace(asked, features=[single]).best(own, 1)
     exact = next(span for span in best if span.token_end)  # not "no answer"
 
-    first, last = 0, -1  # of the answer, among the context's pieces
+    first, last = 0, -1  # the answer's pieces, counted in the whole context
     if answer.token_end:
-        speaker = features[answer.window]
-        shift = speaker.token_start - speaker.context_slice.start
+        source = asked.features[answer.window]
+        shift = source.token_start - source.context_slice.start
         first, last = answer.token_start + shift, answer.token_end + shift
     left, right = first - feature.token_start, feature.token_end - last
     holds = answer.token_end > 0 and left >= 0 and right >= 0
+    tokens = tokenizer.tokens(feature.input_ids)
+    return Window(
+        tokens=tuple(tokens),
+        ids=tuple(feature.input_ids),
+        segments=tuple(feature.token_type_ids),
+        starts=tuple(places[:, 0].tolist()),
+        ends=tuple(places[:, 1].tolist()),
+        start_logits=tuple(logits[0].tolist()),
+        end_logits=tuple(logits[1].tolist()),
+        token_start=feature.token_start,
+        context_start=inside.start,
+        context_end=inside.stop,
+        left=left if holds else None,
+        right=right if holds else None,
+        alone=replace(alone, window=index),
+        decoders=decoded(asked, feature, logits, exact, places),
+    )
 
-    tokens = qa.tokenizer.tokens(feature.input_ids)
+
+def decoded(
+    asked: Asked,
+    feature: Feature,
+    logits: tuple[Array, Array],
+    exact: Candidate,
+    places: Array,
+) -> tuple[Decoded, ...]:
+    """The spans that the three decoders choose in one window; `exact` is the exact search's.
+
+    `places` (T, 2) are the characters of the window's tokens in the question or the context.
+    """
+    inside, of_question = feature.context_slice, asked.question_slice
+    tokens = asked.engine.tokenizer.tokens(feature.input_ids)
     blank = places[:, 0] == places[:, 1]
+    start_logits, end_logits = logits
 
     def text(start: int, end: int) -> str:
-        for name, side in ((question, asked), (context, inside)):
+        for source, side in ((asked.question, of_question), (asked.context, inside)):
             if side.start <= start <= end < side.stop:
-                return name[places[start, 0] : places[end, 1]]
+                return source[places[start, 0] : places[end, 1]]
         return " ".join(tokens[start : end + 1])
 
     def rule(start: int, end: int, otherwise: str) -> str:
@@ -468,59 +478,42 @@ def view(
             return "order"
         if start < inside.start or end >= inside.stop:
             return "outside"
-        if end - start >= max_answer_len:
+        if end - start >= asked.settings.max_answer_len:
             return "length"
         return "blank" if blank[[start, end]].any() else otherwise
 
-    start, end = logits
-    picks = [("argmax", *argmax_span(start, end), "tie")]
-    picks += [("beam", i, j, "beam") for i, j, _ in beam_spans(start, end)[:1]]
-    picks.append(("exact", exact.token_start, exact.token_end, ""))
-    return Window(
-        tokens=tuple(tokens),
-        ids=tuple(feature.input_ids),
-        segments=tuple(feature.token_type_ids),
-        starts=tuple(places[:, 0].tolist()),
-        ends=tuple(places[:, 1].tolist()),
-        start_logits=tuple(start.tolist()),
-        end_logits=tuple(end.tolist()),
-        token_start=feature.token_start,
-        context_start=inside.start,
-        context_end=inside.stop,
-        left=left if holds else None,
-        right=right if holds else None,
-        alone=replace(alone, window=index),
-        decoders=tuple(
-            Decoded(name, i, j, text(i, j), float(start[i]) + float(end[j]), rule(i, j, otherwise))
-            for name, i, j, otherwise in picks
-        ),
+    choices = [("argmax", *argmax_span(start_logits, end_logits), "tie")]
+    choices += [("beam", i, j, "beam") for i, j, _ in beam_spans(start_logits, end_logits)[:1]]
+    choices.append(("exact", exact.token_start, exact.token_end, ""))
+    return tuple(
+        Decoded(
+            name,
+            i,
+            j,
+            text(i, j),
+            float(start_logits[i]) + float(end_logits[j]),
+            rule(i, j, otherwise),
+        )
+        for name, i, j, otherwise in choices
     )
 
 
-def question_slice(qa: QuestionAnswerer, feature: Feature, question: str) -> slice:
-    """Where the question stands among the tokens of a window."""
-    ids = qa.tokenizer.encode(question).ids[: qa.max_question_len].tolist()
-    prefix = list(feature.prefix)
-    start = next(k for k in range(len(prefix)) if prefix[k : k + len(ids)] == ids)
-    return slice(start, start + len(ids))
+def words(pieces: Pieces) -> tuple[tuple[int, int], ...]:
+    """The characters of each word of a text."""
+    return tuple(dict.fromkeys((int(a), int(b)) for a, b in pieces.word_offsets()))
 
 
-def words(tokenizer: Tokenizer, pieces: Pieces) -> tuple[tuple[int, int], ...]:
-    """Where each word of a text begins and ends."""
-    return tuple(dict.fromkeys((int(a), int(b)) for a, b in tokenizer.word_offsets(pieces)))
-
-
-def by_word(tokenizer: Tokenizer, pieces: Pieces, shares: Array) -> tuple[float, ...]:
+def by_word(pieces: Pieces, shares: Array) -> tuple[float, ...]:
     """The sum of the shares of each word's pieces, in the order of `words`."""
-    sums = dict.fromkeys(words(tokenizer, pieces), 0.0)
-    # of a question that is too long, the end was not read
-    for (a, b), share in zip(tokenizer.word_offsets(pieces), shares, strict=False):
+    sums = dict.fromkeys(words(pieces), 0.0)
+    # the end of a question that is too long was not read
+    for (a, b), share in zip(pieces.word_offsets(), shares, strict=False):
         sums[int(a), int(b)] += float(share)
     return tuple(sums.values())
 
 
-def counter(on_progress: Progress, total: int) -> Callable[[int], None]:
-    """Counts windows for a progress bar."""
+def counter(on_progress: OnProgress, total: int) -> OnBatch:
+    """An `OnBatch` that adds up the windows for a progress bar."""
     done = 0
 
     def advance(windows: int) -> None:

@@ -1,21 +1,22 @@
 "use strict";
-// Shows one explanation (`Explanation.to_dict()`); without one it asks the server for it. Offsets
-// count code points and JavaScript's strings do not: `question` and `context` cut by code points.
+// Shows one explanation, which is the data of `Explanation.to_dict()`. A page without data asks the
+// server for an explanation. Offsets count code points, but indices of JavaScript's strings count
+// UTF-16 units. So the functions `question` and `context` cut these texts by code points.
 (() => {
 const $ = (id) => document.getElementById(id);
-const SHOWN = 10;  // a bar is gone at so many logits below the best
+const SHOWN = 10;  // a word has no bar if its logit is this much below the highest; see page.html
 const VIRIDIS = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
-const DECODERS = {argmax: "best start, best end", beam: "20 best × 20 best", exact: "every legal span"};
+const DECODERS = {argmax: "best start, best end", beam: "20 best × 20 best", exact: "all legal spans"};
 
 let data = JSON.parse($("data").textContent);
 const live = data === null;
 let question, context;  // (start, end) -> text
-let chosen = 0;  // rank of the answer that is marked, from 0
-let view;  // the window that is looked at
-let words = [];  // of that window: {side, start, end, first, last}, the last two its tokens
-let word = 0, cell = [0, 0];  // where the cursors of the bars and of the grid are
+let chosen = 0;  // index of the marked answer in data.answers
+let view;  // the window that the page shows
+let words = [];  // the words of this window: {side, start, end, first, last}; first and last are tokens
+let word = 0, cell = [0, 0];  // the cursor of the bars and the cursor of the grid
 
-/** An element. Text becomes text nodes alone, so that nothing in it is markup. */
+/** A new element. Its text becomes text nodes, so the browser never reads it as markup. */
 function el(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -26,12 +27,13 @@ function el(tag, attributes = {}, ...children) {
   node.append(...children);
   return node;
 }
-const number = (x, digits = 3) => x.toFixed(digits).replace("-", "−");
+const number = (x, digits = 3) => x.toFixed(digits).replace(/^-(?=[0.]+$)/, "").replace("-", "−");
 const percent = (p) =>
   p > 0.9995 ? "> 99.9 %" : p < 0.0001 ? "< 0.01 %" : `${(100 * p).toFixed(p < 0.1 ? 2 : 1)} %`;
-const signed = (x) => (x < 0 ? "" : "+") + number(x);
-const quoted = (text) => (text ? `“${text.replace(/\s+/g, " ")}”` : "no answer");
-const said = (text) => el("bdi", {}, text ? text.replace(/\s+/g, " ") : "no answer");
+const signed = (x) => number(x).replace(/^(?=.*[1-9])(?=\d)/, "+");
+const spaced = (text) => text.replace(/\s+/g, " ");
+const quoted = (text) => `“${spaced(text)}”`;
+const said = (answer) => el("bdi", {}, spaced(answer) || "no answer");
 const meter = (p) => el("span", {class: "meter", "--p": `${100 * p}%`}, percent(p));
 
 function cutter(text) {
@@ -48,7 +50,7 @@ const row = (attributes, ...cells) =>
   el("tr", attributes, ...cells.map((c) => (c.tagName === "TD" ? c : el("td", {}, c))));
 const textCell = (text) => el("td", {class: "words"}, said(text));
 
-/** The chosen answer's tokens in a window, or null where that window lacks it. */
+/** The first and last token of an answer in a window, or null if the window does not contain it. */
 function tokensOf(answer, window) {
   if (!answer.token_end) return null;
   const from = data.windows[answer.window];
@@ -57,7 +59,7 @@ function tokensOf(answer, window) {
   return i >= window.context_start && j < window.context_end ? [i, j] : null;
 }
 
-/** Which rule a span of the window breaks: a name in data.rules, or "". */
+/** The rule that a span of the window breaks: a name in data.rules, or "". */
 function broken(i, j) {
   if (j < i) return "order";
   if (i < view.context_start || j >= view.context_end) return "outside";
@@ -70,7 +72,7 @@ function spanText(i, j) {
   const cut = i >= view.context_start ? context : question;
   const inside = view.starts.slice(i, j + 1).every((start) => start >= 0);
   return inside && (i >= view.context_start) === (j >= view.context_start)
-    ? cut(view.starts[i], view.ends[j]) : view.tokens.slice(i, j + 1).join(" ");
+    && cut(view.starts[i], view.ends[j]) || view.tokens.slice(i, j + 1).join(" ");
 }
 
 // --- the passage and its best answers
@@ -108,13 +110,13 @@ function choose(rank) {
   look(answer.window);
 }
 
-/** Scrolls a box, and the box alone, to the first of its elements that matches. */
+/** Scrolls a box to its first element that matches. The page itself does not scroll. */
 function reveal(box, selector) {
-  const found = box.querySelector(selector);
-  if (found) box.scrollTop = found.offsetTop - box.clientHeight / 3;
+  const match = box.querySelector(selector);
+  if (match) box.scrollTop = match.offsetTop - box.clientHeight / 3;
 }
 
-// --- the windows, and the one that is looked at
+// --- the windows
 
 function showWindows() {
   const total = Math.max(...data.windows.map((w) => w.token_start + w.context_end - w.context_start));
@@ -130,11 +132,16 @@ function showWindows() {
     const track = el("span", {class: "track"},
       stripe("seen", w.token_start, w.context_end - w.context_start));
     if (here) track.append(stripe("answer", w.token_start + here[0] - w.context_start, here[1] - here[0] + 1));
-    const saw = !here ? "does not hold it" : `holds it with ${here[0] - w.context_start} tokens before `
-      + `and ${w.context_end - 1 - here[1]} after`;
+    const used = k === answer.window && data.windows.length > 1;  // its logits give the score
+    let saw = used ? ": the logits of “no answer” are lowest here, and they count" : "";
+    if (answer.token_end) saw = " does not contain the answer";
+    if (here) {
+      saw = ` contains the answer, with ${here[0] - w.context_start} tokens before it and `
+        + `${w.context_end - 1 - here[1]} after it${used ? "; the logits come from here" : ""}`;
+    }
     return el("li", {}, el("button", {type: "button", "aria-pressed": "false", click: () => look(k)},
-      el("span", {}, `Window ${k + 1} ${saw}${k === answer.window && here ? "; it speaks for it" : ""}`),
-      track, el("span", {}, "alone: ", said(w.alone.answer), ` ${percent(w.alone.score)}`)));
+      el("span", {}, `Window ${k + 1}${saw}`),
+      track, el("span", {}, "best answer of this window alone: ", said(w.alone.answer), ` ${percent(w.alone.score)}`)));
   }));
 }
 
@@ -153,9 +160,9 @@ function look(k) {
 
 // --- bars over the words
 
-/** The words of which the window holds a piece, in the order of its tokens. */
+/** The words that have a piece in the window, in the order of its tokens. */
 function wordsOf(window) {
-  const found = [];
+  const list = [];
   for (const [side, places, from, to] of [
     ["question", data.question_words, 0, window.context_start],
     ["context", data.context_words, window.context_start, window.context_end]]) {
@@ -164,10 +171,10 @@ function wordsOf(window) {
       while (k < to && window.ends[k] <= start) k++;
       const first = k;
       while (k < to && window.starts[k] >= 0 && window.starts[k] < end) k++;
-      if (k > first) found.push({side, start, end, first, last: k - 1});
+      if (k > first) list.push({side, start, end, first, last: k - 1});
     }
   }
-  return found;
+  return list;
 }
 
 function showBars() {
@@ -223,12 +230,13 @@ function showGrid() {
         const [a, b] = [VIRIDIS[low][channel], VIRIDIS[low + 1][channel]];
         image.data[4 * (i * size + j) + channel] = a + part * (b - a);
       }
-      image.data[4 * (i * size + j) + 3] = broken(i, j) ? 80 : 255;  // pale: the page shows through
+      image.data[4 * (i * size + j) + 3] = broken(i, j) ? 80 : 255;  // pale: the background shows through
     }
   }
   canvas.getContext("2d").putImageData(image, 0, 0);
   for (const old of box.querySelectorAll("i:not(#here)")) old.remove();
-  const span = tokensOf(data.answers[chosen], view);
+  const answer = data.answers[chosen];
+  const span = answer.token_end ? tokensOf(answer, view) : [0, 0];  // "no answer": the first token, twice
   if (span) box.append(pin(el("i"), ...span));
   const exact = view.decoders[view.decoders.length - 1];
   readCell(...(span || [exact.token_start, exact.token_end]));
@@ -248,7 +256,7 @@ function readCell(i, j) {
   [i, j] = cell;
   pin($("here"), i, j);
   const [start, end] = [view.start_logits[i], view.end_logits[j]];
-  const rule = broken(i, j);
+  const rule = broken(i, j), none = data.no_answer && i === 0 && j === 0;
   let better = 0, legal = 0;
   for (let a = view.context_start; a < view.context_end; a++) {
     for (let b = a; b < Math.min(view.context_end, a + data.max_answer_len); b++) {
@@ -258,27 +266,30 @@ function readCell(i, j) {
     }
   }
   $("cell").textContent = `${quoted(spanText(i, j))}: start ${number(start)}, end ${number(end)}, `
-    + `together ${number(start + end)}; `
-    + (rule ? `no legal span: ${data.rules[rule]}` : `number ${better + 1} of ${legal} legal spans`);
+    + `sum ${number(start + end)}; `
+    + (none ? "the logits of “no answer”" : rule ? `not a legal span: ${data.rules[rule]}`
+      : `number ${better + 1} of ${legal} legal spans in this window`);
 }
 
 // --- decoders, layers, pieces
 
 function showDecoders() {
-  table("decoders", ["decoder", "picks", "logits", "beside the exact search"], view.decoders.map((pick) => row({},
+  const heads = ["decoder", "chosen span", "sum of logits", "difference"];
+  table("decoders", heads, view.decoders.map((pick) => row({},
     DECODERS[pick.decoder], textCell(spanText(pick.token_start, pick.token_end)),
     el("td", {class: "number"}, number(pick.logit)),
-    pick.rule ? data.rules[pick.rule] : pick.decoder === "exact" ? "" : "the same")));
+    pick.rule ? data.rules[pick.rule] : pick.decoder === "exact" ? "" : "the same span")));
 }
 
 function showLayers() {
   const best = data.answers[0];
-  table("lens", ["after", "answer", "its probability", "the final answer's"], data.layers.map((layer) =>
+  table("lens", ["after", "best answer", "its probability", "probability of the final answer"], data.layers.map((layer) =>
     row({class: layer.layer >= data.stays_from ? "final" : ""},
       layer.layer ? `layer ${layer.layer}` : "embeddings", textCell(layer.answer),
       meter(layer.score), meter(layer.final_score))));
   $("stays").replaceChildren(said(best.answer), data.stays_from
-    ? ` is the answer from layer ${data.stays_from} on.` : " is the answer at every depth.");
+    ? ` is the best answer from layer ${data.stays_from} on.`
+    : " is the best answer for the embeddings and after every layer.");
 }
 
 function showPieces() {
@@ -290,23 +301,24 @@ function showPieces() {
       `${view.segments[k]}`, number(view.start_logits[k]), number(view.end_logits[k]))));
 }
 
-// --- what the answer hangs on
+// --- what the answer depends on
 
 function showAttribution() {
-  const found = data.attribution;
-  $("attribution").hidden = !found;
-  $("pending").textContent = found ? "" : "Not computed: it reads the text many times more.";
-  if (!found) return;
-  const {log_p, baseline_log_p, gap, steps} = found.gradients;
-  $("complete").replaceChildren("The words’ shares add up to ",
-    el("b", {}, number(sum(found.gradients.question) + sum(found.gradients.context))),
-    `; with no word (every one [PAD]) log p of the answer is ${number(baseline_log_p)}, with all of `
-    + `them ${number(log_p)}, a difference of ${number(log_p - baseline_log_p)}. The two are `
-    + `${(100 * gap).toFixed(3)} % apart, in ${steps} steps.`);
-  const largest = Math.max(...found.gradients.question.map(Math.abs), ...found.gradients.context.map(Math.abs));
+  const parts = data.attribution;
+  $("attribution").hidden = !parts;
+  $("pending").textContent = parts ? "" : "This part was not computed, because it takes much longer.";
+  if (!parts) return;
+  const {log_p, baseline_log_p, gap, steps} = parts.gradients;
+  $("complete").replaceChildren("Each word has a share in log p, the natural logarithm of the answer’s "
+    + `probability. In float32, log p is ${number(log_p)} with all words and ${number(baseline_log_p)} when `
+    + "the padding token replaces every word. The difference is "
+    + `${number(log_p - baseline_log_p)}, and the shares add up to `,
+    el("b", {}, number(sum(parts.gradients.question) + sum(parts.gradients.context))),
+    `. These two are ${(100 * gap).toFixed(3)} % apart, because the shares are computed in ${steps} steps.`);
+  const largest = Math.max(...parts.gradients.question.map(Math.abs), ...parts.gradients.context.map(Math.abs));
   $("shares").replaceChildren(...[
-    [data.question_words, found.gradients.question, question],
-    [data.context_words, found.gradients.context, context]].map(([places, shares, cut]) => {
+    [data.question_words, parts.gradients.question, question],
+    [data.context_words, parts.gradients.context, context]].map(([places, shares, cut]) => {
     const node = el("p", {dir: "auto"});
     places.forEach(([start, end], k) => {
       if (k) node.append(cut(places[k - 1][1], start));
@@ -318,12 +330,12 @@ function showAttribution() {
     return node;
   }));
   const now = Math.log(data.answers[0].score);
-  const heads = ["without", "log p moves by", "and the answer is", "with", ...(live ? ["strike out"] : [])];
-  table("occlusions", heads, found.occlusions.map((o) => row({},
+  const heads = ["without", "change of log p", "best answer", "its probability", ...(live ? ["try it"] : [])];
+  table("occlusions", heads, parts.occlusions.map((o) => row({},
     textCell((o.side === "question" ? question : context)(o.start, o.end)),
-    el("td", {class: "number"}, o.log_p === null ? "the answer went with it" : signed(o.log_p - now)),
+    el("td", {class: "number"}, o.log_p === null ? "the answer is no longer possible" : signed(o.log_p - now)),
     textCell(o.answer), meter(o.score),
-    ...(live ? [el("button", {type: "button", click: () => strike(o)}, "ask without it")] : []))));
+    ...(live ? [el("button", {type: "button", click: () => strike(o)}, "Ask without it")] : []))));
 }
 
 const sum = (numbers) => numbers.reduce((a, b) => a + b, 0);
@@ -333,6 +345,7 @@ function show(explanation) {
   question = cutter(data.question);
   context = cutter(data.context);
   document.title = `${data.question} · minibert`;
+  for (const node of document.querySelectorAll(".null")) node.hidden = !data.no_answer;
   $("answered").hidden = $("main").hidden = false;
   showAnswers();
   showLayers();
@@ -369,7 +382,7 @@ $("pieces").addEventListener("toggle", showPieces);
 
 // --- the live page
 
-let running = null;  // the request under way
+let running = null;  // the AbortController of the current request
 
 async function ask(attribution = false) {
   running?.abort();
@@ -380,7 +393,7 @@ async function ask(attribution = false) {
     const response = await fetch("ask", {
       method: "POST", headers: {"Content-Type": "application/json"}, signal: running.signal,
       body: JSON.stringify({question: $("ask-question").value, context: $("ask-context").value,
-        n_best: Number($("ask-top").value), no_answer: $("ask-null").checked, attribution})});
+        top_k: Number($("ask-top").value), no_answer: $("ask-null").checked, attribution})});
     if (!response.ok) throw new Error((await response.json()).error);
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     for (let rest = "", part = await reader.read(); !part.done; part = await reader.read()) {
@@ -389,13 +402,13 @@ async function ask(attribution = false) {
       for (const line of lines) take(JSON.parse(line), before);
     }
   } catch (error) {
-    if (error.name === "AbortError") return;  // another question came first
+    if (error.name === "AbortError") return;  // a newer question replaced this one
     $("message").textContent = error.message;
   }
   $("progress").hidden = true;
 }
 
-/** One line of the server's answer. */
+/** Shows one line of the server's answer. */
 function take(line, before) {
   if (line.explanation) {
     $("message").textContent = "";
@@ -403,41 +416,42 @@ function take(line, before) {
     compare(before);
   } else if (line.reading) {
     const [done, total] = line.reading;
-    $("message").textContent = `Read ${done} of ${total} windows …`;
+    $("message").textContent = `${done} of ${total} windows read …`;
   } else if (line.progress) {
     [$("progress").value, $("progress").max] = line.progress;
     $("progress").hidden = false;
-    $("pending").textContent = "Asking again without each part, and along the way from no words to all …";
+    $("pending").textContent = "Reading the text again: without each part, and for the integrated gradients …";
   } else if (line.attribution) {
     data.attribution = line.attribution;
     showAttribution();
   } else if (line.skipped) {
-    $("pending").replaceChildren(`To compute this reads the ${data.windows.length} windows hundreds of times. `,
+    $("pending").replaceChildren(`This part takes as long as reading the ${data.windows.length} windows hundreds of times. `,
       el("button", {type: "button", click: () => ask(true)}, "Compute it"));
   } else {
     throw new Error(line.error);
   }
 }
 
-/** The answer before beside the one now, and what moved. */
+/** Compares the previous answer with the new one. */
 function compare(before) {
   $("before").hidden = !before;
   if (!before) return;
   const [old, now] = [before.answers[0], data.answers[0]];
-  const rank = data.answers.findIndex((a) => a.answer === old.answer);
+  const first = quoted(old.answer || "no answer");
+  const same = data.answers.findIndex((a) => a.answer === old.answer);
   const cells = [before, data].map((d) => el("td", {class: "words"}, el("bdi", {}, d.question), " ",
     el("b", {}, said(d.answers[0].answer)), ` ${percent(d.answers[0].score)}`));
-  const moved = old.answer === now.answer
-    ? `The answer stays; its log p moves by ${signed(Math.log(now.score) - Math.log(old.score))}.`
-    : `The answer moves from ${quoted(old.answer)} to ${quoted(now.answer)}. ${quoted(old.answer)} is now `
-      + (rank < 0 ? `not among the ${data.answers.length} best.`
-        : `number ${rank + 1}, with ${percent(data.answers[rank].score)}.`);
-  $("moved").replaceChildren(el("table", {}, el("tbody", {},
+  const change = old.answer === now.answer
+    ? `The answer is the same. Its log p changes by ${signed(Math.log(now.score) - Math.log(old.score))}.`
+    : `The answer changes from ${first} to ${quoted(now.answer || "no answer")}. ${first} is now `
+      + (same < 0 ? "not in the list of the best answers."
+        : `number ${same + 1} in the list, with ${percent(data.answers[same].score)}.`);
+  $("changes").replaceChildren(el("table", {}, el("tbody", {},
     el("tr", {}, el("th", {scope: "row"}, "before"), cells[0]),
-    el("tr", {}, el("th", {scope: "row"}, "now"), cells[1]))), el("p", {}, moved));
+    el("tr", {}, el("th", {scope: "row"}, "now"), cells[1]))), el("p", {}, change));
 }
 
-/** Asks again without a word or a sentence. */
+/** Removes a word or a sentence from the form, and asks again. */
 function strike({side, start, end}) {
   const cut = cutter(data[side]);
   $(`ask-${side}`).value = cut(0, start) + cut(end, Infinity).trimStart();

@@ -1,4 +1,4 @@
-"""The page that shows an explanation: plain data -> one HTML file that needs nothing else."""
+"""The page that shows an explanation: plain data -> one HTML file that needs no other file."""
 
 import base64
 import hashlib
@@ -11,18 +11,18 @@ FOLDER = Path(__file__).parent
 
 
 def asset(name: str) -> str:
-    """One of the page's parts, which lie beside this file."""
+    """The text of `page.html`, `page.css` or `page.js`, which are in the folder of this module."""
     return (FOLDER / name).read_text(encoding="utf-8")
 
 
 def to_json(data: Any) -> str:
-    """JSON that may stand within an HTML script element: no text can end it, or open a comment."""
+    """JSON for an HTML script element: no text in it can end the element or open a comment."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def page(data: Mapping[str, Any]) -> str:
-    """`Explanation.to_dict()` -> the page; its own policy forbids every request."""
+    """`Explanation.to_dict()` -> the page. Its own security policy forbids every request."""
     style, script = asset("page.css"), asset("page.js")
     policy = (
         f"default-src 'none'; style-src {source(style)}; script-src {source(script)}; "
@@ -37,14 +37,15 @@ def page(data: Mapping[str, Any]) -> str:
 
 
 def fill(policy: str, style: str, script: str, data: str) -> str:
-    """`page.html` with its four places filled."""
+    """`page.html` with its four placeholders filled."""
     parts = {"policy": policy, "style": style, "script": script, "data": data}
-    # split, not replaced one after another: text in the data may look like a place
+    # The template is split once. With one replacement after another, text in the data that looks
+    # like a placeholder would be replaced too.
     head, *rest = asset("page.html").split("<!-- put: ")
     return head + "".join(parts[name] + after for name, after in (r.split(" -->", 1) for r in rest))
 
 
 def source(text: str) -> str:
-    """An inline element's hash, as a Content-Security-Policy names it."""
+    """The hash of an inline element, in the form that a Content-Security-Policy needs."""
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     return f"'sha256-{digest}'"

@@ -1,7 +1,7 @@
-"""The page live: question and passage in, the same explanation out, a line of JSON at a time.
+"""The live page: question and passage in, the same explanation out, as lines of JSON.
 
-Only the user's own browser may ask: the address is the loopback's, and a request whose Host or
-Origin is another is refused, so that no web page elsewhere can send one. Nothing is written.
+Only the user's own browser can ask. The server listens on the loopback address, and it refuses
+requests with another Host or Origin, so other web pages cannot send any. It writes no file.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import uvicorn
@@ -24,15 +24,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import InputError, MinibertError
 from ..reader import QuestionAnswerer
-from .explanation import attribute, explain
+from .explanation import attribute
 from .page import asset, fill
 
 ADDRESS = "127.0.0.1"
-MAX_QUESTION, MAX_CONTEXT = 2_000, 200_000  # characters: a context of a minute's reading at most
-MAX_BYTES = 6 * (MAX_QUESTION + MAX_CONTEXT) + 1_000  # JSON may write a character as "\\u0000"
+MAX_QUESTION, MAX_CONTEXT = 2_000, 200_000  # characters; reading takes at most a minute
+MAX_BYTES = 6 * (MAX_QUESTION + MAX_CONTEXT) + 1_000  # in JSON "\\u0000" has 6 bytes
 MAX_ANSWERS = 50
-WAITING = 8  # requests, while one is worked on
-UNASKED_WINDOWS = 4  # so many are attributed without being asked: a few seconds
+WAITING = 8  # requests that wait while the server works on another one
+UNASKED_WINDOWS = 4  # up to this number, attribution takes seconds and needs no request
+KINDS: dict[Any, str] = {str: "text", int: "a whole number", bool: "true or false"}
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -46,11 +47,11 @@ HEADERS = {
 
 
 class Stopped(Exception):
-    """Nobody waits for the answer any more."""
+    """The browser no longer waits for the answer."""
 
 
 class Refused(Exception):
-    """A request that is not worked on: the HTTP status, and why."""
+    """A request that the server does not accept: the HTTP status and the reason."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -59,32 +60,33 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Asked:
-    """What the page sends."""
+    """The question that the page sends. Raises `Refused` for wrong types and sizes."""
 
     question: str
     context: str
-    n_best: int = 10
+    top_k: int = 10
     no_answer: bool = False
     attribution: bool = False
 
     def __post_init__(self) -> None:
-        for name, kind in self.__annotations__.items():
-            if type(getattr(self, name)) is not kind:
-                raise Refused(400, f"{name}: expected a {kind.__name__}")
+        for field in fields(self):
+            # not isinstance: it accepts True as an int
+            if type(getattr(self, field.name)) is not field.type:
+                raise Refused(400, f"{field.name}: expected {KINDS[field.type]}")
         for name, limit in (("question", MAX_QUESTION), ("context", MAX_CONTEXT)):
             if (length := len(getattr(self, name))) > limit:
                 what = "passage" if name == "context" else name
                 raise Refused(
                     413,
                     f"the {what} has {length:,} characters; this page reads up to {limit:,}. "
-                    "minibert answer has no limit",
+                    "The command `minibert answer` has no limit",
                 )
-        if not 1 <= self.n_best <= MAX_ANSWERS:
-            raise Refused(400, f"answers: {self.n_best}; expected 1 to {MAX_ANSWERS}")
+        if not 1 <= self.top_k <= MAX_ANSWERS:
+            raise Refused(400, f"number of answers: {self.top_k}; expected 1 to {MAX_ANSWERS}")
 
 
 class Guard:
-    """Refuses what comes from elsewhere, and gives every response its headers."""
+    """Refuses requests of other pages, and adds the security headers to every response."""
 
     def __init__(self, app: ASGIApp, port: int) -> None:
         self.app = app
@@ -100,12 +102,12 @@ class Guard:
         headers = Headers(scope=scope)
         app = self.app
         if headers.get("host") not in self.hosts or headers.get("origin") not in self.origins:
-            app = JSONResponse({"error": "this page answers its own browser alone"}, 403)
+            app = JSONResponse({"error": "this server answers only its own page"}, 403)
         await app(scope, receive, send_guarded)
 
 
 class Live:
-    """One question at a time in a thread of its own, and a few that wait."""
+    """Works on one question at a time, in a thread. A few more questions can wait."""
 
     def __init__(self, qa: QuestionAnswerer) -> None:
         self.qa = qa
@@ -115,7 +117,7 @@ class Live:
 
     def app(self, port: int) -> ASGIApp:
         page = fill(
-            policy="",  # a header says it
+            policy="",  # it is in HEADERS
             style='<link rel="stylesheet" href="page.css">',
             script='<script src="page.js"></script>',
             data="null",
@@ -137,14 +139,14 @@ class Live:
         try:
             asked = await read_question(request)
             if not self.places.acquire(blocking=False):
-                raise Refused(503, f"{WAITING} questions are waiting already: ask again in a while")
+                raise Refused(503, f"{WAITING} questions are waiting already: ask again later")
         except Refused as refused:
             return JSONResponse({"error": str(refused)}, refused.status)
         lines: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         loop, stop = asyncio.get_running_loop(), threading.Event()
 
         def put(line: dict[str, Any] | None) -> None:
-            if not self.closing.is_set():  # the loop may be gone
+            if not self.closing.is_set():  # otherwise the loop may have ended
                 loop.call_soon_threadsafe(lines.put_nowait, line)
 
         def tell(line: dict[str, Any]) -> None:
@@ -159,7 +161,7 @@ class Live:
                 pass
             except MinibertError as error:
                 put({"error": " ".join(str(error).split())})
-            except Exception as error:  # a fault of ours: the page must not wait for ever
+            except Exception as error:  # our mistake: tell the page, so it does not wait for ever
                 put({"error": f"{type(error).__name__}: {error}"})
             finally:
                 self.places.release()
@@ -170,40 +172,42 @@ class Live:
                 while (line := await lines.get()) is not None:
                     yield json.dumps(line, allow_nan=False) + "\n"
             finally:
-                stop.set()  # the browser has gone, or has all of it
+                stop.set()  # the browser left, or has every line
 
         self.thread.submit(work)
         return StreamingResponse(stream(), media_type="application/x-ndjson")
 
     def answer(self, asked: Asked, tell: Callable[[dict[str, Any]], None]) -> None:
-        """The explanation, then what the answer hangs on, and how far each has come."""
-        found = explain(
-            self.qa,
+        """Call `tell` with the explanation, then its attribution, and the progress of both."""
+        explanation = self.qa.explain(
             asked.question,
             asked.context,
-            asked.n_best,
-            handle_impossible_answer=asked.no_answer,
+            asked.top_k,
+            no_answer=asked.no_answer,
             attribution=False,
             on_progress=lambda done, total: tell({"reading": (done, total)}),
         )
-        tell({"explanation": found.to_dict()})
-        if not asked.attribution and len(found.windows) > UNASKED_WINDOWS:
+        tell({"explanation": explanation.to_dict()})
+        if not asked.attribution and len(explanation.windows) > UNASKED_WINDOWS:
             tell({"skipped": True})
             return
-        parts = attribute(self.qa, found, lambda done, total: tell({"progress": (done, total)}))
+        parts = attribute(
+            self.qa, explanation, lambda done, total: tell({"progress": (done, total)})
+        )
         tell({"attribution": asdict(parts)})
 
 
 async def read_question(request: Request) -> Asked:
-    """The body of a request, read no further than it may be long. Raises `Refused`."""
+    """The question in the body of a request. Raises `Refused`, also for a body that is too long."""
     if request.headers.get("content-type", "").partition(";")[0] != "application/json":
         raise Refused(415, "expected application/json")
     body, size = b"", 0
     async for part in request.stream():
         size += len(part)
+        # Most of a body that is too long is read and dropped, else no browser shows the reason.
         if size <= MAX_BYTES:
             body += part
-        elif size > 100 * MAX_BYTES:  # to there it is read and dropped: else no browser hears why
+        elif size > 100 * MAX_BYTES:
             break
     if size > MAX_BYTES:
         limits = f"{MAX_BYTES:,} bytes; this page reads up to {MAX_CONTEXT:,} characters"
@@ -211,21 +215,21 @@ async def read_question(request: Request) -> Asked:
     try:
         return Asked(**json.loads(body))
     except (ValueError, TypeError, RecursionError) as error:
-        raise Refused(400, f"not a question as the page sends it: {error}") from error
+        raise Refused(400, f"not a question in the page's format: {error}") from error
 
 
 def serve(qa: QuestionAnswerer, port: int, on_ready: Callable[[str], None]) -> None:
-    """Serve the page on the loopback address until Ctrl-C; port 0 is any that is free.
+    """Serve the page on the loopback address until Ctrl-C. Port 0 chooses a free port.
 
-    `on_ready` is told the page's address. Raises `InputError` for a port that cannot be had.
+    `on_ready` gets the page's address. Raises `InputError` for a port that cannot be used.
     """
     with socket.socket() as listener:
-        if os.name == "posix":  # elsewhere it would share the port with another program
+        if os.name == "posix":  # on Windows this would share the port with another program
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((ADDRESS, port))
         except OSError as error:
-            raise InputError(f"port {port} cannot be had: {error.strerror}") from error
+            raise InputError(f"port {port} cannot be used: {error.strerror}") from error
         listener.listen()
         port = listener.getsockname()[1]
         live = Live(qa)
@@ -235,7 +239,7 @@ def serve(qa: QuestionAnswerer, port: int, on_ready: Callable[[str], None]) -> N
         on_ready(f"http://{ADDRESS}:{port}/")
         try:
             uvicorn.Server(config).run(sockets=[listener])
-        except KeyboardInterrupt:  # raised again by uvicorn once all is closed
+        except KeyboardInterrupt:  # uvicorn raises it again after closing everything
             pass
         finally:
             live.closing.set()

@@ -1,17 +1,19 @@
-"""Evaluation: examples -> predictions on disk -> the official metric."""
+"""Evaluation: examples -> predictions -> the official metric."""
 
 import json
 import random
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..data.examples import Example
 from ..data.metric import best_thresholds, squad_metrics
+from ..engine import OnBatch, ignore
 from ..errors import InputError
 from ..files import complete_files, make_folder
 from ..reader import QuestionAnswerer
+from ..settings import AnswerSettings
 from ..tokenization import Tokenizer
 
 
@@ -21,39 +23,41 @@ def evaluate(
     output_dir: str | Path | None = None,
     n_best: int = 20,
     max_answer_len: int = 30,
-    on_batch: Callable[[int], None] = lambda windows: None,
-    version_2: bool = False,
+    on_batch: OnBatch = ignore,
+    no_answer: bool = False,
     null_threshold: float | None = None,
     tune_threshold: bool = False,
 ) -> dict[str, Any]:
     """Answer every example and score the best answers with `squad_metrics`.
 
-    With an `output_dir`, writes `predictions.json` ({id: text}, what the official scripts read),
-    `nbest_predictions.json` ({id: the `n_best` answers with scores and offsets}) and
-    `metrics.json` there: all of them, or none. `on_batch` is told how many windows have just been
+    With an `output_dir`, writes `predictions.json` ({id: text}, the format of the official
+    scripts), `nbest_predictions.json` ({id: the `n_best` answers with scores and offsets}) and
+    `metrics.json` there: all files, or none. `on_batch` is told how many windows have just been
     read.
 
-    With `version_2` a question may have no answer. Its null odds are the logit of "no answer" less
-    that of the best span (`null_odds.json`): where they exceed `null_threshold` (None: the model's
-    own) the prediction is "". The figures then include those of `best_thresholds`. With
-    `tune_threshold` the threshold is chosen on one half of the contexts, and all figures are of the
-    other half: under "threshold_0" at 0, under "tuned" at the one chosen, under "best" at the one
-    that suits this very half best, which is more than anyone can know beforehand. Raises
-    `InputError` for either setting without `version_2`.
+    With `no_answer` a question may have no answer. Its null odds are the logit of "no answer" minus
+    the logit of the best span (`null_odds.json`). Where they exceed `null_threshold` (None: the
+    model's own) the prediction is "". The figures then include `best_thresholds`.
+
+    With `tune_threshold` the threshold is chosen on one half of the contexts, and all figures are
+    for the other half: under "threshold_0" with threshold 0, under "tuned" with the chosen one, and
+    under "best" with the best threshold in hindsight. Raises `InputError` for a threshold or for
+    `tune_threshold` without `no_answer`.
     """
-    if (tune_threshold or null_threshold) and not version_2:
-        raise InputError("null_threshold and tune_threshold are for version_2")
+    if (tune_threshold or null_threshold) and not no_answer:
+        raise InputError("null_threshold and tune_threshold need no_answer")
     folder = None if output_dir is None else make_folder(output_dir)  # before the long work
     if null_threshold is None:
         null_threshold = qa.calibration.null_threshold
     warn_of_long_answers(examples, qa.tokenizer, max_answer_len)
-    answered = qa.n_best(examples, n_best, max_answer_len, version_2, on_batch=on_batch)
+    settings = AnswerSettings(n_best, max_answer_len, no_answer)
+    answered = qa.answer_examples(examples, settings, on_batch)
     nbest = {example.id: answers for example, answers in zip(examples, answered, strict=True)}
     texts, odds = {}, {}
     for key, answers in nbest.items():
         best = next(a for a in answers if a.answer)
         texts[key] = best.answer
-        if version_2:
+        if no_answer:
             null = next(a for a in answers if not a.answer)
             odds[key] = null.start_logit + null.end_logit - best.start_logit - best.end_logit
 
@@ -72,13 +76,13 @@ def evaluate(
         }
     else:
         metrics = dict(squad_metrics(with_nulls(texts, odds, null_threshold), examples))
-        if version_2:
+        if no_answer:
             metrics |= best_thresholds(texts, odds, examples)
     if folder is not None:
         rows = {key: [a.to_dict() for a in answers] for key, answers in nbest.items()}
         predictions = with_nulls(texts, odds, null_threshold)
         files = {"predictions": predictions, "nbest_predictions": rows, "metrics": metrics}
-        if version_2:
+        if no_answer:
             files["null_odds"] = odds
         with complete_files(folder) as draft:
             for name, value in files.items():
@@ -90,12 +94,12 @@ def evaluate(
 def with_nulls(
     texts: dict[str, str], odds: dict[str, float], null_threshold: float
 ) -> dict[str, str]:
-    """The texts, but "" where the null odds exceed the threshold."""
+    """The predictions: the texts, or "" where the null odds exceed the threshold."""
     return {k: "" if odds.get(k, -1e9) > null_threshold else text for k, text in texts.items()}
 
 
 def halves(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
-    """Two parts, always the same, that share no context: half of the contexts each."""
+    """Two parts that share no context, each with half of the contexts; always the same two."""
     contexts = sorted({example.context for example in examples})
     random.Random(0).shuffle(contexts)
     first = set(contexts[: len(contexts) // 2])
@@ -108,7 +112,7 @@ def halves(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
 def warn_of_long_answers(
     examples: Sequence[Example], tokenizer: Tokenizer, max_answer_len: int
 ) -> None:
-    """Warn of questions whose gold answers are all too long to be predicted; count them."""
+    """Warn of questions whose gold answers are all longer than any prediction."""
     golds = [gold.text for example in examples for gold in example.answers]
     lengths = map(len, tokenizer.encode_batch(golds))
     shortest = [min((next(lengths) for _ in example.answers), default=0) for example in examples]

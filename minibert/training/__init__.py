@@ -1,4 +1,4 @@
-"""Training: one loop for fine-tuning and for masked language modelling."""
+"""Training: one loop for fine-tuning and masked language modelling."""
 
 from .config import TrainingConfig
 from .finetune import train

@@ -10,10 +10,10 @@ from ..errors import InputError
 from ..fast.processor import Precision, choose_precision
 from ..settings import WindowSettings, setting
 
-# Padded tokens in one pass. On a CPU: a batch of 16 full windows. On a GPU: as many as fit into
-# 16 GB with BERT-large in bfloat16. For the backward pass a layer keeps 34 bytes for each number of
-# a hidden state (arXiv:2205.05198, section 4.1, without the attention scores), and BERT-large has
-# 24 layers of 1,024 numbers per token.
+# Padded tokens in one pass. On a CPU: a batch of 16 full windows. On a GPU: as many tokens as fit
+# into 16 GB with BERT-large in bfloat16. For the backward pass, a layer keeps 34 bytes for each
+# number of a hidden state (arXiv:2205.05198, section 4.1, without the attention scores). BERT-large
+# has 24 layers with 1,024 numbers for each token.
 CPU_TOKENS = 6144
 GPU_TOKENS = 16384
 
@@ -28,7 +28,9 @@ class TrainingConfig:
     init: str = setting(..., "Folder or hub id of the encoder to start from.")
     train_file: str = setting(..., "Training data: a file, a folder of files, or a hub id.")
     output_dir: str = setting(..., "Folder for the model, its log and its checkpoints.")
-    revision: str | None = setting(None, "Branch, tag or commit of the hub id in `init`.")
+    revision: str | None = setting(
+        None, "Branch, tag or commit of the encoder's hub id; by default the newest."
+    )
     dev_file: str | None = setting(None, "Data to evaluate on after each epoch.")
     max_answer_len: int = setting(30, "Longest answer in that evaluation, in tokens.")
     epochs: float = setting(3.0, "Passes over the data; 1.5 stops in the middle of the second.")
@@ -36,7 +38,7 @@ class TrainingConfig:
     max_tokens: int | None = setting(
         None,
         "Most tokens in one forward pass, with padding. A larger batch is split into several "
-        "passes, and their gradients are added.",
+        "passes, and their gradients are added; by default 6,144 on a CPU and 16,384 on a GPU.",
     )
     # The paper searched 5e-5, 3e-5 and 2e-5 (appendix A.3).
     learning_rate: float = setting(2e-5, "Highest learning rate.")
@@ -46,7 +48,9 @@ class TrainingConfig:
     max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm.")
     max_length: int = setting(384, "Tokens in one window.")
     doc_stride: int | None = setting(128, "Tokens that two neighbouring windows share.")
-    max_train_examples: int | None = setting(None, "Train on a random sample of this size.")
+    max_train_examples: int | None = setting(
+        None, "Train on a random sample of this size; by default on all."
+    )
     negatives: float = setting(
         0.0, "For this share of the questions, add one copy with a text that has no answer."
     )
@@ -66,8 +70,8 @@ class TrainingConfig:
     progress: bool = setting(True, "Show a progress bar.")
 
     def __post_init__(self) -> None:
-        whole = ("batch_size", "max_tokens", "max_length", "max_answer_len", "max_train_examples")
-        for name in (*whole, "checkpoint_every", "keep_checkpoints"):
+        counts = ("batch_size", "max_tokens", "max_answer_len", "max_train_examples")
+        for name in (*counts, "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: expected 1 or more")
         for name in ("epochs", "learning_rate", "max_grad_norm"):
@@ -83,19 +87,20 @@ class TrainingConfig:
             )
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise InputError(f"dropout={self.dropout}: expected from 0 to below 1")
-        if isinstance(self.teachers, str):  # its letters would be read as names
+        if isinstance(self.teachers, str):  # a loop over it would give single letters
             raise InputError(f"teachers={self.teachers!r}: expected a tuple of strings")
-        # checks the name; the device is chosen later
+        # These two raise for a wrong value. The device is chosen later.
+        WindowSettings(self.max_length, self.doc_stride)
         choose_precision(self.precision, torch.device("cpu"), float_weights=True)
 
     @property
     def window_settings(self) -> WindowSettings:
-        """How contexts are cut."""
+        """How contexts are cut into windows."""
         return WindowSettings(self.max_length, self.doc_stride)
 
 
 def resolved(config: TrainingConfig, device: torch.device) -> TrainingConfig:
-    """The same settings, with a value for everything that was left to the device."""
+    """The same settings, with a value for each setting that depends on the device."""
     on_cpu = device.type == "cpu"
     return replace(
         config,

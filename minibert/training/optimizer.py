@@ -9,7 +9,7 @@ from .config import TrainingConfig
 
 
 def schedule(step: int, warmup_steps: int, total_steps: int) -> float:
-    """The factor on the learning rate: up from 0 in a line, then down to 0 in a line.
+    """The factor on the learning rate: it rises linearly from 0 to 1, then falls linearly to 0.
 
     >>> [schedule(step, 2, 6) for step in range(6)]
     [0.0, 0.5, 1.0, 0.75, 0.5, 0.25]
@@ -20,10 +20,10 @@ def schedule(step: int, warmup_steps: int, total_steps: int) -> float:
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameters for the optimizer: weights decay; biases and LayerNorms don't.
+    """Two groups of parameters for the optimizer: weights decay, biases and LayerNorms do not.
 
-    As in google-research/bert. By name, not by number of dimensions: S and E are vectors, yet
-    they are weights.
+    As in google-research/bert. The name decides, not the number of dimensions: S and E are vectors,
+    but they are weights.
     """
     undecayed: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []

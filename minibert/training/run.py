@@ -1,9 +1,6 @@
-"""A training run's folder: its state on disk and back, its log, progress and stop signals.
+"""A training run: its folder, its log, its progress bar and its stop signals.
 
-`run.json` says which run it is. A checkpoint is one safetensors file of weights, Adam's moments and
-random states, with the rest as JSON and a checksum of it all in its header: nothing in it can be
-executed, and `latest_checkpoint` uses none that has changed. What a run computes stands in
-`training.py`; here is what lets it stop and go on.
+`run.json` says which run it is. `require_same_run` compares it with a run that wants to resume.
 """
 
 import json
@@ -15,146 +12,152 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
-import safetensors.torch
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from rich.progress import BarColumn, Progress, TimeRemainingColumn
 
+from ..data.examples import Example
 from ..errors import CheckpointError, DataError, InputError, Interrupted, PretrainedError, first_of
+from ..fast.processor import choose_device, device_errors, device_name
+from ..features import Feature
 from ..files import UNFINISHED, complete_files, make_folder
-from ..identity import differences, tensors_digest
-from ..pretrained import read_json
-from .parallel import ProcessGroup
+from ..hub import read_json
+from ..identity import differences, examples_digest, features_digest, tensors_digest
+from .checkpoints import CHECKPOINTS, latest_checkpoint, load_tensors, tensors_of, write_checkpoint
+from .config import TrainingConfig, resolved
+from .job import Job
+from .parallel import ProcessGroup, process_group
 
-CHECKPOINTS = "checkpoint-*.safetensors"
-
-# what a checkpoint holds beside its tensors
-STATE = {"identity", "step", "epochs_done", "log_size", "metrics"}
-
-# what else training writes
+# The other files that training writes.
 MODEL_FILES = {
     "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt",
 }  # fmt: skip
 RUN_FILES = {"run.json", "metrics.jsonl", "skipped.txt"}
 
+# Settings that do not affect the weights, and paths: the contents behind a path are compared, by
+# their digests, but not its name.
+NOT_COMPARED = {
+    "init", "revision", "train_file", "dev_file", "teachers", "output_dir",
+    "progress", "checkpoint_every", "keep_checkpoints",
+}  # fmt: skip
+
+
+@contextmanager
+def started(
+    config: TrainingConfig, resume: bool
+) -> Iterator[tuple[TrainingConfig, torch.device, ProcessGroup]]:
+    """Check the output folder, start the processes and set torch's seed.
+
+    Yields the settings as `resolved` completes them. An error of the disk or the device becomes an
+    `InputError`.
+    """
+    device = choose_device(config.device)
+    with process_group(device) as group, device_errors(device):
+        try:
+            require_folder(Path(config.output_dir), resume)
+            config = resolved(config, device)
+            torch.manual_seed(config.seed)
+            yield config, device, group
+        except OSError as error:  # for example a full disk
+            raise InputError(f"{config.output_dir}: {error}") from error
+
 
 class Run:
-    """A training run and its folder: how far it has come, and all that it writes.
+    """A training run and its folder: its progress, and all the files that it writes.
 
-    Of several processes, each has one of these. `open`, `save` and `save_if_due` are collective
-    operations: every process must call them in the same order. The one of rank 0 alone writes.
+    Each process has its own `Run`, but only the process of rank 0 writes files. `open`, `save` and
+    `save_if_due` are collective operations: every process must call them in the same order.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        identity: dict[str, Any],
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        group: ProcessGroup,
-        keep_checkpoints: int,
+        self, job: Job, features: Sequence[Feature], dev_examples: Sequence[Example] = ()
     ) -> None:
-        """`identity` is all that the weights depend on: see `require_same_run`."""
-        self.folder = folder
-        self.identity = identity
-        self.model = model
-        self.optimizer = optimizer
-        self.group = group
-        self.keep_checkpoints = keep_checkpoints
-        self.device = next(model.parameters()).device
+        """`features` are all windows that the run trains on, in order."""
+        self.job = job
+        self.folder = Path(job.config.output_dir)
+        self.identity = identity_of(job, features, dev_examples)
         self.step = 0
         self.epochs_done = 0
         self.metrics: dict[str, float | int] = {}  # of the last evaluation
         self.last_checkpoint: Path | None = None
-        self.log_size = 0  # bytes of the log that belong to this run
-        # Set by `open`: the log, the progress bar, and what was asked by signals
-        self.log: TextIO
-        self.bar: Progress
-        self.stop: StopSignals
-        # Set by `start_phase`: the phase's bar, when it began, and how many windows are done
-        self.task: TaskID
-        self.began: float
-        self.windows_done: int
+        self.log_size = 0  # how many bytes of the log belong to this run
+
+    @contextmanager
+    def open(self, resume: bool, allow_other_machine: bool) -> Iterator[None]:
+        """Start or resume, and open log and progress bar. Stop signals now wait for a checkpoint.
+
+        Raises `CheckpointError` if the run to resume is another one, `InputError` if the disk lacks
+        space.
+        """
+        config, group = self.job.config, self.job.group
+        if group.rank > 0:  # so far all processes had one seed; now each draws its own dropout
+            torch.manual_seed(config.seed + group.rank)
+        if resume:
+            self.restore(allow_other_machine)
+        weights = sum(p.numel() * p.element_size() for p in self.job.model.parameters())  # bytes
+        checkpoint = 3 * weights  # with Adam's two moments
+        # the old checkpoints remain while a new one is written; and there is the saved model
+        needed = (config.keep_checkpoints + 1) * checkpoint + weights
+        require_space(make_folder(self.folder), needed)
+        group.wait()  # every process has looked at the folder before rank 0 writes there
+        writes = group.rank == 0
+        if writes:
+            for draft in self.folder.glob(f"{UNFINISHED}*"):  # of a process that was killed
+                shutil.rmtree(draft, ignore_errors=True)
+            self.write_text("run.json", json.dumps(self.identity, indent=2) + "\n")
+        log_path = self.folder / "metrics.jsonl" if writes else Path(os.devnull)
+        with (
+            open_log(log_path, self.log_size) as self.log,
+            progress_bar(config.progress and writes) as self.bar,
+            StopSignals() as self.stop,
+        ):
+            yield
 
     def restore(self, allow_other_machine: bool) -> None:
-        """Go on from the newest whole checkpoint, or begin anew where the run has saved none.
+        """Continue from the newest complete checkpoint, or start anew if the run has saved none.
 
         Raises `CheckpointError` for the folder or a checkpoint of another run.
         """
         if not any(self.folder.glob(CHECKPOINTS)):
-            if (self.folder / "run.json").exists():
-                was = read_run(self.folder)
-                require_same_run(was, self.identity, allow_other_machine)
+            if (path := self.folder / "run.json").exists():
+                try:
+                    require_same_run(read_json(path), self.identity, allow_other_machine)
+                except PretrainedError as error:
+                    raise CheckpointError(str(error)) from error
             return
         self.last_checkpoint, tensors, state = latest_checkpoint(self.folder)
         require_same_run(state["identity"], self.identity, allow_other_machine)
-        weights = self.model.state_dict()
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name in list(tensors):  # each is let go once it is copied
-            kind, _, rest = name.partition(".")
-            if kind == "model":
-                weights[rest].copy_(tensors.pop(name))
-            elif kind == "optimizer":
-                index, _, moment = rest.partition(".")
-                moments.setdefault(int(index), {})[moment] = tensors.pop(name).clone()
-        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
-        rank = self.group.rank
-        torch.set_rng_state(tensors[f"random.{rank}.cpu"])
-        if self.device.type != "cpu":
-            module = torch.get_device_module(self.device)
-            module.set_rng_state(tensors[f"random.{rank}.{self.device.type}"])
+        load_tensors(self.job, tensors)
         self.step, self.epochs_done = state["step"], state["epochs_done"]
         self.metrics, self.log_size = state["metrics"], state["log_size"]
 
-    @contextmanager
-    def open(self, progress: bool) -> Iterator[None]:
-        """Open the log and the progress bar, and let Ctrl-C and SIGTERM wait for a checkpoint."""
-        weights = sum(p.numel() * p.element_size() for p in self.model.parameters())  # bytes
-        checkpoint = 3 * weights  # with Adam's two moments
-        # while a checkpoint is written, the old ones are still there; beside them the saved model
-        needed = (self.keep_checkpoints + 1) * checkpoint + weights
-        require_space(make_folder(self.folder), needed)
-        self.group.wait()  # every process has looked at the folder before rank 0 writes there
-        writes = self.group.rank == 0
-        if writes:
-            for draft in self.folder.glob(f"{UNFINISHED}*"):  # of a process that was killed
-                shutil.rmtree(draft, ignore_errors=True)
-            with complete_files(self.folder) as draft:
-                text = json.dumps(self.identity, indent=2)
-                (draft / "run.json").write_text(text + "\n", encoding="utf-8")
-        log_path = self.folder / "metrics.jsonl" if writes else Path(os.devnull)
-        with (
-            open_log(log_path, self.log_size) as self.log,
-            progress_bar(progress and writes) as self.bar,
-            stop_signals() as self.stop,
-        ):
-            yield
+    def write_text(self, name: str, text: str) -> None:
+        with complete_files(self.folder) as draft:
+            (draft / name).write_text(text, encoding="utf-8")
 
     def announce(self, line: str) -> None:
-        """Print a line above the progress bar, where there is one."""
+        """Print a line above the progress bar, if the bar is shown."""
         self.bar.console.print(line, markup=False, highlight=False)
 
     def report_skipped(self, skipped: Sequence[DataError]) -> None:
-        """Name the questions that were left out in `skipped.txt`."""
-        if skipped and self.group.rank == 0:
-            with complete_files(self.folder) as draft:
-                text = "".join(f"{problem}\n" for problem in skipped)
-                (draft / "skipped.txt").write_text(text, encoding="utf-8")
-            self.announce(f"{len(skipped):,} left out: {self.folder / 'skipped.txt'} says why")
+        """List the questions that were left out in `skipped.txt`."""
+        if skipped and self.job.group.rank == 0:
+            self.write_text("skipped.txt", "".join(f"{problem}\n" for problem in skipped))
+            path = self.folder / "skipped.txt"
+            self.announce(f"{len(skipped):,} questions were left out; {path} gives the reasons")
 
     def start_phase(self, description: str, windows: int) -> None:
-        """Begin a bar for so many windows."""
+        """Begin a progress bar for this number of windows."""
         self.task = self.bar.add_task(description, total=windows, status="")
         self.began, self.windows_done = time.perf_counter(), 0
 
     def advance(self, windows: int, status: str = "") -> None:
-        """Move the bar on by the windows that have just been read."""
+        """Advance the bar by this number of windows."""
         self.windows_done += windows
         self.bar.update(self.task, completed=self.windows_done, status=status)
 
@@ -163,44 +166,43 @@ class Run:
         self.step += 1
         speed = (self.windows_done + windows) / (time.perf_counter() - self.began)
         self.advance(windows, f"loss {figures['loss']:.2f}  {speed:.1f} windows/s")
-        line = {"step": self.step, "epoch": epoch, **figures, "windows_per_second": speed}
-        self.log.write(json.dumps(line) + "\n")
+        self.write_line(epoch, figures | {"windows_per_second": speed})
 
     def log_evaluation(self, epoch: int, metrics: dict[str, float | int]) -> None:
-        """Keep, log and show the figures of an epoch's evaluation."""
+        """Keep, log and show the metrics of an epoch's evaluation."""
         self.metrics = metrics
-        self.log.write(json.dumps({"step": self.step, "epoch": epoch} | metrics) + "\n")
+        self.write_line(epoch, metrics)
         self.advance(0, f"EM {metrics['exact_match']:.2f}  F1 {metrics['f1']:.2f}")
 
-    def save_if_due(self, every: int) -> None:
-        """Save after every so many steps, and when asked to stop; then raise `Interrupted`."""
-        asked = next(filter(None, self.group.gather(self.stop.asked)), None)
-        if asked or self.step % every == 0:
+    def write_line(self, epoch: int, figures: Mapping[str, float]) -> None:
+        self.log.write(json.dumps({"step": self.step, "epoch": epoch, **figures}) + "\n")
+
+    def save_if_due(self) -> None:
+        """Save every `checkpoint_every` steps. After a stop signal save too, and raise."""
+        group = self.job.group
+        received = next(filter(None, group.gather(self.stop.received)), None)
+        if received or self.step % self.job.config.checkpoint_every == 0:
             self.save()
-        if asked:
-            self.group.wait()  # until rank 0 has written it
-            raise self.interrupted(asked)
+        if received:
+            group.wait()  # until rank 0 has written the checkpoint
+            raise self.interrupted(received)
 
     def raise_if_stopped(self) -> None:
-        """Raise `Interrupted` when this process was asked to stop; saves nothing."""
-        if self.stop.asked:
-            raise self.interrupted(self.stop.asked)
+        """Raise `Interrupted` if this process has received a stop signal; saves nothing."""
+        if self.stop.received:
+            raise self.interrupted(self.stop.received)
 
-    def interrupted(self, asked: signal.Signals) -> Interrupted:
-        return Interrupted(f"{asked.name}: stopped; {self.last_checkpoint} resumes it", asked)
+    def interrupted(self, number: signal.Signals) -> Interrupted:
+        return Interrupted(f"{number.name}: stopped; resume from {self.last_checkpoint}", number)
 
     def save(self) -> None:
-        """Write a checkpoint, and remove those that are no longer kept."""
-        random_states = {"cpu": torch.get_rng_state()}
-        if self.device.type != "cpu":
-            module = torch.get_device_module(self.device)
-            random_states[self.device.type] = module.get_rng_state()
-        every_process_s = self.group.gather(random_states)
-        if self.group.rank > 0:
-            self.last_checkpoint = self.folder  # rank 0 knows which
+        """Write a checkpoint, and remove the checkpoints that are no longer kept."""
+        tensors = tensors_of(self.job)
+        if self.job.group.rank > 0:
+            self.last_checkpoint = self.folder  # only rank 0 knows the file
             return
         self.log.flush()
-        os.fsync(self.log.fileno())  # a checkpoint counts on the lines before it
+        os.fsync(self.log.fileno())  # the checkpoint needs all lines before it
         state = {
             "identity": self.identity,
             "step": self.step,
@@ -208,123 +210,67 @@ class Run:
             "log_size": Path(self.log.name).stat().st_size,
             "metrics": self.metrics,
         }
-        tensors = {f"model.{name}": t for name, t in self.model.state_dict().items()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{moment}": t for moment, t in moments.items()}
-        for rank, states in enumerate(every_process_s):
-            tensors |= {f"random.{rank}.{device}": t for device, t in states.items()}
-        self.last_checkpoint = write_checkpoint(
-            self.folder, self.step, tensors, state, self.keep_checkpoints
-        )
+        keep = self.job.config.keep_checkpoints
+        self.last_checkpoint = write_checkpoint(self.folder, self.step, tensors, state, keep)
 
 
 def require_folder(folder: Path, resume: bool) -> None:
-    """Raises `InputError` for a folder whose files a run would overwrite, naming them.
+    """Raises `InputError`, naming the files, for a folder whose files a run would overwrite.
 
-    To resume, it must hold a checkpoint, or what a run has left that was stopped before its first
-    one, or nothing.
+    To resume, the folder must hold a checkpoint, or the files of a run that stopped before its
+    first checkpoint, or nothing.
     """
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    names -= {name for name in names if name.startswith(".")}
+    names = {name for name in names if not name.startswith(".")}
     checkpoints = {path.name for path in folder.glob(CHECKPOINTS)}
-    if not resume:
-        if held := names & (MODEL_FILES | RUN_FILES) | checkpoints:
-            raise InputError(
-                f"{folder}: holds a model or a run already ({first_of(held)}); choose another "
-                "output folder, or resume"
-            )
-    elif not checkpoints:
-        stopped_early = "run.json" in names and not names & MODEL_FILES
-        if names and not stopped_early:
-            raise InputError(f"{folder}: no run to resume from: holds {first_of(names)}")
+    held = names & (MODEL_FILES | RUN_FILES) | checkpoints
+    if held and not resume:
+        raise InputError(
+            f"{folder}: holds a model or a run already ({first_of(held)}); choose another output "
+            "folder, or resume"
+        )
+    stopped_early = "run.json" in names and not names & MODEL_FILES
+    if resume and names and not checkpoints and not stopped_early:
+        raise InputError(f"{folder}: no run to resume from: holds {first_of(names)}")
 
 
-# Where a run is, and how it shows itself: no weight depends on these. What stands behind the paths
-# is compared by its contents.
-NOT_COMPARED = {
-    "init", "revision", "train_file", "dev_file", "teachers", "output_dir",
-    "progress", "checkpoint_every", "keep_checkpoints",
-}  # fmt: skip
+def identity_of(
+    job: Job, features: Sequence[Feature], dev_examples: Sequence[Example]
+) -> dict[str, Any]:
+    """Everything that the weights depend on. For files it has digests of their contents."""
+    teachers = [tensors_digest(teacher.state_dict())[:16] for teacher in job.teachers]
+    device = device_name(job.device)
+    machine = f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device}"
+    return {
+        **asdict(job.config),
+        "processes": job.group.size,
+        "init_weights": tensors_digest(job.model.state_dict())[:16],
+        # None without teachers: older runs do not have this key
+        "teacher_weights": teachers or None,
+        "train_data": features_digest(features)[:16],
+        "dev_data": examples_digest(dev_examples)[:16],
+        "machine": sorted(set(job.group.gather(machine))),
+    }
 
 
 def require_same_run(
     was: dict[str, Any], now: dict[str, Any], allow_other_machine: bool = False
 ) -> None:
-    """Raises `CheckpointError` for a difference that would give other weights.
+    """Raises `CheckpointError` for a difference that would change the weights.
 
-    With `allow_other_machine`, another "machine" is a warning.
+    With `allow_other_machine`, another "machine" is only a warning.
     """
     changed = differences(was, now, NOT_COMPARED)
     machine = changed.pop("machine", None)
     if changed:
-        raise CheckpointError(f"not the run to resume: {'; '.join(changed.values())}")
+        raise CheckpointError(f"this is not the run to resume: {'; '.join(changed.values())}")
     if machine and allow_other_machine:
-        warnings.warn(f"{machine}: not bit for bit the same weights", stacklevel=2)
+        warnings.warn(f"{machine}: the weights may differ in their last bits", stacklevel=2)
     elif machine:
         raise CheckpointError(
-            f"{machine}: not bit for bit the same weights; --allow-other-machine goes on"
+            f"{machine}: the weights may differ in their last bits; to resume all the same, use "
+            "--allow-other-machine"
         )
-
-
-def read_run(folder: Path) -> dict[str, Any]:
-    """The identity of the run in a folder. Raises `CheckpointError`."""
-    try:
-        return read_json(folder / "run.json")
-    except PretrainedError as error:
-        raise CheckpointError(str(error)) from error
-
-
-def write_checkpoint(
-    folder: Path, step: int, tensors: Mapping[str, Tensor], state: dict[str, Any], keep: int
-) -> Path:
-    """Write `checkpoint-STEP.safetensors`, and remove all but the `keep` newest up to this step.
-
-    Later ones are removed too: a run that goes on from an earlier one has found them damaged, or
-    will write them again. Raises `InputError`.
-    """
-    path = folder / f"checkpoint-{step:07d}.safetensors"
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps(state)
-    metadata = {"format": "pt", "state": text, "sha256": tensors_digest(plain, text)}
-    with complete_files(folder) as draft:
-        safetensors.torch.save_file(plain, draft / path.name, metadata)
-    others = sorted(folder.glob(CHECKPOINTS))
-    index = others.index(path)
-    for other in (*others[: max(0, index + 1 - keep)], *others[index + 1 :]):
-        other.unlink(missing_ok=True)
-    return path
-
-
-def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and state of a checkpoint. Raises `CheckpointError` for one that is not as it was
-    written.
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: not a checkpoint: {error}") from error
-    text = metadata.get("state", "{}")
-    if tensors_digest(tensors, text) != metadata.get("sha256"):
-        raise CheckpointError(f"{path}: damaged: its checksum does not fit")
-    state = json.loads(text)
-    if missing := STATE - (state.keys() if isinstance(state, dict) else set()):
-        raise CheckpointError(f"{path}: not a checkpoint: no {', '.join(sorted(missing))}")
-    return tensors, state
-
-
-def latest_checkpoint(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
-    """The newest checkpoint that is whole; a damaged one is passed over, and warned of.
-
-    Raises `CheckpointError` when there is none.
-    """
-    for path in sorted(folder.glob(CHECKPOINTS), reverse=True):
-        try:
-            return path, *read_checkpoint(path)
-        except CheckpointError as error:
-            warnings.warn(f"{error}; trying the one before", stacklevel=2)
-    raise CheckpointError(f"{folder}: no checkpoint to resume from")
 
 
 def require_space(folder: Path, size: int) -> None:
@@ -338,7 +284,7 @@ def require_space(folder: Path, size: int) -> None:
 
 
 def open_log(path: Path, size: int) -> TextIO:
-    """A log to write on from its first `size` bytes; lines past them are cut off."""
+    """Open a log to append lines after its first `size` bytes; later bytes are cut off."""
     if path == Path(os.devnull):
         return path.open("w", encoding="utf-8")
     try:
@@ -354,39 +300,30 @@ def open_log(path: Path, size: int) -> TextIO:
 
 
 class StopSignals:
-    """Which of Ctrl-C and SIGTERM has come: training looks after each step."""
+    """Lets Ctrl-C and SIGTERM wait until the state is saved. Only a main thread can catch them."""
 
     def __init__(self) -> None:
-        self.asked: signal.Signals | None = None
+        self.received: signal.Signals | None = None  # training looks at it after each step
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.before[number] = signal.signal(number, self.receive)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:  # the second time: at once
+        if self.received:  # a second signal stops at once
             raise KeyboardInterrupt
-        self.asked = signal.Signals(number)
-
-
-@contextmanager
-def stop_signals() -> Iterator[StopSignals]:
-    """Ctrl-C and SIGTERM wait until the state is saved. (Only a main thread can catch signals.)"""
-    stop = StopSignals()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    caught = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, stop.receive) for number in caught]
-    try:
-        yield stop
-    finally:
-        for number, handler in zip(caught, before, strict=True):
-            signal.signal(number, handler)
+        self.received = signal.Signals(number)
 
 
 def progress_bar(shown: bool) -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}  {task.fields[status]}"),
-        TimeRemainingColumn(),
-    )
+    count = "{task.completed}/{task.total}  {task.fields[status]}"
+    columns = ("{task.description}", BarColumn(), count, TimeRemainingColumn())
     console = Console(stderr=True, quiet=not shown)
     return Progress(*columns, console=console, disable=not shown)

@@ -1,3 +1,3 @@
 def without_positions(input_ids, segments):
-    """Word and segment alone, brought to the same scale as before."""
+    """Add only word and segment, then normalise as before."""
     return normalized(W[input_ids] + G[segments], norm.weight, norm.bias)

@@ -1,5 +1,5 @@
 def one_head(x, n):
-    """The same three maps, but only the rows of the weights that are this head's."""
+    """Use the same three maps, but only the rows of their weights that belong to this head."""
     one = slice(32 * n, 32 * (n + 1))
     q, k, v = (
         x @ linear.weight[one].T + linear.bias[one]

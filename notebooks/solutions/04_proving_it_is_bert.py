@@ -1,5 +1,5 @@
 def first_wrong(states, reference, tolerance):
-    """Every layer reads the one before it, so what comes first is where to look."""
+    """An error spreads to all later layers, so the first wrong state shows the faulty layer."""
     for k, (state, expected) in enumerate(zip(states, reference, strict=True)):
         if (state - expected).abs().max() > tolerance:
             return k

@@ -2,5 +2,5 @@ import math
 
 
 def total_steps(windows, batch_size, epochs):
-    """Whole batches and the smaller last one make an epoch; of those, so many."""
+    """An epoch has its full batches and perhaps a smaller last one."""
     return round(epochs * math.ceil(windows / batch_size))

@@ -1,4 +1,4 @@
 def selective(t):
-    """The bins that are shown, weighted by how many answers are in each."""
+    """Take the groups that are shown, and weight each by its number of answers."""
     kept = score >= t
     return count[kept].sum() / count.sum(), (right * count)[kept].sum() / count[kept].sum()

@@ -1,0 +1,76 @@
+"""The commands of `minibert bench`, which compare minibert with other libraries."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from typer import Option, echo
+
+from ..bench.answering import bench_answer
+from ..bench.doubt import bench_doubt
+from ..bench.parts import bench_parts
+from ..bench.training import bench_train
+from ..bench.turns import table_of
+from ..errors import InputError
+from ..files import complete_files
+from .options import DATA_HELP, READER, TRAINING
+
+DATA = Option(..., help=DATA_HELP)
+TURNS = Option(5, min=1, help="How many times each engine is measured.")
+REPORT = Option(None, help="A JSON file for all figures.")
+
+
+def doubt(
+    data: str = DATA,
+    model: str = READER["model"],
+    questions: int = Option(2000, min=2, help="How many questions, chosen at random."),
+    long_questions: int = Option(300, min=1, help="How many of them to ask about whole articles."),
+    searches: int = Option(500, min=1, help="How many of them to ask about 20 passages."),
+) -> None:
+    """Measure how reliable the scores are, compared with the old pipeline of transformers."""
+    echo(json.dumps(bench_doubt(model, data, questions, long_questions, searches), indent=1))
+
+
+def train(
+    init: str = TRAINING["init"], data: str = DATA, turns: int = TURNS, output: Path | None = REPORT
+) -> None:
+    """Measure training, in windows per second, compared with transformers if it is installed."""
+    write_report(lambda: bench_train(init, data, turns), output)
+
+
+def answer(
+    data: str = DATA,
+    model: str = READER["model"],
+    turns: int = TURNS,
+    questions: int | None = Option(
+        None, min=1, help="How many questions.", show_default="100, or 40 without bfloat16"
+    ),
+    output: Path | None = REPORT,
+) -> None:
+    """Measure the speed and quality of answers, compared with the other engines installed."""
+    write_report(lambda: bench_answer(model, data, turns, questions), output)
+
+
+def parts(data: str = DATA, model: str = READER["model"], turns: int = TURNS) -> None:
+    """Time everything except the model: the search, the windows and the start."""
+    for name, figure in bench_parts(model, data, turns).items():
+        echo(f"{name:32} {figure:.2f}")
+
+
+def write_report(measure: Callable[[], dict[str, Any]], output: Path | None) -> None:
+    """Measure, print, and write the report to a file.
+
+    If the file cannot be written, the error comes before the measurement. An old report stays until
+    the new one is complete.
+    """
+    if output is None:
+        echo(table_of(measure()))
+        return
+    if output.is_dir():
+        raise InputError(f"{output}: a folder; expected a file to write")
+    with complete_files(output.parent) as draft:
+        report = measure()
+        echo(table_of(report))
+        text = json.dumps(report, indent=1)
+        (draft / output.name).write_text(text + "\n", encoding="utf-8")

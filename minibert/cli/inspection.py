@@ -1,0 +1,120 @@
+"""The commands that look at data sets and models: `show`, `check-data` and `inspect`."""
+
+import random
+from dataclasses import asdict
+from itertools import chain
+
+from typer import Argument, Exit, Option, echo
+
+from ..bench.parity import TOLERANCE, first_divergence, parity
+from ..data.examples import load_squad
+from ..data.negatives import make_negatives, negatives_report
+from ..errors import DataError
+from ..features import data_report, has_outer_white_space
+from ..pretrained import empty_model, map_tensors, read_config, read_tensors
+from ..qa import BertForQuestionAnswering
+from ..reader import BUNDLED, stored_calibration
+from ..tokenization import Tokenizer
+from .options import DATA_HELP, READER, SPLIT_HELP, TRAINING
+from .printing import print_problems
+
+
+def show(
+    data: str = Argument(..., help=DATA_HELP),
+    split: str = Option("validation", help=SPLIT_HELP),
+    count: int = Option(10, "-n", min=1, help="How many examples."),
+    seed: int | None = Option(None, help="The same seed chooses the same examples."),
+) -> None:
+    """Print random examples of a data set."""
+    examples = load_squad(data, split)
+    for example in random.Random(seed).sample(examples, min(count, len(examples))):
+        echo(f"context:  {example.context}")
+        echo(f"question: {example.question}")
+        for gold in example.answers:
+            echo(f"answer:   {gold.text!r} at {gold.char_start}")
+        if example.is_impossible:
+            echo("answer:   none in this context")
+        echo("-" * 80)
+
+
+def check_data(
+    data: str = Argument(..., help=DATA_HELP),
+    tokenizer: str = Option(
+        str(BUNDLED), help="Folder or hub id with the tokenizer.", show_default="the bundled model"
+    ),
+    revision: str | None = READER["revision"],
+    split: str = Option("train", help=SPLIT_HELP),
+    max_length: int = TRAINING["max_length"],
+    doc_stride: int | None = TRAINING["doc_stride"],
+    show_all: bool = Option(False, "--all", help="Print every problem, not only 20 of each kind."),
+    negatives: float = TRAINING["negatives"],
+    seed: int = Option(42, help="Seed of the negatives."),
+) -> None:
+    """Check every question of a data set, and count questions, contexts and windows.
+
+    With --negatives, the counts include the questions that `train` adds with the same seed.
+    """
+    skipped: list[DataError] = []
+    vocabulary = Tokenizer.from_pretrained(tokenizer, revision)
+    limit = None if show_all else 20
+    try:
+        examples = load_squad(data, split, skipped)
+        made = make_negatives(examples, negatives, seed)
+        counts = negatives_report(made, negatives, examples) if negatives else {}
+        examples = [*examples, *chain(*made.values())]
+        report = data_report(examples, vocabulary, max_length, doc_stride, skipped)
+    except DataError:
+        if len({problem.kind for problem in skipped}) > 1:  # the error itself names a single kind
+            print_problems(skipped, limit)
+        raise
+    print_problems(skipped, limit)
+    for name, value in (report | counts).items():
+        echo(f"{name:30} {value:,.6g}")
+    untidy = [example for example in examples if has_outer_white_space(example)]
+    if untidy:
+        first = next(a for a in untidy[0].answers if a.text != a.text.strip())
+        echo(
+            f"warning: {len(untidy):,} questions have an answer that begins or ends with white "
+            f"space (the first is {first.text!r} of {untidy[0].id}); labels exclude this space",
+            err=True,
+        )
+    if skipped:
+        raise DataError(f"{data}: {len(skipped):,} questions are wrong")
+
+
+def inspect(
+    source: str = Argument(
+        str(BUNDLED), help="Folder or hub id of the model.", show_default="the bundled model"
+    ),
+    revision: str | None = READER["revision"],
+    compare: bool = Option(
+        False, "--parity", help="Compare the output of each layer with transformers."
+    ),
+) -> None:
+    """Print a model's configuration, its number of parameters and what was loaded.
+
+    With --parity, print the largest difference of each layer instead. The exit code is 1 if one is
+    above the tolerance.
+    """
+    if compare:
+        inspect_parity(source)
+        return
+    model, expected = empty_model(BertForQuestionAnswering, source, "eager", revision)
+    tensors, report = map_tensors(read_tensors(source, revision), expected, model.config.model_type)
+    calibration = stored_calibration(read_config(source, revision))
+    for name, value in (asdict(model.config) | asdict(calibration)).items():
+        echo(f"{name:30} {value}")
+    echo(f"{'parameters':30} {sum(t.numel() for t in tensors.values()):,}")
+    echo(str(report))
+
+
+def inspect_parity(source: str) -> None:
+    """Print the largest difference of each layer, and the first that is too large."""
+    differences = parity(source)
+    for name, value in differences.items():
+        verdict = "exact" if value == 0 else "within" if value <= TOLERANCE else "DIVERGES"
+        echo(f"{name:20} {value:10.3g}  {verdict}")
+    diverged = first_divergence(differences)
+    echo(f"tolerance {TOLERANCE:g}; first divergence: {diverged or 'none'}")
+    if diverged:
+        raise Exit(1)

@@ -1,0 +1,278 @@
+"""The engine: examples -> windows -> the model -> the logits of every window.
+
+Outside of training, this is the only place where windows go through the model.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from .batches import Batch, chunks, collate, token_batches
+from .config import Attention, BertConfig
+from .data.examples import Example
+from .errors import InputError, PretrainedError
+from .fast.processor import Precision, choose_precision, device_errors
+from .fast.quantized import QuantizedLayer
+from .fast.threads import side_by_side
+from .features import Feature, example_windows
+from .graphemes import whole_graphemes
+from .qa import BertForQuestionAnswering, QuestionAnsweringOutput
+from .settings import UNCALIBRATED, Calibration, WindowSettings
+from .spans import WindowLogits, least_null_logits
+from .tokenization import Pieces, Tokenizer
+
+OnBatch = Callable[[int], None]  # is told how many windows have just been read
+Chunk = list[tuple[Example, list[Feature]]]  # examples with their windows
+
+
+def ignore(windows: int) -> None:
+    """The default `OnBatch`."""
+
+
+# Questions and contexts with this many characters together are sorted by length and read as one
+# chunk: about 600 SQuAD questions. A chunk of twice the size would save 1 % of the padded tokens,
+# one of half the size costs 2 %.
+CHUNK_CHARACTERS = 2**19
+# The first chunk is this small, and each next one is twice as large: the first answers come soon.
+# (With a quarter of this, 300 SQuAD questions have 4 % more padded tokens.)
+FIRST_CHUNK_CHARACTERS = 2**17
+
+ASCII_WORD = re.compile("[0-9A-Za-z]")  # every vocabulary makes a token of such a character
+
+# Windows of full length in one pass. On two cores this is among the fastest of 2 to 12 in every
+# precision, with the C library's default settings: it gets each larger block from the kernel.
+BATCH_SIZE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """An example that the model has read: its windows and their logits.
+
+    The offsets of the context's pieces are widened to whole graphemes.
+    """
+
+    example: Example
+    features: Sequence[Feature]
+    windows: Sequence[WindowLogits]
+    calibration: Calibration
+
+    @property
+    def pieces(self) -> Pieces:
+        """The pieces of the context."""
+        return self.features[0].context
+
+    @property
+    def null_logits(self) -> tuple[float, float]:
+        """The start and end logit of "no answer"."""
+        return least_null_logits(self.windows)
+
+
+class Engine:
+    """A model and its tokenizer, with the settings for reading."""
+
+    def __init__(
+        self,
+        model: BertForQuestionAnswering,
+        tokenizer: Tokenizer,
+        window_settings: WindowSettings,
+        batch_size: int = BATCH_SIZE,
+        precision: Precision = "fp32",
+        calibration: Calibration = UNCALIBRATED,
+    ) -> None:
+        """`batch_size` windows of full length go through the model in one pass, and more windows
+        where they are shorter. With `precision` "bf16", a model with float32 weights runs under
+        autocast.
+
+        Raises `InputError` for a setting out of range, and `PretrainedError` when the model cannot
+        read the tokenizer's tokens.
+        """
+        positions = model.config.max_length
+        if window_settings.max_length > positions:
+            raise InputError(
+                f"max_length={window_settings.max_length}, but this model has {positions} positions"
+            )
+        if batch_size < 1:
+            raise InputError(f"batch_size={batch_size}: expected 1 or more")
+        require_fit(model.config, tokenizer)
+        self.model = model
+        self.tokenizer = tokenizer
+        self.window_settings = window_settings
+        self.batch_size = batch_size
+        quantized = any(isinstance(part, QuantizedLayer) for part in model.modules())
+        floats = choose_precision(precision, self.device, float_weights=not quantized)
+        self.precision = "int8" if quantized else floats
+        self.calibration = calibration
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def attention(self) -> Attention:
+        return self.model.bert.attention
+
+    @property
+    def computes_with(self) -> str:
+        """The chosen device, precision and attention."""
+        return f"{self.device}, {self.precision}, {self.attention} attention"
+
+    def read(self, examples: Iterable[Example], on_batch: OnBatch = ignore) -> Iterator[Reading]:
+        """Yield each example with the logits of its windows, in order.
+
+        A list is checked before any work starts. An iterator is checked while it is read: a bad
+        example raises after the readings of the examples before it. Raises `InputError`.
+        """
+        if isinstance(examples, Sequence):
+            self.require_readable(examples)
+
+        def readings() -> Iterator[Reading]:
+            for chunk in self._chunks(examples):
+                logits = iter(self.logits([f for _, fs in chunk for f in fs], on_batch))
+                for example, features in chunk:
+                    windows = list(islice(logits, len(features)))
+                    yield Reading(example, features, windows, self.calibration)
+
+        return readings()
+
+    def require_readable(self, examples: Iterable[Example]) -> None:
+        """Raise the `InputError` that reading these examples would raise, without reading them.
+
+        This keeps nothing. It tokenizes the questions, to count their tokens, but few contexts: a
+        context with an ASCII letter or digit has a word.
+        """
+        settings = self.window_settings
+        # so long a question leaves room for [CLS], the separators and stride + 1 tokens
+        fits = settings.max_length - (self.tokenizer.separators + 2) - (settings.stride() + 1)
+        for chunk in chunks(examples, CHUNK_CHARACTERS, CHUNK_CHARACTERS):
+            questions = self.tokenizer.encode_batch([example.question for example in chunk])
+            doubtful = [
+                example
+                for example, question in zip(chunk, questions, strict=True)
+                if question.blank.all()
+                or len(question) > fits
+                or not ASCII_WORD.search(example.context)
+            ]
+            for _ in self.windows_of(doubtful, {}):
+                pass
+
+    def _chunks(self, examples: Iterable[Example]) -> Iterator[Chunk]:
+        """Examples with their windows, in chunks. A bad example raises after those before it."""
+        contexts: dict[str, Pieces] = {}
+        for chunk in chunks(examples, CHUNK_CHARACTERS, FIRST_CHUNK_CHARACTERS):
+            readable: Chunk = []
+            windows = self.windows_of(chunk, contexts)
+            try:
+                for example in chunk:
+                    readable.append((example, next(windows)))
+            except InputError:
+                yield readable
+                raise
+            yield readable
+            contexts = {chunk[-1].context: contexts[chunk[-1].context]}  # the next may share it
+
+    def windows_of(
+        self, examples: Sequence[Example], contexts: dict[str, Pieces]
+    ) -> Iterator[list[Feature]]:
+        """`example_windows`, with the offsets of all pieces widened to whole graphemes."""
+        new = list(dict.fromkeys(e.context for e in examples if e.context not in contexts))
+        for text, pieces in zip(new, self.tokenizer.encode_batch(new), strict=True):
+            contexts[text] = replace(pieces, offsets=whole_graphemes(text, pieces.offsets))
+        return example_windows(examples, self.tokenizer, self.window_settings, contexts)
+
+    def logits(self, features: Sequence[Feature], on_batch: OnBatch = ignore) -> list[WindowLogits]:
+        """The logits of each window's context, in the order of the windows; float32."""
+        # One array holds the logits of all contexts, and is made before the first pass. Views of
+        # each pass's own small arrays would keep these arrays alive between the large blocks that
+        # the passes free. The C library could then not reuse the large blocks, and the process
+        # would grow to several times its size.
+        bounds = np.cumsum([0, *(f.token_end - f.token_start + 1 for f in features)]).tolist()
+        kept = np.empty((2, bounds[-1]), dtype=np.float32)  # start and end logits
+        nulls: list[tuple[float, float]] = [(math.nan, math.nan)] * len(features)
+
+        def keep(indices: list[int], out: QuestionAnsweringOutput) -> None:
+            logits = as_array(out.start_logits, out.end_logits)  # (2, B, T)
+            for row, k in enumerate(indices):
+                kept[:, bounds[k] : bounds[k + 1]] = logits[:, row, features[k].context_slice]
+                nulls[k] = (float(logits[0, row, 0]), float(logits[1, row, 0]))
+
+        self.forward(features, keep, on_batch)
+        return [
+            WindowLogits(feature.token_start, kept[0, a:b], kept[1, a:b], null)
+            for feature, a, b, null in zip(features, bounds, bounds[1:], nulls, strict=False)
+        ]
+
+    def forward(
+        self,
+        features: Sequence[Feature],
+        keep: Callable[[list[int], QuestionAnsweringOutput], None],
+        on_batch: OnBatch = ignore,
+        every_layer: bool = False,
+    ) -> None:
+        """Send windows through the model, in batches of similar length.
+
+        `keep` gets each batch's output, with the indices of its windows. With `every_layer` the
+        output has the hidden states of all layers. On a CPU with several threads, several passes
+        run at the same time, and `keep` is called in each pass's thread.
+        """
+        self.model.eval()  # between epochs the model comes from training
+        # Lengths are multiples of 16, because oneDNN builds kernels for each shape. They never
+        # exceed max_length.
+        max_length = self.window_settings.max_length
+        multiple = math.gcd(16, max_length)
+
+        def read_pass(indices: list[int]) -> int:
+            batch = collate([features[k] for k in indices], self.tokenizer.pad_id, multiple)
+            with torch.inference_mode():
+                keep(indices, self._forward(batch, every_layer))
+            return len(indices)
+
+        passes = list(token_batches(features, self.batch_size * max_length, multiple))
+        on_cpu = self.device.type == "cpu"
+        for windows in (side_by_side if on_cpu else map)(read_pass, passes):
+            on_batch(windows)
+
+    def _forward(self, batch: Batch, every_layer: bool) -> QuestionAnsweringOutput:
+        """The model's output for a batch whose last window is its shortest."""
+        ids, mask, segments = batch.to(self.device)[:3]
+        full = bool(batch.attention_mask[-1].all())  # true for most windows of a long context
+        autocast = self.precision == "bf16" and self.model.head.S.dtype == torch.float32
+        with (
+            device_errors(self.device),
+            torch.autocast(self.device.type, torch.bfloat16, autocast),
+        ):
+            out: QuestionAnsweringOutput = self.model(
+                ids, None if full else mask, segments, output_hidden_states=every_layer
+            )
+        return out
+
+
+def as_array(*tensors: torch.Tensor) -> npt.NDArray[Any]:
+    """Tensors of one shape, stacked: (len(tensors), ...), float32."""
+    array: npt.NDArray[Any] = torch.stack(tensors).float().cpu().numpy()
+    return array
+
+
+def require_fit(config: BertConfig, tokenizer: Tokenizer) -> None:
+    """Raise `PretrainedError` when a model of this configuration cannot read the tokens."""
+    if tokenizer.vocab_size > config.vocab_size:
+        raise PretrainedError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, but the model has embeddings "
+            f"for {config.vocab_size}"
+        )
+    if config.first_position and tokenizer.pad_id != config.pad_token_id:  # positions start there
+        raise PretrainedError(
+            f"the tokenizer's padding is token {tokenizer.pad_id} "
+            f"({tokenizer.special_tokens['pad']}), the model's is {config.pad_token_id}: they are "
+            "not from one family"
+        )
+    if 0 < config.type_vocab_size <= tokenizer.context_segment:
+        raise PretrainedError(
+            f"type_vocab_size={config.type_vocab_size}: question and context need one segment each"
+        )

@@ -1,0 +1,57 @@
+"""A training job: the model, and everything that its steps need."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from ..fast.dropout import Dropout
+from ..tokenization import Tokenizer
+from .config import TrainingConfig, resolved
+from .parallel import SINGLE_PROCESS, ProcessGroup
+
+# oneDNN keeps kernels for each shape that it has met. Lengths in steps of 8 keep the shapes few.
+PAD_MULTIPLE = 8
+
+
+@dataclass
+class Job:
+    """A model in training, and everything that a step needs."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    tokenizer: Tokenizer
+    config: TrainingConfig
+    group: ProcessGroup = SINGLE_PROCESS
+    teachers: Sequence[nn.Module] = ()
+
+    def __post_init__(self) -> None:
+        """Choose the settings that `config` leaves to the device."""
+        self.config = resolved(self.config, self.device)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def pad_multiple(self) -> int:
+        """Batches are padded to a multiple of this length. It never exceeds `max_length`."""
+        return math.gcd(PAD_MULTIPLE, self.config.max_length)
+
+
+class StepResult(NamedTuple):
+    """The figures of one step."""
+
+    loss: float  # mean over the batch, before the step
+    grad_norm: float  # norm of all gradients together, before clipping
+    finite: bool  # whether loss, gradients and all logits were finite; if not, no step was taken
+
+
+def set_dropout(model: nn.Module, p: float) -> None:
+    """Give every dropout layer this rate."""
+    for module in model.modules():
+        if isinstance(module, Dropout):
+            module.p = p
