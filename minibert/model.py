@@ -115,7 +115,7 @@ class FeedForward(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Attention, then feed-forward. Each is added to its input, *then* normalised (post-norm)."""
+    """Attention, then feed-forward. Each is added to its input, then normalised: post-LayerNorm."""
 
     def __init__(self, config: BertConfig, attention: Attention) -> None:
         super().__init__()

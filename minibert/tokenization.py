@@ -79,9 +79,9 @@ class Pieces:
 class Tokenizer:
     """The tokenizer of BERT or a sibling, made from a tokenizer of the `tokenizers` library.
 
-    `settings` come from a `tokenizer_config.json`. `family` is the source of what neither the
-    settings nor the library's tokenizer say. Raises `PretrainedError` when special tokens are
-    missing, or when the tokenizer packs a pair of texts in another way.
+    `settings` come from a `tokenizer_config.json`. `family` adds what the settings and the
+    library's tokenizer leave open. Raises `PretrainedError` when special tokens are missing, or
+    when the tokenizer packs a pair of texts in another way.
     """
 
     def __init__(

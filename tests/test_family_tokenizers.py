@@ -271,7 +271,7 @@ def test_windows_and_labels_of_2000_squad_questions(transformers, tmp_path, squa
 
 
 def write(folder: Path, **files: Any) -> Path:
-    """Write files by name ("__" stands for "."). A value that is not text is written as JSON."""
+    """Write files by name ("__" means "."). A value that is not text is written as JSON."""
     for name, content in files.items():
         text = content if isinstance(content, str) else json.dumps(content)
         (folder / name.replace("__", ".")).write_text(text, encoding="utf-8")

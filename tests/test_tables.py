@@ -60,7 +60,7 @@ def nested(rows: list[Row]) -> list[Row]:
 
 
 def of_floats(rows: list[Row]) -> list[Row]:
-    """Starts are floats. What is missing is NaN."""
+    """Starts are floats, and empty cells are NaN."""
     starts = [math.nan if row["answer_start"] is None else row["answer_start"] for row in rows]
     return [
         row | {"answer": row["answer"] or math.nan, "answer_start": float(start)}
