@@ -441,6 +441,12 @@ def test_progress_is_told_to_its_end(qa, field_notes):
     assert told[-1][0] == told[-1][1] and all(done <= total for done, total in told)
 
 
+def test_a_context_with_one_candidate(bundled):
+    """Its probability is 1 with every vector, and so there is nothing to divide among the words."""
+    gradients = bundled.explain("Who?", "Ada").attribution.gradients
+    assert gradients.log_p == gradients.baseline_log_p == 0 and gradients.gap == 0
+
+
 def test_a_question_that_is_cut(qa):
     reader = minibert.QuestionAnswerer(qa.model, qa.tokenizer, 64, 20, max_question_len=5)
     with pytest.warns(UserWarning, match="not read is"):

@@ -77,6 +77,7 @@ LOADERS = [
     minibert.Bert.from_pretrained,
     minibert.BertForQuestionAnswering.from_pretrained,
     minibert.Tokenizer.from_pretrained,
+    minibert.QuestionAnswerer.from_pretrained,
 ]
 
 

@@ -11,6 +11,7 @@ from ..data.examples import load_squad
 from ..data.negatives import make_negatives, negatives_report
 from ..errors import DataError
 from ..features import data_report, has_outer_white_space
+from ..hub import pinned
 from ..pretrained import empty_model, map_tensors, read_config, read_tensors
 from ..qa import BertForQuestionAnswering
 from ..reader import BUNDLED, stored_calibration
@@ -99,6 +100,7 @@ def inspect(
     if compare:
         inspect_parity(source)
         return
+    revision = pinned(source, revision)
     model, expected = empty_model(BertForQuestionAnswering, source, "eager", revision)
     tensors, report = map_tensors(read_tensors(source, revision), expected, model.config.model_type)
     calibration = stored_calibration(read_config(source, revision))

@@ -340,7 +340,7 @@ def integrate(
     shares = gradients.double().cpu().numpy()  # (W, T)
     with torch.no_grad():
         log_p, baseline_log_p = (line.log_p(v[None]).item() for v in (line.vectors, line.baseline))
-    difference = log_p - baseline_log_p
+    difference = log_p - baseline_log_p  # 0 where the answer is the only candidate
 
     # every window shows the question and some of the context's pieces
     of_context = np.zeros(len(pieces))
@@ -352,7 +352,7 @@ def integrate(
         log_p,
         baseline_log_p,
         steps,
-        gap=abs(float(shares.sum()) - difference) / abs(difference),
+        gap=abs(float(shares.sum()) - difference) / (abs(difference) or 1.0),
     )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..batches import Batch
 from ..errors import InputError
 from ..fast.processor import Precision
+from ..hub import pinned
 from ..qa import BertForQuestionAnswering
 from ..tokenization import Tokenizer
 from .config import TrainingConfig
@@ -24,9 +25,15 @@ def load_teachers(
     assert config.attention
     teachers = []
     for source in config.teachers:
-        if Tokenizer.from_pretrained(source).backend.to_str() != tokenizer.backend.to_str():
+        revision = pinned(source)
+        if (
+            Tokenizer.from_pretrained(source, revision).backend.to_str()
+            != tokenizer.backend.to_str()
+        ):
             raise InputError(f"{source}: a teacher must have the tokenizer of {config.init}")
-        teacher = BertForQuestionAnswering.from_pretrained(source, config.attention)
+        teacher = BertForQuestionAnswering.from_pretrained(
+            source, config.attention, revision=revision
+        )
         teachers.append(teacher.to(device))
     return teachers
 
