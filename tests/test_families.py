@@ -386,7 +386,7 @@ BROKEN = {
         "'distilbert', but .* the names of 'bert'",
     ),
     "BERT's tokenizer with a roberta": (
-        "roberta", tokenizer_of("bert"), r"padding is token 0 \(\[PAD\]\), the model's 1"
+        "roberta", tokenizer_of("bert"), r"padding is token 0 \(\[PAD\]\), the model's is 1"
     ),
     "RoBERTa's tokenizer with a bert": (
         "bert", lambda folder: siblings.write_tokenizer("roberta", folder, 700),

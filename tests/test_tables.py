@@ -361,7 +361,7 @@ def test_scoring_needs_no_starts(tmp_path, tiny, field_notes):
 def test_evaluate_with_wrong_starts(run, tmp_path, tiny):
     arguments = ("evaluate", "--model", tiny, "--output")
     code, out, err = run(*arguments, tmp_path / "wrong", "--data", shifted(tmp_path, seed=1))
-    assert code == 0 and "not at answer_start=" in err and "scored by" in err
+    assert code == 0 and "not at answer_start=" in err and "texts are scored" in err
     code, right, err = run(*arguments, tmp_path / "right", "--data", NOTES)
     assert code == 0 and json.loads(out) == json.loads(right) and "answer_start" not in err
 
