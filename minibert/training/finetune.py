@@ -28,7 +28,7 @@ from ..scoring.evaluation import warn_of_long_answers
 from ..tokenization import Tokenizer
 from .config import TrainingConfig
 from .distillation import load_teachers, soft_targets
-from .job import Job, StepResult, set_dropout
+from .job import Job, StepResult
 from .loop import Batches, train_epochs
 from .optimizer import make_optimizer
 from .run import Run, started
@@ -93,10 +93,8 @@ def train(
             config.init, config.attention, new_head=True, revision=config.revision
         )
         model.to(device)
-        if config.dropout is not None:
-            p = config.dropout
-            set_dropout(model, p)
-            model.config = model.bert.config = replace(  # it is saved with the model
+        if (p := config.dropout) is not None:  # `Job` sets the rate, config.json records it
+            model.config = model.bert.config = replace(
                 model.config, hidden_dropout_prob=p, attention_probs_dropout_prob=p
             )
         tokenizer = Tokenizer.from_pretrained(config.init, config.revision)

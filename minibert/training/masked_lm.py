@@ -26,7 +26,7 @@ from ..model import Bert
 from ..reader import require_fit
 from ..tokenization import Tokenizer
 from .config import TrainingConfig
-from .job import Job, StepResult, set_dropout
+from .job import Job, StepResult
 from .loop import Batches, train_epochs
 from .optimizer import make_optimizer
 from .run import Run, started
@@ -148,11 +148,10 @@ def adapt(config: TrainingConfig, resume: bool = False, allow_other_machine: boo
         assert config.attention
         model = MaskedLM(Bert.from_pretrained(config.init, config.attention, config.revision))
         model.to(device)
-        if config.dropout is not None:  # not saved: fine-tuning uses the encoder's own rate again
-            set_dropout(model, config.dropout)
         tokenizer = Tokenizer.from_pretrained(config.init, config.revision)
         require_fit(model.config, tokenizer)
         epochs, skipped = load_passages(config, tokenizer)
+        # its dropout rate is not saved: fine-tuning uses the encoder's own rate again
         job = Job(model, make_optimizer(model, config, device), tokenizer, config, group)
         run = Run(job, [window for batches in epochs for batch in batches for window in batch])
 
