@@ -16,7 +16,8 @@ import minibert
 from minibert import Bert, Tokenizer, TrainingConfig
 from minibert.cli import app
 from minibert.training import masked_lm as mlm
-from minibert.training.job import Job, set_dropout
+from minibert.training import run
+from minibert.training.job import Job
 from minibert.training.parallel import ProcessGroup
 
 NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
@@ -88,7 +89,6 @@ def test_a_step_does_not_depend_on_the_size_of_its_passes(tiny):
     def weights_after(max_tokens):
         torch.manual_seed(0)
         model = mlm.MaskedLM(Bert.from_pretrained(tiny)).train()
-        set_dropout(model, 0.0)
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
         part = replace(settings, max_tokens=max_tokens, precision="fp32")
         result = mlm.masked_lm_step(Job(model, optimizer, tokenizer, part), windows, seed=3)
@@ -196,6 +196,21 @@ def test_stopped_and_resumed_it_ends_with_the_same_weights(tiny, tmp_path, monke
     )
     assert whole.keys() == parts.keys()
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_the_settings_of_training_hold(tiny, tmp_path, monkeypatch):
+    """And another machine resumes only on request, as in `train`."""
+    changes = {"max_tokens": 300, "attention": "sdpa", "weight_decay": 0.5, "keep_checkpoints": 1}
+    settings = config(tiny, tmp_path, epochs=0.5, checkpoint_every=1, **changes)
+    minibert.adapt(settings)
+    run_json = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
+    assert {name: run_json[name] for name in changes} == changes
+    assert len(list(tmp_path.glob("checkpoint-*"))) == 1
+    monkeypatch.setattr(run, "device_name", lambda device: "Abacus 9000")
+    with pytest.raises(minibert.CheckpointError, match="Abacus"):
+        minibert.adapt(settings, resume=True)
+    with pytest.warns(UserWarning, match="Abacus"):
+        minibert.adapt(settings, resume=True, allow_other_machine=True)
 
 
 @pytest.mark.parametrize("change", [{"negatives": 0.5}, {"dev_file": NOTES}, {"teachers": ("a",)}])

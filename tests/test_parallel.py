@@ -59,8 +59,8 @@ def test_each_window_is_in_exactly_one_share(field_notes, tiny):
 
 
 def test_two_processes_train_as_one(tiny, tmp_path):
-    """The losses equal those of one process with two passes, up to rounding: the sums have another
-    order, and Adam amplifies the differences from step to step. Both evaluate all questions."""
+    """One process with two passes has the same losses, up to rounding: the sums have another order,
+    and Adam amplifies the differences from step to step. Both evaluate all questions."""
     done = subprocess.run(command(tiny, tmp_path / "two"), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     alone = {**SETTINGS, "init": str(tiny), "output_dir": str(tmp_path / "one"), "progress": False}

@@ -30,7 +30,7 @@ from ..settings import AnswerSettings
 from ..tokenization import Tokenizer
 from .config import TrainingConfig
 from .distillation import load_teachers, soft_targets
-from .job import Job, StepResult, set_dropout
+from .job import Job, StepResult
 from .loop import Batches, train_epochs
 from .optimizer import make_optimizer
 from .run import Run, started
@@ -96,10 +96,8 @@ def train(
             config.init, config.attention, new_head=True, revision=revision
         )
         model.to(device)
-        if config.dropout is not None:
-            p = config.dropout
-            set_dropout(model, p)
-            model.config = model.bert.config = replace(  # it is saved with the model
+        if (p := config.dropout) is not None:  # `Job` sets the rate, config.json records it
+            model.config = model.bert.config = replace(
                 model.config, hidden_dropout_prob=p, attention_probs_dropout_prob=p
             )
         tokenizer = Tokenizer.from_pretrained(config.init, revision)

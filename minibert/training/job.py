@@ -29,8 +29,11 @@ class Job:
     teachers: Sequence[nn.Module] = ()
 
     def __post_init__(self) -> None:
-        """Choose the settings that `config` leaves to the device."""
+        """Choose the settings that `config` leaves to the device, and set the dropout rate."""
         self.config = resolved(self.config, self.device)
+        for module in self.model.modules():
+            if isinstance(module, Dropout) and self.config.dropout is not None:
+                module.p = self.config.dropout
 
     @property
     def device(self) -> torch.device:
@@ -48,10 +51,3 @@ class StepResult(NamedTuple):
     loss: float  # mean over the batch, before the step
     grad_norm: float  # norm of all gradients together, before clipping
     finite: bool  # whether loss, gradients and all logits were finite; if not, no step was taken
-
-
-def set_dropout(model: nn.Module, p: float) -> None:
-    """Give every dropout layer this rate."""
-    for module in model.modules():
-        if isinstance(module, Dropout):
-            module.p = p

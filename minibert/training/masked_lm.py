@@ -27,7 +27,7 @@ from ..hub import pinned
 from ..model import Bert
 from ..tokenization import Tokenizer
 from .config import TrainingConfig
-from .job import Job, StepResult, set_dropout
+from .job import Job, StepResult
 from .loop import Batches, train_epochs
 from .optimizer import make_optimizer
 from .run import Run, started
@@ -150,11 +150,10 @@ def adapt(config: TrainingConfig, resume: bool = False, allow_other_machine: boo
         revision = pinned(config.init, config.revision)
         model = MaskedLM(Bert.from_pretrained(config.init, config.attention, revision))
         model.to(device)
-        if config.dropout is not None:  # not saved: fine-tuning uses the encoder's own rate again
-            set_dropout(model, config.dropout)
         tokenizer = Tokenizer.from_pretrained(config.init, revision)
         require_fit(model.config, tokenizer)
         epochs, skipped = load_passages(config, tokenizer)
+        # its dropout rate is not saved: fine-tuning uses the encoder's own rate again
         job = Job(model, make_optimizer(model, config, device), tokenizer, config, group)
         run = Run(job, [window for batches in epochs for batch in batches for window in batch])
 

@@ -70,8 +70,8 @@ def started(
 class Run:
     """A training run and its folder: its progress, and all the files that it writes.
 
-    Each process has its own `Run`, but only the process of rank 0 writes files. `open`, `save` and
-    `save_if_due` are collective operations: every process must call them in the same order.
+    Each process has its own `Run`, but only the process of rank 0 writes files. The constructor,
+    `open`, `save` and `save_if_due` are collective operations, see `ProcessGroup`.
     """
 
     def __init__(
@@ -148,8 +148,7 @@ class Run:
         """List the questions that were left out in `skipped.txt`."""
         if skipped and self.job.group.rank == 0:
             self.write_text("skipped.txt", "".join(f"{problem}\n" for problem in skipped))
-            path = self.folder / "skipped.txt"
-            self.announce(f"{len(skipped):,} questions were left out; {path} gives the reasons")
+            self.announce(f"{len(skipped):,} questions were left out; skipped.txt has the reasons")
 
     def start_phase(self, description: str, windows: int) -> None:
         """Begin a progress bar for this number of windows."""
