@@ -1,8 +1,10 @@
 """minibert: BERT for question answering, by hand.
 
-The modules, in the order in which text flows; each imports only those before it:
+The modules. Each imports only modules that are listed above it, so the order is also roughly the
+way of a text through the program:
 
-    errors, files, graphemes, settings  one line for each error; complete files; whole letters
+    errors, files                       messages of one line; files that appear only when complete
+    graphemes, settings                 letters of several characters; settings, checked once
     fast.memory, fast.dropout           speed: the parts that the model and training use
     families, config, hub, pretrained   folder or hub id -> files -> tensors under our names
     fast.processor                      device, precision and attention to compute with
@@ -24,8 +26,9 @@ The modules, in the order in which text flows; each imports only those before it
     dropin                              the pipeline that transformers had
     scoring.evaluation                  a data set -> predictions -> the metric
     scoring.calibration                 how reliable the scores are
-    training.config, training.optimizer
-    training.parallel, training.job     a model, and everything that its steps need
+    training.config                     the settings of a run
+    training.optimizer                  AdamW and the learning rate
+    training.parallel, training.job     several processes; what a training step needs
     training.checkpoints, training.run  the folder of a training run
     training.loop                       the training loop
     training.distillation               learning from other models
@@ -34,9 +37,9 @@ The modules, in the order in which text flows; each imports only those before it
     explain.server                      the page, live
     viz                                 pictures for notebooks
     bench.turns, bench.engines, bench.training, bench.answering, bench.parts, bench.doubt
-    bench.parity
+    bench.parity                        comparisons with other libraries
     cli.options, cli.printing, cli.lines, cli.answering, cli.explaining, cli.inspection
-    cli.training, cli.scoring, cli.bench, cli.program
+    cli.training, cli.scoring, cli.bench, cli.program  the command line
 
 "The blog post" in a comment is the text that this project grew from, "Understanding BERT with
 Huggingface": https://mlwhiz.com/blog/2021/07/24/huggingface-bert/

@@ -21,7 +21,7 @@ class Answer:
     score: float  # probability among all candidates of all windows, 0 to 1
     start: int  # code points
     end: int  # code points, exclusive
-    start_logit: float  # S . T_i of its first token, in the window that shows the most around it
+    start_logit: float  # S . T_i of its first token, in the window with the most context around it
     end_logit: float  # E . T_j of its last token
     # On request, the summed probability of all spans with the same normalised text
     text_score: float | None = None
@@ -42,8 +42,8 @@ def to_answer(span: Span, context: str, places: Array) -> Answer:
 def answers_of(reading: Reading, settings: AnswerSettings) -> list[Answer]:
     """The `settings.top_k` best answers to an example, best first.
 
-    With `no_answer`, "no answer" is always in the list: it is added at the end where it isn't among
-    the best. With `align_to_words`, answers are widened to whole words after scoring. If several
+    With `no_answer`, "no answer" is always in the list: if it isn't among the best, it is added at
+    the end. With `align_to_words`, answers are widened to whole words after scoring. If several
     answers become equal, the best one remains.
     """
     context, calibration, windows = reading.example.context, reading.calibration, reading.windows

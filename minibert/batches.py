@@ -29,7 +29,7 @@ class Batch(NamedTuple):
 
 
 def collate(features: Sequence[Feature], pad_id: int, multiple: int = 1) -> Batch:
-    """Windows -> one batch, padded to its longest window, rounded up to a multiple."""
+    """Windows -> one batch, as long as its longest window, rounded up to a `multiple`."""
     length = max(map(len, features))
     shape = (len(features), length + -length % multiple)
     input_ids = np.full(shape, pad_id, dtype=np.int64)
@@ -44,13 +44,8 @@ def collate(features: Sequence[Feature], pad_id: int, multiple: int = 1) -> Batc
         for f in features
     ]
     start_positions, end_positions = torch.tensor(labels).T  # (B, 2) -> two of (B,)
-    return Batch(
-        torch.from_numpy(input_ids),
-        torch.from_numpy(attention_mask),
-        torch.from_numpy(token_type_ids),
-        start_positions,
-        end_positions,
-    )
+    ids, mask, types = map(torch.from_numpy, (input_ids, attention_mask, token_type_ids))
+    return Batch(ids, mask, types, start_positions, end_positions)
 
 
 def split_batch(
@@ -58,7 +53,7 @@ def split_batch(
 ) -> list[Sequence[Feature]]:
     """Split a batch into parts of similar size: at most `max_tokens` tokens, at least one window.
 
-    Padding counts, as `collate` adds it with the same `multiple`.
+    The padding that `collate` adds with this `multiple` is counted.
     """
     if not windows:
         return []
@@ -70,7 +65,7 @@ def split_batch(
 
 
 def length_batches(features: Sequence[Feature], batch_size: int, seed: int) -> list[list[int]]:
-    """Batches of `batch_size` windows of similar length, as indices: this needs little padding.
+    """Batches of `batch_size` windows, as indices: similar lengths, so they need little padding.
 
     The order is random, and the same for the same seed. The windows are shuffled, then sorted by
     length within pools of 64 batches, and then the batches are shuffled.
@@ -86,8 +81,8 @@ def length_batches(features: Sequence[Feature], batch_size: int, seed: int) -> l
     return batches
 
 
-# The shortest window of a batch has at least this share of the longest one's tokens. Where there
-# are few windows, several small batches take less time than padding.
+# The shortest window of a batch has at least this share of the longest one's tokens. If there are
+# few windows, several small batches take less time than one batch with much padding.
 SHORTEST = 0.7
 
 
@@ -96,9 +91,9 @@ def token_batches(
 ) -> list[list[int]]:
     """Batches of windows, longest first, as indices: up to `max_tokens` tokens with padding.
 
-    Padding counts, as `collate` adds it with the same `multiple`. A batch has at least one window,
-    and no window with less than `SHORTEST` of its longest window's tokens. The longest windows come
-    first: if memory is too small, the error comes at once.
+    The padding that `collate` adds with this `multiple` is counted. A batch has at least one
+    window. Its shortest window has at least `SHORTEST` times the tokens of its longest one. The
+    longest windows come first: if memory is too small, the error comes at once.
     """
     order = sorted(range(len(features)), key=lambda k: -len(features[k]))
     batches = []
@@ -111,15 +106,15 @@ def token_batches(
     return batches
 
 
-# Each question counts as this many characters more than it has, for its windows and arrays.
+# This is added to the characters of each question, because its windows and arrays need memory too.
 QUESTION_CHARACTERS = 192
 
 
 def chunks(examples: Iterable[Example], characters: int, first: int) -> Iterator[list[Example]]:
-    """Group examples until a group reaches `characters`. An error comes after the examples read.
+    """Group examples until a group reaches `characters`.
 
     The first group has `first` characters, and each next group has twice as many, up to
-    `characters`.
+    `characters`. If the iterator raises an error, the examples before it are yielded first.
     """
     chunk: list[Example] = []
     size = 0

@@ -1,8 +1,9 @@
 """The question-answering pipeline that `transformers` had until 5.2, under its names.
 
-It takes and returns what that pipeline took and returned, with the same defaults. It is better on
-purpose in a few points: one probability over all windows, no answers merged by their text, and k
-answers where k exist. `notebooks/from-transformers.md` lists all differences.
+It takes and returns what that pipeline took and returned, with the same defaults. It differs on
+purpose in a few points: there is one probability over all windows, answers are not merged by their
+text, and `top_k=k` gives k answers if so many exist. `notebooks/from-transformers.md` lists all
+differences.
 """
 
 import math
@@ -29,8 +30,8 @@ PRECISIONS: dict[str, Precision] = {"auto": "auto", "float32": "fp32", "bfloat16
 # Arguments of the transformers pipeline that have no effect here, whatever their value.
 WITHOUT_EFFECT = ("padding", "num_workers", "use_fast", "trust_remote_code", "binary_output")
 
-# Arguments that are accepted only where they ask for nothing (None, False, {}) or for what minibert
-# does anyway: name -> the second kind of value, and what to do instead of any other value.
+# Arguments that are accepted only if they are empty (None, False, {}), or if their value is what
+# minibert does anyway: name -> this value, and what to do instead of giving another value.
 INSTEAD: dict[str, tuple[Any, str]] = {
     "framework": ("pt", "minibert computes in PyTorch"),
     "device_map": ("auto", "a model is on one device; give device="),
@@ -111,16 +112,13 @@ def pipeline(
     defaults = checked(settings)
     if isinstance(model, QuestionAnswerer):
         if any(x is not None for x in (tokenizer, revision, device, dtype, torch_dtype)):
-            raise InputError(
-                "model= is already loaded: tokenizer=, revision=, device= and dtype= have no effect"
-            )
+            unused = "tokenizer=, revision=, device= and dtype="
+            raise InputError(f"model= is already loaded: leave out {unused}")
         return QuestionAnsweringPipeline(model, defaults)
     if model is None and tokenizer is not None:
         raise InputError("tokenizer= needs model=, because a tokenizer belongs to a model")
-    for name, value, kind in (
-        ("model", model, QuestionAnswerer),
-        ("tokenizer", tokenizer, Tokenizer),
-    ):
+    kinds = (("model", model, QuestionAnswerer), ("tokenizer", tokenizer, Tokenizer))
+    for name, value, kind in kinds:
         if not isinstance(value, str | Path | kind | None):
             raise InputError(
                 f"{name}= is a {type(value).__name__}: expected a folder, a hub id or a minibert "
@@ -160,28 +158,22 @@ class QuestionAnsweringPipeline:
 
         An answer is a dict; with `top_k` > 1, a list of dicts. The result for one question is one
         answer, for several questions a list, for a stream an iterator. Everything but a stream is
-        checked before any work starts. Raises `InputError`, which names the index of the item. A
-        stream raises it in the item's turn, after the results of the items before it.
+        checked before any work starts. Raises `InputError`, which names the index of the item. For
+        a stream, the error comes after the results of the items before it.
         """
         chosen = self.defaults | checked(settings)
         pairs, kind = read_inputs(inputs if data is None else (*inputs, data), question, context)
-        no_answer, windows = chosen["handle_impossible_answer"], self.qa.window_settings
-        engine = Engine(
-            self.qa.model,
-            self.qa.tokenizer,
-            WindowSettings(
-                chosen["max_seq_len"] or windows.max_length,
-                windows.doc_stride if chosen["doc_stride"] is None else chosen["doc_stride"],
-                chosen["max_question_len"],
-            ),
-            chosen["batch_size"],
-            self.qa.precision,
-            self.qa.calibration,
-        )
+        qa, no_answer = self.qa, chosen["handle_impossible_answer"]
+        length = chosen["max_seq_len"] or qa.window_settings.max_length
+        stride = chosen["doc_stride"]
+        stride = qa.window_settings.doc_stride if stride is None else stride
+        windows = WindowSettings(length, stride, chosen["max_question_len"])
+        size = chosen["batch_size"]
+        engine = Engine(qa.model, qa.tokenizer, windows, size, qa.precision, qa.calibration)
         wanted = AnswerSettings(
             chosen["top_k"], chosen["max_answer_len"], no_answer, chosen["align_to_words"]
         )
-        blank: deque[bool] = deque()  # for each pair that is read but not answered
+        blank: deque[bool] = deque()  # for each pair read but not yet answered: is it left out?
 
         def examples() -> Iterator[Example]:
             """The examples that have words to read."""
@@ -196,7 +188,7 @@ class QuestionAnsweringPipeline:
 
         def answers() -> Iterator[list[Answer]]:
             """The answers to these examples, and "" for the others, in the order of the pairs."""
-            # where "" is a candidate it is the only one, so its probability is 1
+            # a context without words has no spans: with `no_answer`, "" has probability 1, else 0
             nothing = Answer("", float(no_answer), 0, 0, -math.inf, -math.inf)
             for reading in readings:
                 while blank.popleft():
@@ -213,22 +205,20 @@ class QuestionAnsweringPipeline:
 def read_inputs(
     inputs: tuple[Any, ...], question: Any, context: Any
 ) -> tuple[Iterable[Any], Literal["one", "several", "stream"]]:
-    """The pairs that a call was given, and their number: "one", "several" or "stream".
+    """The pairs in the arguments of a call, and their kind: "one", "several" or "stream".
 
-    A call can be given a question and a context, by name or by position: two texts, two columns of
-    texts, or a column of questions about one context. It can be given one dict of these. Or it can
-    be given one or several pairs, alone or in a collection such as a `datasets.Dataset`. A pair is
-    a dict or a `SquadExample`. A generator and a torch data set are streams, which are read item by
-    item. A single pair in a collection is "one", but a dict of columns with one row is "several".
-    Raises `InputError`.
+    The arguments can be a question and a context, by name or by position: two texts, two columns of
+    texts, or a column of questions about one context. They can be one dict with these. Or they can
+    be one or several pairs, alone or in a collection such as a `datasets.Dataset`. A pair is a dict
+    or a `SquadExample`. A generator and a torch data set are streams, which are read item by item.
+    A single pair in a collection is "one", but a dict of columns with one row is "several". Raises
+    `InputError`.
     """
     if len(inputs) == 2 and all(isinstance(one, str | list) for one in inputs):
         question, context = inputs
         inputs = ()
     elif inputs and (question is not None or context is not None):
-        raise InputError(
-            "expected either question= and context=, or dicts that hold both; got both"
-        )
+        raise InputError("expected question= and context=, or dicts that hold both, but got both")
     given: Any = inputs[0] if len(inputs) == 1 else list(inputs)
     if isinstance(given, Generator | IterableDataset):
         return given, "stream"

@@ -28,8 +28,8 @@ from .settings import UNCALIBRATED, Calibration, WindowSettings
 from .spans import WindowLogits, least_null_logits
 from .tokenization import Pieces, Tokenizer
 
-OnBatch = Callable[[int], None]  # is told how many windows have just been read
-OnProgress = Callable[[int, int], None]  # is told how many windows are read, and the total
+OnBatch = Callable[[int], None]  # called with the number of windows that have just been read
+OnProgress = Callable[[int, int], None]  # called with the number of windows read, and the total
 Chunk = list[tuple[Example, list[Feature]]]  # examples with their windows
 
 
@@ -45,10 +45,13 @@ CHUNK_CHARACTERS = 2**19
 # (With a quarter of this, 300 SQuAD questions have 4 % more padded tokens.)
 FIRST_CHUNK_CHARACTERS = 2**17
 
-ASCII_WORD = re.compile("[0-9A-Za-z]")  # every vocabulary makes a token of such a character
+ASCII_WORD = re.compile(
+    "[0-9A-Za-z]"
+)  # with every vocabulary, a word with such a character has a token
 
-# Windows of full length in one pass. On two cores this is among the fastest of 2 to 12 in every
-# precision, with the C library's default settings: it gets each larger block from the kernel.
+# Windows of full length in one pass. On two cores, 4 is among the fastest of 2 to 12 in every
+# precision, with the C library's default settings. (With them, the library requests each larger
+# block of memory from the kernel.)
 BATCH_SIZE = 4
 
 
@@ -87,8 +90,8 @@ class Engine:
         precision: Precision = "fp32",
         calibration: Calibration = UNCALIBRATED,
     ) -> None:
-        """`batch_size` windows of full length go through the model in one pass, and more windows
-        where they are shorter. With `precision` "bf16", a model with float32 weights runs under
+        """In one pass, `batch_size` windows of full length go through the model, or more windows
+        if they are shorter. With `precision` "bf16", a model with float32 weights runs under
         autocast.
 
         Raises `InputError` for a setting out of range, and `PretrainedError` when the model cannot
@@ -127,8 +130,8 @@ class Engine:
     def read(self, examples: Iterable[Example], on_batch: OnBatch = ignore) -> Iterator[Reading]:
         """Yield each example with the logits of its windows, in order.
 
-        A list is checked before any work starts. An iterator is checked while it is read: a bad
-        example raises after the readings of the examples before it. Raises `InputError`.
+        Raises `InputError` for a bad example. A list is checked before any work starts. An iterator
+        is checked while it is read: the error comes after the readings of the examples before it.
         """
         if isinstance(examples, Sequence):
             self.require_readable(examples)
@@ -145,11 +148,11 @@ class Engine:
     def require_readable(self, examples: Iterable[Example]) -> None:
         """Raise the `InputError` that reading these examples would raise, without reading them.
 
-        This keeps nothing. It tokenizes the questions, to count their tokens, but few contexts: a
-        context with an ASCII letter or digit has a word.
+        All questions are tokenized, to count their tokens, but only a few contexts: a context with
+        an ASCII letter or digit certainly has a word. Nothing is stored.
         """
         settings = self.window_settings
-        # so long a question leaves room for [CLS], the separators and stride + 1 tokens
+        # a question of up to this length leaves room for [CLS], separators and stride + 1 tokens
         fits = settings.max_length - (self.tokenizer.separators + 2) - (settings.stride() + 1)
         for chunk in chunks(examples, CHUNK_CHARACTERS, CHUNK_CHARACTERS):
             questions = self.tokenizer.encode_batch([example.question for example in chunk])
@@ -164,7 +167,7 @@ class Engine:
                 pass
 
     def _chunks(self, examples: Iterable[Example]) -> Iterator[Chunk]:
-        """Examples with their windows, in chunks. A bad example raises after those before it."""
+        """Examples with their windows, in chunks. An error comes after the examples before it."""
         contexts: dict[str, Pieces] = {}
         for chunk in chunks(examples, CHUNK_CHARACTERS, FIRST_CHUNK_CHARACTERS):
             readable: Chunk = []
@@ -176,7 +179,9 @@ class Engine:
                 yield readable
                 raise
             yield readable
-            contexts = {chunk[-1].context: contexts[chunk[-1].context]}  # the next may share it
+            contexts = {
+                chunk[-1].context: contexts[chunk[-1].context]
+            }  # the next chunk may begin with it
 
     def windows_of(
         self, examples: Sequence[Example], contexts: dict[str, Pieces]
@@ -189,10 +194,10 @@ class Engine:
 
     def logits(self, features: Sequence[Feature], on_batch: OnBatch = ignore) -> list[WindowLogits]:
         """The logits of each window's context, in the order of the windows; float32."""
-        # One array holds the logits of all contexts, and is made before the first pass. Views of
-        # each pass's own small arrays would keep these arrays alive between the large blocks that
-        # the passes free. The C library could then not reuse the large blocks, and the process
-        # would grow to several times its size.
+        # One array holds the logits of all contexts, and is made before the first pass. If each
+        # pass kept a small array of its own, these would stay in memory between the large blocks
+        # that the passes free. The C library could then not reuse the large blocks, and the
+        # process would grow to several times its size.
         bounds = np.cumsum([0, *(f.token_end - f.token_start + 1 for f in features)]).tolist()
         kept = np.empty((2, bounds[-1]), dtype=np.float32)  # start and end logits
         nulls: list[tuple[float, float]] = [(math.nan, math.nan)] * len(features)
@@ -222,7 +227,7 @@ class Engine:
         output has the hidden states of all layers. On a CPU with several threads, several passes
         run at the same time, and `keep` is called in each pass's thread.
         """
-        self.model.eval()  # between epochs the model comes from training
+        self.model.eval()  # after an epoch of training, it is still in training mode
         # Lengths are multiples of 16, because oneDNN builds kernels for each shape. They never
         # exceed max_length.
         max_length = self.window_settings.max_length
@@ -264,7 +269,9 @@ def require_fit(config: BertConfig, tokenizer: Tokenizer) -> None:
             f"the tokenizer has {tokenizer.vocab_size} tokens, but the model has embeddings "
             f"for {config.vocab_size}"
         )
-    if config.first_position and tokenizer.pad_id != config.pad_token_id:  # positions start there
+    if (
+        config.first_position and tokenizer.pad_id != config.pad_token_id
+    ):  # positions start after it
         raise PretrainedError(
             f"the tokenizer's padding is token {tokenizer.pad_id} "
             f"({tokenizer.special_tokens['pad']}), the model's is {config.pad_token_id}: they are "

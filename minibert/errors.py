@@ -31,7 +31,8 @@ def summary(problems: Sequence[DataError]) -> DataError:
     first = problems[0]
     same = sum(problem.kind == first.kind for problem in problems) - 1
     others = len(problems) - 1 - same
-    counts = [f"{same:,} more such"] * (same > 0) + [f"{others:,} other problems"] * (others > 0)
+    counts = [f"{same:,} more of this kind"] * (same > 0)
+    counts += [f"{others:,} other problem{'s' * (others > 1)}"] * (others > 0)
     return DataError(f"{first} (and {' and '.join(counts)})" if counts else str(first), first.kind)
 
 

@@ -24,7 +24,7 @@ class Feature:
 
     example_id: str
     window_index: int  # in the list of the example's windows, from 0
-    prefix: tuple[int, ...]  # ids of [CLS] question [SEP], or of two [SEP]
+    prefix: tuple[int, ...]  # ids of [CLS] question [SEP]; RoBERTa has two [SEP]
     context: Pieces  # of the whole context
     token_start: int  # first piece of the context in this window
     token_end: int  # last piece of the context in this window (inclusive)
@@ -77,11 +77,12 @@ def prepare_features(
 
     `max_length` counts all tokens of a window. `doc_stride` is the *overlap* of two windows in
     tokens, as in `transformers`. (In google-research/bert the same word means the step.) None means
-    min(128, max_length // 2), or half the room where a long question leaves less. A question of
-    more than `max_question_len` tokens is cut, and a warning names the part that is not read. None
-    cuts no question. Each different context is tokenized once.
+    min(128, max_length // 2). If a long question leaves no more room than this for the context,
+    None means half of this room. A question of more than `max_question_len` tokens is cut, and a
+    warning shows the part that is not read. With None, no question is cut. Each different context
+    is tokenized once.
 
-    Raises `InputError` for a question or context without a token, and for a question that leaves
+    Raises `InputError` for a question or context without words, and for a question that leaves
     less room than doc_stride + 1 tokens of context, because a window could then not advance.
     """
     settings = WindowSettings(max_length, doc_stride, max_question_len)
@@ -99,17 +100,17 @@ def prepare_train_features(
 ) -> list[Feature]:
     """`prepare_features`, with each window labelled with the tokens of the example's first answer.
 
-    These are the tokens that share a character with the answer (`answer_tokens`). A window that
-    lacks one of these tokens, or whose example has no answer, is labelled with its [CLS], position
-    0. These windows equal the `prepare_train_features` of the `transformers` examples. For
-    tidy answers the labels are equal too, with two exceptions. Where an answer starts in a window's
-    last token of context, that function gives a start after the end. Where a character at an
-    answer's edge has several pieces, as a Hangul syllable has, that function labels one piece.
+    These are the tokens that share a character with the answer (`answer_tokens`). If a window does
+    not contain all of them, or if the example has no answer, the label is [CLS], position 0. The
+    windows equal those of `prepare_train_features` in the example scripts of `transformers`. For
+    answers without white space at their edges, the labels are equal too, with two exceptions. If an
+    answer starts in a window's last token of context, HF's start comes after its end. If the first
+    or last character of an answer has several pieces (a Hangul syllable can), HF labels only one.
 
-    With a list `skipped`, an example that no window can hold is left out and its error is added to
-    the list, as in `load_squad`. The same holds for an answer that no token covers. Raises
-    `DataError` where no example is left. Questions are cut as in answering, and one warning gives
-    the number of cut questions.
+    An example that no window can hold raises `InputError`, and an answer that no token covers
+    raises `DataError`. With a list `skipped`, such an example is left out and its error is added to
+    the list, as in `load_squad`. Raises `DataError` if no example is left. Questions are cut as in
+    answering, and one warning gives the number of cut questions.
     """
     settings = WindowSettings(max_length, doc_stride, max_question_len)
     features = []
@@ -143,11 +144,12 @@ def example_windows(
     skipped: list[DataError] | None = None,
     on_cut: Callable[[str], None] = warnings.warn,
 ) -> Iterator[list[Feature]]:
-    """Yield each example's windows, as in `prepare_features`. A bad example raises in its turn.
+    """Yield each example's windows, as in `prepare_features`.
 
-    With a list `skipped`, a bad example has no windows, and its error is added to the list.
-    `contexts` holds contexts that are tokenized already; the others are tokenized and added.
-    `on_cut` is called with a message for each question that is cut.
+    The error of a bad example is raised when the iterator reaches it. With a list `skipped`, a bad
+    example has no windows, and its error is added to the list. `contexts` holds contexts that are
+    tokenized already; the others are tokenized and added. `on_cut` is called with a message for
+    each question that is cut.
     """
     texts = list(dict.fromkeys(e.context for e in examples if e.context not in contexts))
     contexts.update(zip(texts, tokenizer.encode_batch(texts), strict=True))
@@ -172,38 +174,30 @@ def example_windows(
         if len(read) < len(question):
             unread = example.question[question.offsets[len(read), 0] :]
             on_cut(
-                f"{place_of(example)}the question has {len(question)} tokens, "
-                f"max_question_len={len(read)}: not read is {unread[:60]!r}"
+                f"{place_of(example)}the question has {len(question)} tokens, but "
+                f"max_question_len={len(read)}; this part is not read: {unread[:60]!r}"
             )
         prefix = (tokenizer.cls_id, *read, *[tokenizer.sep_id] * tokenizer.separators)
+        segment = tokenizer.context_segment
         yield [
-            Feature(
-                example.id,
-                index,
-                prefix,
-                context,
-                first,
-                end - 1,
-                context_segment=tokenizer.context_segment,
-            )
-            for index, (first, end) in enumerate(window_bounds(len(context), room, stride))
+            Feature(example.id, k, prefix, context, first, end - 1, context_segment=segment)
+            for k, (first, end) in enumerate(window_bounds(len(context), room, stride))
         ]
 
 
 def place_of(example: Example) -> str:
-    """What a message about an example begins with."""
+    """The beginning of a message about an example: its id and ": ", or "" without an id."""
     return f"{example.id}: " if example.id else ""
 
 
 def stride_for(example: Example, settings: WindowSettings, question_tokens: int, room: int) -> int:
-    """The overlap of this example's windows, which have `room` for tokens of context.
+    """The overlap of this example's windows, which hold `room` tokens of context.
 
-    Raises `InputError` where a window could not advance.
+    Raises `InputError` if a window could not advance.
     """
     stride = settings.stride()
     if settings.doc_stride is None and stride >= room:
-        # a long question: windows that advance by half of the room that is left
-        stride = room // 2 if room > 0 else 0
+        stride = max(0, room // 2)  # a long question: half of the room that is left
     if room < stride + 1:
         raise InputError(
             f"{place_of(example)}max_length={settings.max_length} leaves room for "
@@ -222,9 +216,9 @@ def data_report(
 ) -> dict[str, float]:
     """Counts for a data set, and how much of the data fits into windows of this size.
 
-    `answers_without_a_window` counts the questions whose first answer is whole in no window.
-    `answers_with_outer_white_space` counts the questions that have an answer with white space at
-    its beginning or end. `skipped` works as in `prepare_train_features`.
+    `answers_without_a_window` counts the questions whose first answer is not completely inside any
+    window. `answers_with_outer_white_space` counts the questions that have an answer with white
+    space at its beginning or end. `skipped` works as in `prepare_train_features`.
     """
     features = prepare_train_features(examples, tokenizer, max_length, doc_stride, skipped)
     held = {feature.example_id for feature in features if feature.start_position}
@@ -245,39 +239,37 @@ def data_report(
 
 
 def has_outer_white_space(example: Example) -> bool:
-    """Whether an answer begins or ends with white space, which labels exclude."""
+    """Whether an answer begins or ends with white space. Labels leave this white space out."""
     return any(answer.text != answer.text.strip() for answer in example.answers)
 
 
 def answer_tokens(example: Example, context: Pieces) -> tuple[int, int] | None:
     """The first and the last piece of the context that share a character with the first answer.
 
-    White space at the answer's edges changes nothing, and neither do marks that the tokenizer
-    drops. Returns None for an example without an answer. Raises `DataError` where no piece shares a
-    character with the answer, and where the position of the answer is unknown.
+    White space at the answer's edges does not change the result, and characters that the tokenizer
+    removes do not either. Returns None for an example without an answer. Raises `DataError` if no
+    piece shares a character with the answer, and if the position of the answer is unknown.
     """
     if not example.answers:
         return None
     answer = example.answers[0]
-    place = place_of(example)
-    if answer.char_start < 0:
-        kind = "no place is known for the answer"
-        raise DataError(f"{place}{kind} {answer.text!r}", kind)
     starts, ends = context.offsets.T
     first = int(ends.searchsorted(answer.char_start, side="right"))  # ends after the answer's start
-    last = (
-        int(starts.searchsorted(answer.char_end, side="left")) - 1
-    )  # starts before the answer's end
-    if first > last:
+    last = int(starts.searchsorted(answer.char_end, side="left")) - 1  # starts before its end
+    if answer.char_start < 0:
+        kind = "the data do not say where the context has the answer"
+    elif first > last:
         kind = "no token of the context covers the answer"
-        raise DataError(f"{place}{kind} {answer.text!r}", kind)
-    return first, last
+    else:
+        return first, last
+    raise DataError(f"{place_of(example)}{kind} {answer.text!r}", kind)
 
 
 def label(feature: Feature, tokens: tuple[int, int] | None) -> Feature:
-    """The window, labelled with these pieces of its context; with [CLS] where it lacks one.
+    """The window with its labels: the positions of the answer's first and last piece.
 
-    `tokens` are the first and the last piece (inclusive), counted in the whole context.
+    `tokens` are these pieces (the last one inclusive), counted in the whole context. If the window
+    lacks one of them, or `tokens` is None, both labels are 0, the position of [CLS].
     """
     start = end = 0
     if tokens and feature.token_start <= tokens[0] and tokens[1] <= feature.token_end:

@@ -15,7 +15,7 @@ UNFINISHED = ".unfinished-"  # the prefix of draft folders; a killed process lea
 
 @contextmanager
 def complete_files(folder: str | Path) -> Iterator[Path]:
-    """An empty draft folder for the block to write to. At its end the files move to `folder`.
+    """Give the `with` block an empty draft folder. When it ends, the files move to `folder`.
 
     Files move only after every file is completely written to the disk, so an error in the block
     changes no file. They move one after the other, and each replaces the old file in one step. An

@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 import regex
 
-# Runs of characters in which several may form one letter; and one letter. Each run, with an ASCII
-# character before and after it, begins and ends at the boundary of a letter.
+# A run of characters in which several may form one letter. Together with the ASCII characters next
+# to it, it consists of whole letters.
 NOT_ASCII = re.compile(r"[^\x00-\x7f](?:[\x00-\x7f]?[^\x00-\x7f])*")
-GRAPHEME = regex.compile(r"\X")
+GRAPHEME = regex.compile(r"\X")  # one letter
 
 
 def whole_graphemes(text: str, places: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -23,7 +23,7 @@ def whole_graphemes(text: str, places: npt.NDArray[Any]) -> npt.NDArray[Any]:
     array([[0, 5],
            [5, 6]])
     """
-    if text.isascii():  # each character is a letter, except CR LF, which no place divides
+    if text.isascii():  # each character is a grapheme, except CR LF, and no place is inside it
         return places
     begin, end = np.arange(len(text) + 1), np.arange(len(text) + 1)
     for run in NOT_ASCII.finditer(text):

@@ -89,7 +89,7 @@ class SelfAttention(nn.Module):
             mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
         else:
             # The scores are by far the largest tensors, so they are changed in place. Autocast is
-            # off, because with it softmax would return float32 (inside, it always uses float32).
+            # off, because it makes softmax return float32. (Inside, softmax always uses float32.)
             with torch.autocast(q.device.type, enabled=False):
                 scores = (q @ k.transpose(2, 3)).mul_(self.head_size**-0.5)  # (B, N, T, T)
                 if mask is not None:  # (B, 1, 1, T), the same for every head and every query
@@ -100,7 +100,7 @@ class SelfAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear maps with a GELU between them, for each token separately. Same paper, 3.3."""
+    """A linear map, a GELU and a linear map, for each token. "Attention Is All You Need", 3.3."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class FeedForward(nn.Module):
         self.contract = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        # F.gelu is the erf form, as in pretraining; the tanh form would be 1e-3 off
+        # F.gelu uses erf, as in pretraining; the tanh formula would give errors of about 1e-3
         x = F.gelu(self.expand(x))  # (B, T, H) -> (B, T, I)
         contracted: Tensor = self.contract(x)  # (B, T, I) -> (B, T, H)
         return contracted
@@ -134,16 +134,16 @@ class EncoderLayer(nn.Module):
 
 @dataclass(frozen=True)
 class Encoded:
-    """The results of the encoder. The modules themselves keep nothing."""
+    """The results of the encoder. The modules do not store them."""
 
     # L + 1 tensors (B, T, H): the embeddings, then each layer; or the last layer only
     hidden_states: tuple[Tensor, ...]
-    # On request, L tensors (B, N, T, T). Each row sums to 1, but not after dropout, in training.
+    # On request, L tensors (B, N, T, T). Each row sums to 1, except after dropout in training.
     attentions: tuple[Tensor, ...] | None
 
 
 class Bert(nn.Module):
-    """The encoder: embeddings and L layers. There is no pooler, because spans need every token."""
+    """Embeddings and L layers. There is no pooler (it reads only [CLS]): spans need every token."""
 
     def __init__(self, config: BertConfig, attention: Attention = "eager") -> None:
         super().__init__()
@@ -158,7 +158,7 @@ class Bert(nn.Module):
         self.apply(self.initialize)
 
     def initialize(self, module: nn.Module) -> None:
-        """BERT's first weights: drawn from N(0, initializer_range^2), with biases 0."""
+        """The initial weights, as in BERT: from N(0, initializer_range^2). Biases are 0."""
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
         if isinstance(module, nn.Linear):
@@ -169,8 +169,8 @@ class Bert(nn.Module):
         cls, source: str | Path, attention: Attention = "eager", revision: str | None = None
     ) -> "Bert":
         """The encoder of a folder or hub id (`revision`: its branch, tag or commit), in eval mode
-        and float32. A span head stays unread. Raises `PretrainedError` when a weight is missing,
-        unexpected, or has another shape.
+        and float32. If it has a span head, the head is not loaded. Raises `PretrainedError` when a
+        weight is missing, unexpected, or has another shape.
         """
         revision = pinned(source, revision)
         model, shapes = pretrained.empty_model(cls, source, attention, revision)
@@ -208,9 +208,9 @@ class Bert(nn.Module):
         x = self.embeddings(input_ids, token_type_ids)  # (B, T) -> (B, T, H)
         mask = None
         if attention_mask is not None:
-            # The mask is added to the scores. 0 keeps a key. The lowest finite number removes it,
-            # because its exponential is exactly 0; -inf would give NaN where a whole row is
-            # padding. We use bfloat16's lowest number: float32's would be -inf in bfloat16.
+            # The mask is added to the scores: 0 at tokens. At padding it is the lowest finite
+            # number, whose exponential is exactly 0. (-inf would give NaN if a whole row is
+            # padding.) We use bfloat16's: in bfloat16, float32's lowest number would become -inf.
             lowest = torch.finfo(torch.bfloat16).min
             mask = torch.zeros(attention_mask.shape, dtype=x.dtype, device=x.device)
             mask = mask.masked_fill(attention_mask == 0, lowest)[:, None, None, :]  # (B, 1, 1, T)

@@ -30,10 +30,12 @@ def best_of(
     """The `settings.top_k` best answers to one question in many passages, best first.
 
     Each score is a probability over the spans of all passages together and "no answer", which means
-    that no passage has an answer. The logit of "no answer" is the least that any window of any
-    passage gives it. Passages may be an iterator; of each passage only `top_k` answers are kept.
-    Raises `InputError` for a bad passage, which it names, and where there is no passage.
+    that no passage has an answer. The logit of "no answer" is the lowest of all windows of all
+    passages, minus the threshold of the calibration. It always takes part; `settings.no_answer` has
+    no effect. Passages may be an iterator; only `top_k` answers of each passage are kept. Raises
+    `InputError` if there is no passage, and for a bad passage. The message names its index.
     """
+    settings = replace(settings, no_answer=False)  # "no answer" is added below, once for all
     if isinstance(passages, str):
         raise InputError("passages is a str: expected several, as a list of strings")
 

@@ -16,7 +16,7 @@ from .model import Bert, Encoded
 
 @dataclass(frozen=True)
 class QuestionAnsweringOutput(Encoded):
-    """The encoder's states, and two logits for every token. The logits are never masked."""
+    """The encoder's states, and two logits for every token: also for padding and the question."""
 
     start_logits: Tensor  # (B, T)
     end_logits: Tensor  # (B, T)
@@ -25,8 +25,8 @@ class QuestionAnsweringOutput(Encoded):
 class SpanHead(nn.Module):
     """Two vectors mark an answer: the start logit of token i is S . T_i, its end logit is E . T_i.
 
-    The paper has no biases. HF's layer has one scalar for each side. We keep them, because then the
-    raw logits agree with HF's. In the softmax over the tokens they cancel.
+    The paper has no biases. Hugging Face's (HF) layer has one for the start and one for the end. We
+    keep them, so that our raw logits equal HF's. They cancel in the softmax over the tokens.
     """
 
     def __init__(self, hidden_size: int, std: float) -> None:
@@ -66,9 +66,9 @@ class BertForQuestionAnswering(nn.Module):
         """The model of a folder or hub id, in eval mode and float32.
 
         `revision` is the hub id's branch, tag or commit. `new_head=True` is for fine-tuning: if the
-        checkpoint has no head, a new one is drawn from torch's global generator. Without it, such a
-        checkpoint raises `PretrainedError`, because an untrained head gives random answers. So does
-        any other weight that is missing, unexpected, or has another shape.
+        checkpoint has no head, a new one is drawn from torch's global generator. Otherwise such a
+        checkpoint raises `PretrainedError`, because an untrained head gives random answers. Any
+        other weight that is missing, unexpected, or of another shape raises `PretrainedError` too.
         """
         revision = pinned(source, revision)
         model, expected = pretrained.empty_model(cls, source, attention, revision)
@@ -103,7 +103,7 @@ class BertForQuestionAnswering(nn.Module):
         output_attentions: bool = False,
         output_hidden_states: bool = True,
     ) -> QuestionAnsweringOutput:
-        """Token ids (B, T) -> start and end logits (B, T). Arguments and errors: `Bert.forward`."""
+        """Token ids (B, T) -> start and end logits (B, T), with the arguments of `Bert.forward`."""
         encoded = self.bert(
             input_ids, attention_mask, token_type_ids, output_attentions, output_hidden_states
         )
@@ -123,11 +123,11 @@ def span_loss(
     """The mean negative log-likelihood of the true starts and the true ends: a float32 scalar.
 
     Logits are (B, T), positions (B,). The paper adds the losses of start and end. HF and Google's
-    code average them, and so do we. Positions past the window are ignored, as in HF. The value
-    equals HF's, except in three cases. With an `attention_mask` (B, T), the softmax leaves out
-    padding, and a label on padding has an infinite loss. A negative position, as in an unlabelled
-    window, is ignored; HF treats it as 0, the [CLS]. A batch without any position inside its
-    windows has loss 0; HF's is NaN.
+    code average them, and so do we. Positions after the end of the window are ignored, as in HF.
+    The value equals HF's, except in three cases. (1) With an `attention_mask` (B, T), the softmax
+    leaves out padding, and a label on padding has an infinite loss. (2) A negative position, as in
+    an unlabelled window, is ignored; HF treats it as 0, the [CLS]. (3) A batch without any position
+    inside its windows has loss 0; HF's is NaN.
     """
 
     def one_side(logits: Tensor, positions: Tensor) -> Tensor:

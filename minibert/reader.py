@@ -34,7 +34,7 @@ BUNDLED = Path(__file__).parent / "checkpoints" / "minilm-squad"
 
 
 class QuestionAnswerer(Engine):
-    """Answers questions with pieces of the text itself."""
+    """Answers questions with parts of the text itself."""
 
     def __init__(
         self,
@@ -47,9 +47,9 @@ class QuestionAnswerer(Engine):
         precision: Precision = "fp32",
         calibration: Calibration = UNCALIBRATED,
     ) -> None:
-        """`max_length` None means 384 tokens, or less where model or tokenizer allow less. For it,
-        `doc_stride` and `max_question_len` see `WindowSettings`; for the rest see `Engine`, which
-        also raises the errors.
+        """`WindowSettings` explains `max_length` (None means 384, or fewer if model or tokenizer
+        allow only fewer), `doc_stride` and `max_question_len`. `Engine` explains the other
+        arguments and the errors.
         """
         if max_length is None:
             max_length = min(384, model.config.max_length, tokenizer.max_length or 384)
@@ -73,11 +73,12 @@ class QuestionAnswerer(Engine):
         `revision` is the hub id's branch, tag or commit. `tokenizer` is a `Tokenizer`, or the
         folder or hub id to load one from (its newest revision). None means the model's own.
 
-        With bfloat16 the weights are converted too. On a CPU, `fuse` (for "int8", `quantize`) then
-        gives the layers faster kernels, which hold copies of the weights: such a model can't be
-        trained. `attention` None is the faster one: "sdpa", except for bfloat16 on a CPU without
-        matrix instructions (AMX). The calibration is read from `config.json`, if there is one.
-        Raises `PretrainedError`, and `InputError` for a device that cannot be used.
+        `device` and `precision` are explained at `choose_device` and `choose_precision`. With
+        bfloat16, the weights are stored in bfloat16 too. On a CPU, `fuse` (for "int8", `quantize`)
+        gives the layers a faster implementation. It holds copies of the weights, so such a model
+        can't be trained. `attention` None is the faster one: "sdpa", except for bfloat16 on a CPU
+        without matrix instructions (AMX). The calibration is read from `config.json`, if there is
+        one. Raises `PretrainedError`, and `InputError` for an unusable device or precision.
         """
         chosen = choose_device(device)
         computed = choose_precision(precision, chosen)
@@ -98,18 +99,16 @@ class QuestionAnswerer(Engine):
         elif not isinstance(tokenizer, Tokenizer):
             tokenizer = Tokenizer.from_pretrained(tokenizer)
         with prefix_errors(source):
-            calibration = stored_calibration(read_config(source, revision))
+            stored = stored_calibration(read_config(source, revision))
             return cls(
-                model,
-                tokenizer,
-                max_length,
-                doc_stride,
-                precision=precision,
-                calibration=calibration,
+                model, tokenizer, max_length, doc_stride, precision=precision, calibration=stored
             )
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write model and tokenizer, in float32 and Hugging Face's format: all files or none."""
+        """Write model (in float32), calibration and tokenizer in Hugging Face's format.
+
+        No file changes before all are complete. Raises `InputError` if they cannot be written.
+        """
         with complete_files(folder) as draft:
             self.model.save_pretrained(draft)
             self.tokenizer.save_pretrained(draft)
@@ -153,9 +152,10 @@ class QuestionAnswerer(Engine):
         """The best answer; for `top_k` > 1 a list of the best ones, or of all if there are fewer.
 
         `max_answer_len` counts tokens. With `no_answer`, "" (the context has no answer) can be an
-        answer; the model's calibration says how likely it must be. With `text_score`, each answer
-        has a `text_score`. Raises `InputError` for a question or a context without words, and for a
-        question too long for a window.
+        answer: it is the best one if its logit exceeds the best span's by more than
+        `calibration.null_threshold`. With `text_score`, each answer has a `text_score`. Raises
+        `InputError` for a question or a context without words, and for a question too long for a
+        window.
         """
         settings = AnswerSettings(top_k, max_answer_len, no_answer, text_score=text_score)
         example = validated_example("", question, context)
@@ -170,12 +170,12 @@ class QuestionAnswerer(Engine):
         on_batch: OnBatch = ignore,
         text_score: bool = False,
     ) -> Iterator[Answer]:
-        """Yield the best answer to each (question, context), in their order.
+        """Yield the best answer to each (question, context), in the same order.
 
-        A list is checked before any work starts. An iterator is read ahead only as far as a bounded
-        buffer allows. Its bad item raises in its turn, after the answers to the items before it.
-        Errors name the item by its index. Otherwise this works like `__call__`. `on_batch` is told
-        how many windows have just been read.
+        A list is checked before any work starts. Of an iterator, only a limited amount of text is
+        read ahead, and the error of a bad item comes after the answers to the items before it.
+        Errors name the item by its index. Otherwise this works like `__call__`. `on_batch` is
+        called with the number of windows that have just been read.
         """
 
         def examples() -> Iterator[Example]:
@@ -196,7 +196,7 @@ class QuestionAnswerer(Engine):
         settings: AnswerSettings = AnswerSettings(),
         on_batch: OnBatch = ignore,
     ) -> Iterator[list[Answer]]:
-        """Yield `answers_of` each example, in their order. Examples and errors: see `read`."""
+        """Yield the answers to each example (see `answers_of`), in order. For errors see `read`."""
         readings = self.read(examples, on_batch)
         return (answers_of(reading, settings) for reading in readings)
 
@@ -221,7 +221,7 @@ class QuestionAnswerer(Engine):
         attribution: bool = True,
         on_progress: OnProgress = ignore,
     ) -> Explanation:
-        """Why this answer: plain data, which a notebook shows as a page. See `explain`."""
+        """Explain the best answer: plain data, which a notebook shows as a page. See `explain/`."""
         settings = AnswerSettings(top_k, max_answer_len, no_answer)
         return explain(self, question, context, settings, attribution, on_progress)
 

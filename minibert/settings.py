@@ -7,21 +7,24 @@ from typing import Any
 
 from .errors import InputError
 
-# Tokens of a question that are read, in training as in answering: the `max_query_length` of
-# google-research/bert, and the default of the pipeline. SQuAD's longest question has 61 tokens.
+# At most this many tokens of a question are read, in training and in answering: the
+# `max_query_length` of google-research/bert, and the default of the pipeline of `transformers`.
+# SQuAD's longest question has 61 tokens.
 MAX_QUESTION_LEN = 64
 
 
 def setting(default: Any, help: str) -> Any:
-    """A field of a settings class: its default (... for none), and its option's line of help."""
-    if default is ...:
-        return dataclasses.field(metadata={"help": help})
+    """A field of a settings class. `help` is for the option; the default `...` means no default."""
+    default = dataclasses.MISSING if default is ... else default
     return dataclasses.field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True)
 class WindowSettings:
-    """How a long context is cut into overlapping windows. Raises `InputError`."""
+    """How a long context is cut into overlapping windows.
+
+    Raises `InputError` for a value out of range.
+    """
 
     max_length: int = setting(384, "Tokens in one window.")
     # The *overlap* of two windows, as in `transformers`. In google-research/bert the same word
@@ -40,17 +43,17 @@ class WindowSettings:
             raise InputError(f"max_question_len={self.max_question_len}: expected 1 or more")
 
     def stride(self) -> int:
-        """The overlap to use where `doc_stride` is None: 128 tokens, or half a shorter window."""
+        """The overlap to use: `doc_stride`. None means 128 tokens, or half of a shorter window."""
         return min(128, self.max_length // 2) if self.doc_stride is None else self.doc_stride
 
 
 @dataclass(frozen=True)
 class AnswerSettings:
-    """Which answers are chosen from the logits. Raises `InputError`."""
+    """Which answers are chosen from the logits. Raises `InputError` for a value out of range."""
 
     top_k: int = setting(1, "How many answers, best first.")
     max_answer_len: int = setting(30, "Longest answer, in tokens.")
-    no_answer: bool = setting(False, 'Let "" (no answer) be one of the answers.')
+    no_answer: bool = setting(False, 'Allow the answer "": the context has no answer.')
     align_to_words: bool = setting(False, "Widen answers to whole words, after scoring.")
     text_score: bool = setting(
         False, "Also give the probability of the answer's text, wherever it occurs."
@@ -64,16 +67,16 @@ class AnswerSettings:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a model knows about its own doubt, fitted by `calibrate`. The defaults change nothing.
+    """Three numbers that correct a model's scores, and say when to give no answer.
 
-    There are two temperatures, because a span is right less often than its text: the annotator may
-    have marked the same words in another place.
-
-    Raises `InputError` for a temperature that is not positive, and for a value that is no number.
+    `calibrate` fits them. The defaults change nothing. There are two temperatures, because a span
+    is right less often than its text: the annotator may have marked the same words in another
+    place. Raises `InputError` for a temperature that is not positive, and for a value that is not a
+    finite number.
     """
 
     temperature: float = 1.0  # logits are divided by it before the softmax; above 1 is less sure
-    # "No answer" is chosen where its null odds (its logit minus the best span's) exceed this.
+    # "No answer" is chosen if its null odds exceed this: its logit minus the logit of the best span
     null_threshold: float = 0.0
     text_temperature: float = 1.0  # the same, for the softmax behind `Answer.text_score`
 

@@ -3,9 +3,9 @@
 BERT (arXiv:1810.04805v2) section 4.2: a span's score is S.T_i + E.T_j, and the best span with
 j >= i is the prediction. This module compares every legal span of every window and skips none.
 
-Here T counts only tokens of the context: the tokens of one window, or of the whole context where a
-function takes the offsets of the whole context. K is the length of the longest span. "Null" is
-SQuAD v2.0's name for the answer "no answer".
+Here T is a number of context tokens: those in one window. If a function takes the offsets of the
+whole context, T counts the tokens of the whole context. K is the length of the longest span. "Null"
+is SQuAD v2.0's name for the answer "no answer".
 """
 
 import math
@@ -58,7 +58,7 @@ class Span:
 def span_grid(start_logits: Array, end_logits: Array, max_answer_len: int) -> Array:
     """All legal spans of one window: grid[i, k] is the score of tokens i to i + k inclusive.
 
-    (T,), (T,) -> (T, K), K = min(max_answer_len, T); -inf where a span would leave the window. The
+    (T,), (T,) -> (T, K), K = min(max_answer_len, T); -inf if a span would leave the window. The
     grid is float64, where the sum of two float32 numbers is exact: different logits never tie.
 
     >>> span_grid(np.array([1.0, 5.0, 0.0]), np.array([2.0, 0.0, 4.0]), max_answer_len=2)
@@ -77,7 +77,7 @@ def span_grid(start_logits: Array, end_logits: Array, max_answer_len: int) -> Ar
 def surroundings(tokens: int, width: int) -> Array:
     """How much context a window shows around each span: min(tokens to the left, to the right).
 
-    -> (T, K), laid out like `span_grid`; negative where a span would leave the window.
+    Returns (T, K), laid out like `span_grid`; negative if a span would leave the window.
     """
     i, k = np.ogrid[:tokens, :width]
     nearest: Array = np.minimum(i, tokens - 1 - i - k)
@@ -91,27 +91,28 @@ def best_spans(
     words: Array | None = None,
     calibration: Calibration = UNCALIBRATED,
 ) -> list[Span]:
-    """The `settings.top_k` best spans, best first; every span where there are fewer.
+    """The `settings.top_k` best spans, best first. If there are fewer spans, all of them.
 
-    `windows` are all windows of one example, in order. Of the settings, `top_k`, `max_answer_len`
-    and `no_answer` are used.
+    `windows` are all windows of one example, in order. Only `top_k`, `max_answer_len` and
+    `no_answer` of the settings are used.
 
     A span that several windows contain counts once. Its logits come from the window that shows the
-    most context around it (`surroundings`), and from the earliest of several such windows. With the
-    `offsets` (T, 2) of the context's tokens, spans of the same characters also count once, and the
-    best one remains: the pieces of one Hangul syllable make such spans. `Span.score` is the softmax
-    of start_logit + end_logit over all these candidates. Ties go to the earlier start, then to the
-    shorter span.
+    most context around it (`surroundings`), or from the first such window. With the `offsets`
+    (T, 2) of the context's tokens, spans without text are left out. Of several spans with the same
+    characters, only the best one counts then. (The pieces of one Hangul syllable make such spans.)
+    `Span.score` is the softmax of start_logit + end_logit over all these candidates. If logits are
+    equal, the earlier start comes first, then the shorter span.
 
     `words` (T, 2) gives for each token the characters of its whole word. With it, only the best of
     the spans that cover the same words is returned, with its own score: nothing is summed.
 
-    With `no_answer`, "no answer" is one more candidate. Its logit is the least start_logit +
-    end_logit that the [CLS] of any window has. It is then always in the list: it is added at the
-    end where it isn't among the best.
+    With `no_answer`, "no answer" is one more candidate. Each window gives it a logit: start_logit +
+    end_logit of its [CLS]. The lowest of these counts. "No answer" is then always in the list: if
+    it isn't among the `top_k` best, it is added at the end, so the list has `top_k` + 1 spans.
 
-    A `calibration` subtracts its threshold from that logit, and divides all logits by its
-    temperature in the softmax. The order of the spans and the returned logits stay the same.
+    The threshold of the `calibration` is subtracted from the logit of "no answer", and in the
+    softmax all logits are divided by its temperature. The order of the spans and the returned
+    logits stay the same.
 
     Raises `InputError` for logits that are not finite.
     """
@@ -129,8 +130,8 @@ def best_spans(
 
     flat = grid.ravel()
     count = min(settings.top_k, int(np.count_nonzero(flat > -np.inf)))
-    # first all spans that reach the logit of the last one wanted, then exactly in order; the sort
-    # is stable, which keeps ties in place
+    # Find all spans whose logit is at least that of the last wanted span, then sort only these. The
+    # sort is stable, so spans with equal logits keep their order.
     threshold = np.partition(flat, -count)[-count]
     reached = np.flatnonzero(flat >= threshold)
     chosen = reached[np.argsort(-flat[reached], kind="stable")][:count]
@@ -139,16 +140,10 @@ def best_spans(
         i, k = divmod(flat_index, grid.shape[1])
         source = int(source_window[flat_index])
         window = windows[source]
-        spans.append(
-            Span(
-                token_start=i,
-                token_end=i + k,
-                start_logit=float(window.start_logits[i - window.token_start]),
-                end_logit=float(window.end_logits[i + k - window.token_start]),
-                score=math.exp((flat[flat_index] - top) / temperature) / total,
-                window=source,
-            )
-        )
+        start_logit = float(window.start_logits[i - window.token_start])
+        end_logit = float(window.end_logits[i + k - window.token_start])
+        score = math.exp((flat[flat_index] - top) / temperature) / total
+        spans.append(Span(i, i + k, start_logit, end_logit, score, source))
     if settings.no_answer:
         rank = int(np.count_nonzero(flat[chosen] >= null_logit))
         null_score = math.exp((null_logit - top) / temperature) / total
@@ -159,14 +154,14 @@ def best_spans(
 
 
 def least_null_logits(windows: Sequence[WindowLogits]) -> tuple[float, float]:
-    """The logits of "no answer": the pair with the least sum that any window's [CLS] has."""
+    """The logits of "no answer": of all windows, the two logits of [CLS] with the lowest sum."""
     return min((window.null_logits for window in windows), key=sum)
 
 
 def null_candidate(
     windows: Sequence[WindowLogits], settings: AnswerSettings, calibration: Calibration
 ) -> float:
-    """The logit with which "no answer" competes; -inf where it may not be the answer."""
+    """The logit with which "no answer" competes; -inf if it is not allowed."""
     if not settings.no_answer:
         return -math.inf
     return sum(least_null_logits(windows)) - calibration.null_threshold
@@ -188,7 +183,7 @@ def scores_of_best(
 ) -> Array:
     """The scores of the best span and of its text at each temperature, without "no answer".
 
-    (K,) temperatures -> (2, K): the scores of `best_spans` and of `text_scores`.
+    (M,) temperatures -> (2, M): the scores of `best_spans` and of `text_scores`.
     """
     grid, _ = candidate_grid(windows, max_answer_len, offsets)
     i, k = divmod(int(grid.argmax()), grid.shape[1])
@@ -211,12 +206,12 @@ def text_scores(
 ) -> list[float]:
     """For each answer's text, the probability that this *text* is right, wherever it occurs.
 
-    The probability is a sum over the softmax of all candidates at this temperature: the candidates
-    whose texts are equal after `normalize_answer`. Over all different texts it sums to 1.
+    A softmax at this temperature gives each candidate a probability. The candidates whose texts are
+    equal after `normalize_answer` are added up. Over all different texts, the results sum to 1.
 
-    `grid` is the `candidate_grid` of the example and `null_logit` its `null_candidate`, whose text
-    is "". The text of a candidate is the part of the context between the `places` (T, 2) of its
-    first and last token.
+    `grid` is the `candidate_grid` of the example. `null_logit` is its `null_candidate`; the text of
+    this candidate is "". The text of a span goes from the first character of its first token to the
+    end of its last token: `places` (T, 2).
     """
     logits_of = logits_of_texts(grid, context, places)
     top, total = softmax_total(grid, null_logit, temperature)
@@ -234,8 +229,8 @@ def text_scores(
 def logits_of_texts(grid: Array, context: str, places: Array) -> Callable[[str], Array]:
     """A function: a normalised text -> the logits of all spans in the grid that have this text."""
     legal = grid > -np.inf
-    # Equal texts have equal sums of letters. Few spans have the sum of a given text, and only the
-    # texts of these few are compared.
+    # Equal texts have equal sums (see `letter_sums`). Few spans have the sum of a given text, so
+    # only the texts of these few are compared.
     before = letter_sums(context)
     padded = np.zeros(len(grid) + grid.shape[1] - 1, dtype=np.uint64)
     padded[: len(grid)] = before[places[:, 1]]
@@ -258,8 +253,9 @@ def logits_of_texts(grid: Array, context: str, places: Array) -> Callable[[str],
 def letter_sums(text: str) -> Array:
     """For each place in a text, a sum over the letters before it: (len(text) + 1,), modulo 2^64.
 
-    Characters that `normalize_answer` removes count 0, and so do all letters that occur in
-    articles. Texts that are equal after `normalize_answer` therefore have equal sums.
+    Each letter has a random number. Characters that `normalize_answer` removes count 0, and the
+    letters of "a", "an" and "the" do too. So texts that are equal after `normalize_answer` have
+    equal sums.
 
     >>> sums = letter_sums("The U.S., us")
     >>> bool(sums[8] - sums[0] == sums[12] - sums[9])
@@ -285,7 +281,11 @@ def letter_number(character: str) -> int:
 def candidate_grid(
     windows: Sequence[WindowLogits], max_answer_len: int, offsets: Array | None
 ) -> tuple[Array, Array]:
-    """All spans that can be answers: `merge_windows`, and each range of characters once."""
+    """All spans that can be answers, as `merge_windows` gives them.
+
+    With `offsets`, spans without text are -inf. Of several spans with the same characters, all but
+    the best one are -inf too.
+    """
     grid, source_window = merge_windows(windows, max_answer_len)
     if offsets is not None:
         drop_blanks(grid, offsets)
@@ -296,7 +296,7 @@ def candidate_grid(
 def merge_windows(windows: Sequence[WindowLogits], max_answer_len: int) -> tuple[Array, Array]:
     """The legal spans of a whole context, and for each span the window that gives its logits.
 
-    -> a grid (tokens of the context, K), laid out like `span_grid`; the windows' indices, flat.
+    Returns a grid (T, K), laid out like `span_grid`, and the indices of the windows, (T * K,).
     """
     width = min(max_answer_len, max(len(w.start_logits) for w in windows))
     if len(windows) == 1:  # most examples: the same result in less time
@@ -308,21 +308,17 @@ def merge_windows(windows: Sequence[WindowLogits], max_answer_len: int) -> tuple
     source_window = np.zeros((tokens, width), dtype=np.int32)
     for index, window in enumerate(windows):
         one = span_grid(window.start_logits, window.end_logits, width)  # (T, K)
-        rows = slice(window.token_start, window.token_start + len(one))
-        columns = slice(0, one.shape[1])
+        here = np.s_[window.token_start : window.token_start + len(one), : one.shape[1]]
         around = surroundings(*one.shape)
-        better = around > shown[rows, columns]
-        grid[rows, columns][better] = one[better]
-        shown[rows, columns][better] = around[better]
-        source_window[rows, columns][better] = index
+        better = around > shown[here]
+        grid[here][better] = one[better]
+        shown[here][better] = around[better]
+        source_window[here][better] = index
     return grid, source_window.ravel()
 
 
 def drop_blanks(grid: Array, offsets: Array) -> None:
-    """Set the spans to -inf that have no text, because all their tokens are white space.
-
-    `Pieces` says how the offsets of such a token look.
-    """
+    """Set all spans without text to -inf: all their tokens are white space (see `Pieces`)."""
     starts, ends = offsets.T
     if (starts < ends).all():
         return
@@ -351,7 +347,7 @@ def argmax_span(start_logits: Array, end_logits: Array) -> tuple[int, int]:
     """The blog post's first decoder: the best start and the best end, each on its own.
 
     It looks at all tokens of the window, also at the question and [SEP]. The end can come before
-    the start: the span is then empty. -> (start, end inclusive)
+    the start: the span is then empty. Returns (start, end inclusive).
     """
     return int(np.argmax(start_logits)), int(np.argmax(end_logits))
 
@@ -359,11 +355,11 @@ def argmax_span(start_logits: Array, end_logits: Array) -> tuple[int, int]:
 def beam_spans(
     start_logits: Array, end_logits: Array, beam: int = 20
 ) -> list[tuple[int, int, float]]:
-    """The blog post's second decoder: the 20 best starts with the 20 best ends, start <= end.
+    """The blog post's second decoder: the `beam` best starts with the `beam` best ends.
 
-    It looks at all tokens of the window and at spans of any length, best first. It can miss the
-    best legal span, and it can return a span in the question. -> (start, end inclusive,
-    start_logit + end_logit)
+    It looks at all tokens of the window and at spans of any length, start <= end. It can miss the
+    best legal span, and it can return a span in the question. Returns (start, end inclusive,
+    start_logit + end_logit), best first.
     """
     starts = np.argsort(start_logits)[::-1][:beam].tolist()
     ends = np.argsort(end_logits)[::-1][:beam].tolist()

@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 import minibert
 from minibert import QuestionAnswerer
 from minibert.cli import app
+from minibert.passages import best_of
+from minibert.settings import AnswerSettings
 from minibert.spans import Calibration
 
 QUESTION = "Who lit the lamp?"
@@ -51,6 +53,12 @@ def test_an_answer_is_text_of_its_passage_and_the_scores_are_one_probability(qa,
             assert a.answer and passages[a.passage][a.start : a.end] == a.answer
     assert sum(a.passage is None for a in answers) == 1
     assert qa.best_of(QUESTION, passages, top_k=3, max_answer_len=4) == answers[:3]
+
+
+def test_the_switch_for_no_answer_changes_nothing(qa):
+    """ "No answer" is one candidate for all passages together, never one more for each of them."""
+    plain, switched = AnswerSettings(top_k=9), AnswerSettings(top_k=9, no_answer=True)
+    assert best_of(qa, QUESTION, PASSAGES, plain) == best_of(qa, QUESTION, PASSAGES, switched)
 
 
 @pytest.mark.parametrize("calibration", [Calibration(), Calibration(0.7, 1.5)])

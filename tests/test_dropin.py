@@ -294,12 +294,12 @@ def test_a_long_question_is_cut(ours, theirs):
     call = LAMP | {"question": short + ", the lamp" * 30}
     limit = {"max_question_len": len(ours.qa.tokenizer.encode(short).ids)}
     assert theirs(**call, **limit) == theirs(**call)
-    with pytest.warns(UserWarning, match="not read is ', the lamp, the lamp"):
+    with pytest.warns(UserWarning, match="this part is not read: ', the lamp, the lamp"):
         assert ours(**call, **limit) == ours(**call | {"question": short})
     call["question"] *= 10
     with pytest.raises(Exception, match="too short to respect the provided max_length"):
         theirs(**call, **limit)
-    with pytest.warns(UserWarning, match="not read is ', the lamp, the lamp"):
+    with pytest.warns(UserWarning, match="this part is not read: ', the lamp, the lamp"):
         assert ours(**call, **limit)["answer"]
 
 
@@ -315,7 +315,7 @@ def test_settings(tiny, ours):
     score = ours(**BELL, **cut)["score"]
     assert score == pytest.approx(ours(**BELL, **cut, batch_size=1)["score"], rel=1e-5)
     assert score != pytest.approx(ours(**BELL)["score"], rel=1e-5)
-    with pytest.warns(UserWarning, match="max_question_len=2: not read is '.*lamp'"):
+    with pytest.warns(UserWarning, match="max_question_len=2; this part is not read: '.*lamp'"):
         ours(question="the lamp" + " lamp" * 5, context="Ada", max_question_len=2)
 
 

@@ -126,7 +126,9 @@ def test_an_answer_that_no_token_covers_is_named(tokenizer, gold):
 def test_an_answer_whose_place_is_unknown_trains_nothing(tokenizer):
     """As `load_squad` gives it where it was asked to keep texts for scoring."""
     example = Example("k", "Who?", "Ada lit it", (GoldAnswer("Ada", -1),))
-    with pytest.raises(DataError, match="k: no place is known for the answer 'Ada'"):
+    with pytest.raises(
+        DataError, match="k: the data do not say where the context has the answer 'Ada'"
+    ):
         minibert.prepare_train_features([example], tokenizer)
 
 

@@ -449,7 +449,7 @@ def test_a_context_with_one_candidate(bundled):
 
 def test_a_question_that_is_cut(qa):
     reader = minibert.QuestionAnswerer(qa.model, qa.tokenizer, 64, 20, max_question_len=5)
-    with pytest.warns(UserWarning, match="not read is"):
+    with pytest.warns(UserWarning, match="this part is not read:"):
         found = reader.explain("Who lit the lamp of the old tower at dusk?", CONTEXT)
     assert (
         found.attribution.gradients.question[-1] == 0.0

@@ -241,7 +241,7 @@ def test_a_bad_item_of_many(qa, bad, named, monkeypatch):
             next(answers)
 
 
-@pytest.mark.filterwarnings("ignore:.*not read is")
+@pytest.mark.filterwarnings("ignore:.*this part is not read")
 @pytest.mark.parametrize("settings", [{}, {"max_question_len": 9}, {"doc_stride": 40}])
 def test_a_list_is_refused_where_an_iterator_would_fail(qa, settings):
     """The cheap check of a list, beside reading each item alone."""

@@ -188,7 +188,7 @@ def test_bad_input_is_named(qa, question, context, named):
 
 def test_a_long_question_is_cut_and_the_rest_named(qa):
     question = "who " * 63 + "lit a lamp"
-    with pytest.warns(UserWarning, match="max_question_len=64: not read is '.*a lamp'"):
+    with pytest.warns(UserWarning, match="max_question_len=64; this part is not read: '.*a lamp'"):
         cut = qa(question, "Ada lit the lamp.")
     place = qa.tokenizer.encode(question).offsets[64, 0]
     assert cut == qa(question[:place], "Ada lit the lamp.")

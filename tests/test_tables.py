@@ -409,12 +409,14 @@ def bad_ids(path: Path, count: int, good: int = 0) -> Path:
 def test_one_reason_for_all_rows_is_given_once(run, tmp_path, tiny):
     path = bad_ids(tmp_path / "d.jsonl", 1380)
     for skipped in (None, []):
-        with pytest.raises(DataError, match=r"row 1: 'id' is list.* \(and 1,379 more such") as told:
+        with pytest.raises(
+            DataError, match=r"row 1: 'id' is list.* \(and 1,379 more of this kind"
+        ) as told:
             load_squad(path, skipped=skipped)
         assert len(str(told.value)) < 300
     code, out, err = run("check-data", path, "--tokenizer", tiny)
     assert code == 2 and out.count("\n") <= 1 and err.count("\n") == 1
-    assert "row 1: 'id' is list" in err and "1,379 more such" in err
+    assert "row 1: 'id' is list" in err and "1,379 more of this kind" in err
 
 
 def test_check_data_prints_twenty_of_a_kind(run, tmp_path, tiny):

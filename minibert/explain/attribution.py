@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 from ..batches import collate
@@ -32,21 +33,21 @@ class Occlusion:
     side: str  # "question" or "context"
     start: int  # the part that is left out: code points, end exclusive
     end: int
-    log_p: float | None  # of the explained answer; None where it was in the left-out sentence
+    log_p: float | None  # of the explained answer; None if it was in the left-out sentence
     answer: str  # the best answer now
     score: float
 
 
 @dataclass(frozen=True, slots=True)
 class Gradients:
-    """Integrated gradients of log p(answer) for each word: they add up to its difference."""
+    """Integrated gradients of log p(answer) for each word: the sum is log_p - baseline_log_p."""
 
     question: tuple[float, ...]
     context: tuple[float, ...]
     log_p: float  # of the answer, in float32
     baseline_log_p: float  # the same with [PAD]'s vector for every word
     steps: int
-    gap: float  # the error of the sum, as a share of the difference of the two log p
+    gap: float  # the error of this sum, as a share of the difference
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,25 +93,15 @@ class Candidates:
         offsets = features[0].context.offsets.astype(np.int64)
         keys, groups = np.unique((offsets[i, 0] << 32) + offsets[i + k, 1], return_inverse=True)
         i -= first[windows]
-        starts, ends = torch.from_numpy(i), torch.from_numpy(i + k)
-        return cls(
-            torch.from_numpy(windows),
-            starts,
-            ends,
-            torch.from_numpy(groups),
-            keys,
-            no_answer,
-            calibration,
-        )
+        source, starts, ends, group = map(torch.from_numpy, (windows, i, i + k, groups))
+        return cls(source, starts, ends, group, keys, no_answer, calibration)
 
     def find(self, start: int, end: int) -> int | None:
-        """The group of the spans of these characters; None where no span has exactly these."""
+        """The group of the spans of these characters; None if no span has exactly these."""
         if end == 0:
             return len(self.characters)
-        key = (start << 32) + end
-        place = int(np.searchsorted(self.characters, key))
-        there = place < len(self.characters) and self.characters[place] == key
-        return place if there else None
+        equal = np.flatnonzero(self.characters == (start << 32) + end)
+        return int(equal[0]) if len(equal) else None
 
     def log_p(self, start: Tensor, end: Tensor, nulls: Tensor) -> Tensor:
         """Log-probabilities of all groups, (..., groups), in float64; differentiable.
@@ -127,17 +118,14 @@ class Candidates:
         return (best / self.calibration.temperature).log_softmax(-1)
 
     def log_p_of(self, windows: Sequence[WindowLogits], start: int, end: int) -> float | None:
-        """Log-probability of the span of these characters; None where no span has exactly these."""
+        """Log-probability of the span of these characters; None if no span has exactly these."""
         group = self.find(start, end)
         if group is None:
             return None
-        shape = (2, len(windows), max(len(w.start_logits) for w in windows))
-        logits = torch.zeros(shape)
-        for row, window in enumerate(windows):
-            both = np.stack((window.start_logits, window.end_logits))
-            logits[:, row, : both.shape[1]] = torch.from_numpy(both)
+        sides = [torch.from_numpy(np.stack((w.start_logits, w.end_logits), 1)) for w in windows]
+        start_logits, end_logits = pad_sequence(sides, batch_first=True).unbind(-1)  # (W, T) each
         nulls = torch.tensor([sum(window.null_logits) for window in windows])
-        return float(self.log_p(logits[0], logits[1], nulls)[group])
+        return float(self.log_p(start_logits, end_logits, nulls)[group])
 
 
 def sentences(text: str) -> Iterator[tuple[int, int]]:
@@ -156,7 +144,10 @@ def without(text: str, start: int, end: int) -> str:
 
 
 def differentiable(model: BertForQuestionAnswering) -> BertForQuestionAnswering:
-    """The model in float32 with gradients, for any kernels; float32 weights are shared."""
+    """A copy in float32 without fused or quantized layers, so its inputs can have gradients.
+
+    Weights that are float32 already are shared, not copied.
+    """
     with torch.device("meta"), SkipInit():
         plain = BertForQuestionAnswering(model.config, "sdpa")
     plain.load_state_dict({k: t.float() for k, t in model.state_dict().items()}, assign=True)
@@ -214,7 +205,7 @@ class WordVectors:
             self.baseline = torch.where(chosen, table.weight[pad_id], self.vectors)
 
     def read(self, vectors: Tensor, ids: Tensor, mask: Tensor, segments: Tensor) -> Tensor:
-        """(B, T, H) word vectors -> (2, B, T) logits. Of `ids`, only the padding matters."""
+        """(B, T, H) word vectors -> (2, B, T) logits. Only the shape of `ids` matters."""
         table = self.model.bert.embeddings.word
         hook = table.register_forward_hook(lambda module, inputs, output: vectors)
         try:
@@ -226,7 +217,8 @@ class WordVectors:
     def log_p(self, points: Tensor) -> Tensor:
         """(S, W, T, H) -> (S,) log-probabilities of the answer.
 
-        More than one batch is read a second time for its gradients: memory then holds one batch.
+        If there are several batches, each is read again when its gradients are computed. So memory
+        holds only one batch at a time.
         """
         batch = self.batch
         whole = (batch.input_ids, batch.attention_mask, batch.token_type_ids)

@@ -1,7 +1,7 @@
 """Why this span: question and context in, an `Explanation` out, which is plain data for a page.
 
-Everything comes from the logits that S and E give to every window's tokens, after each layer. BERT
-(arXiv:1810.04805v2) section 4.2.
+Except for the attribution, all of it comes from the logits that S and E give to every window's
+tokens after each layer. BERT (arXiv:1810.04805v2) section 4.2.
 """
 
 import html
@@ -46,13 +46,13 @@ RULES = {
     "length": "it is longer than {} tokens",
     "blank": "it begins or ends with white space",
     "beam": "the best pair is not among the 20 best starts and the 20 best ends",
-    "tie": "another span has the same score, or covers the same characters with a better one",
+    "tie": "another span has the same score, or has the same characters and a better score",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate(Answer):
-    """One of the best answers, with the window that gives its logits and its tokens there."""
+    """One of the best answers, the window that gives its logits, and its tokens in this window."""
 
     window: int = 0
     token_start: int = 0  # in that window; 0 for "no answer"
@@ -65,10 +65,10 @@ class Decoded:
 
     decoder: str  # "argmax", "beam" or "exact"
     token_start: int
-    token_end: int  # inclusive; before token_start where the two argmaxes cross
+    token_end: int  # inclusive; before token_start if the two argmaxes cross
     text: str
     logit: float  # start_logit + end_logit
-    rule: str  # a key of `Explanation.rules`: why the exact search differs; "" where it agrees
+    rule: str  # a key of `Explanation.rules`: why the exact search differs; "" if it agrees
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Window:
     token_start: int  # the first of the context's pieces in this window
     context_start: int  # the position of this piece among the window's tokens
     context_end: int  # exclusive
-    left: int | None  # context tokens before the answer; None where the window lacks the answer
+    left: int | None  # context tokens before the answer; None if the window lacks the answer
     right: int | None  # context tokens after the answer
     alone: Candidate
     decoders: tuple[Decoded, ...]
@@ -160,7 +160,7 @@ class Asked:
         return [self.candidate(span) for span in spans]
 
     def candidate(self, span: Span) -> Candidate:
-        """A span as an answer, with the window that gives its logits and its tokens there."""
+        """A span as an answer, with its window and its tokens there."""
         answer = asdict(to_answer(span, self.context, self.features[0].context.offsets))
         if span.is_null:
             return Candidate(**answer, window=span.window)
@@ -171,21 +171,13 @@ class Asked:
 
     def candidates(self) -> Candidates:
         """All spans that compete in the softmax."""
-        return Candidates.of(
-            self.features,
-            self.settings.max_answer_len,
-            self.settings.no_answer,
-            self.engine.calibration,
-        )
+        longest, no_answer = self.settings.max_answer_len, self.settings.no_answer
+        return Candidates.of(self.features, longest, no_answer, self.engine.calibration)
 
     @property
     def question_slice(self) -> slice:
         """The positions of the question among the tokens of a window."""
-        read = self.engine.window_settings.max_question_len
-        ids = self.engine.tokenizer.encode(self.question).ids[:read].tolist()
-        prefix = list(self.features[0].prefix)
-        start = next(k for k in range(len(prefix)) if prefix[k : k + len(ids)] == ids)
-        return slice(start, start + len(ids))
+        return slice(1, len(self.features[0].prefix) - self.engine.tokenizer.separators)
 
 
 def explain(
@@ -209,33 +201,30 @@ def explain(
         for depth in depths
     ]
     answers = asked.best(by_layer[-1], settings.top_k)
-    explanation = Explanation(
-        question=question,
-        context=context,
-        answers=tuple(answers),
-        windows=tuple(view(asked, w, sides, answers[0]) for w, sides in enumerate(depths[-1])),
-        layers=(),
-        stays_from=0,
-        question_words=words(engine.tokenizer.encode(question)),
-        context_words=words(asked.features[0].context),
-        rules=RULES | {"length": RULES["length"].format(settings.max_answer_len)},
-        max_answer_len=settings.max_answer_len,
-        no_answer=settings.no_answer,
-    )
-    place = characters(explanation)
+    place = answers[0].start, answers[0].end
     candidates = asked.candidates()
     layers = []
     for depth, logits in enumerate(by_layer):
         here, log_p = asked.best(logits, 1)[0], candidates.log_p_of(logits, *place)
         assert log_p is not None
         layers.append(Layer(depth, here.answer, here.start, here.end, here.score, math.exp(log_p)))
-    final = (answers[0].start, answers[0].end)
-    others = [layer.layer for layer in layers if (layer.start, layer.end) != final]
-    explanation = replace(explanation, layers=tuple(layers), stays_from=max(others, default=-1) + 1)
-    if attribution:
-        parts = attribute(engine, explanation, on_progress)
-        explanation = replace(explanation, attribution=parts)
-    return explanation
+    others = [layer.layer for layer in layers if (layer.start, layer.end) != place]
+    explanation = Explanation(
+        question=question,
+        context=context,
+        answers=tuple(answers),
+        windows=tuple(view(asked, w, sides, answers[0]) for w, sides in enumerate(depths[-1])),
+        layers=tuple(layers),
+        stays_from=max(others, default=-1) + 1,
+        question_words=words(engine.tokenizer.encode(question)),
+        context_words=words(asked.features[0].context),
+        rules=RULES | {"length": RULES["length"].format(settings.max_answer_len)},
+        max_answer_len=settings.max_answer_len,
+        no_answer=settings.no_answer,
+    )
+    if not attribution:
+        return explanation
+    return replace(explanation, attribution=attribute(engine, explanation, on_progress))
 
 
 def attribute(
@@ -265,11 +254,10 @@ class LeftOut:
 
 
 def left_out(engine: Engine, explanation: Explanation) -> list[LeftOut]:
-    """One row without each word of the question, and one without each sentence of the window that
-    gives the answer.
+    """A row for each word of the question, which is left out of the question, and a row for each
+    sentence in the answer's window, which is left out of the context.
 
-    A question's only word is not left out, and neither is a context's: nothing would remain to ask
-    or to read.
+    An only word or an only sentence is not left out: nothing would remain to ask or to read.
     """
     question, context = explanation.question, explanation.context
     window = explanation.windows[explanation.answers[0].window]
@@ -294,17 +282,21 @@ def occlude(
     windows: Sequence[Sequence[Feature]],
     on_batch: OnBatch = ignore,
 ) -> tuple[Occlusion, ...]:
-    """The best answer to each of the rows, and the log-probability that the explained answer then
-    has. `windows` are the windows of each row."""
+    """For each row, the best answer, and the log-probability of the explained answer.
+
+    `windows` are the windows of each row.
+    """
     settings = AnswerSettings(1, explanation.max_answer_len, explanation.no_answer)
-    place = characters(explanation)
+    best = explanation.answers[0]
     logits = iter(engine.logits([f for features in windows for f in features], on_batch))
     occlusions = []
     for row, features in zip(rows, windows, strict=True):
         asked = Asked(engine, row.question, row.context, settings, features)
         read = list(islice(logits, len(features)))
         now = asked.best(read, 1)[0]
-        moved = shifted(place, row.start, len(explanation.context) - len(row.context))
+        moved = shifted(
+            (best.start, best.end), row.start, len(explanation.context) - len(row.context)
+        )
         log_p = None if moved is None else asked.candidates().log_p_of(read, *moved)
         occlusions.append(Occlusion(row.side, row.start, row.end, log_p, now.answer, now.score))
     return tuple(occlusions)
@@ -329,18 +321,16 @@ def integrate(
     for row, feature in zip(is_word, features, strict=True):
         row[inside] = row[feature.context_slice] = True
     candidates = asked.candidates()
-    group = candidates.find(*characters(explanation))
+    group = candidates.find(explanation.answers[0].start, explanation.answers[0].end)
     assert group is not None
     model, pad_id = differentiable(engine.model), engine.tokenizer.pad_id
     line = WordVectors(model, features, is_word, pad_id, candidates, group, engine.batch_size)
     at_once = max(1, engine.batch_size // len(features))
-    gradients = integrated_gradients(
-        line.log_p, line.vectors, line.baseline, steps, at_once, on_step
-    )
-    shares = gradients.double().cpu().numpy()  # (W, T)
+    sums = integrated_gradients(line.log_p, line.vectors, line.baseline, steps, at_once, on_step)
+    shares = sums.double().cpu().numpy()  # (W, T)
     with torch.no_grad():
         log_p, baseline_log_p = (line.log_p(v[None]).item() for v in (line.vectors, line.baseline))
-    difference = log_p - baseline_log_p  # 0 where the answer is the only candidate
+    difference = log_p - baseline_log_p  # 0 if the answer is the only candidate
 
     # every window shows the question and some of the context's pieces
     of_context = np.zeros(len(pieces))
@@ -381,15 +371,6 @@ def cut_to_context(feature: Feature, start: Array, end: Array) -> WindowLogits:
     return WindowLogits(feature.token_start, start[inside], end[inside], nulls)
 
 
-def characters(explanation: Explanation) -> tuple[int, int]:
-    """The characters of the best answer's pieces in the context; (0, 0) for "no answer"."""
-    best = explanation.answers[0]
-    window = explanation.windows[best.window]
-    if best.token_end == 0:
-        return 0, 0
-    return window.starts[best.token_start], window.ends[best.token_end]
-
-
 def shifted(place: tuple[int, int], start: int, length: int) -> tuple[int, int] | None:
     """A place in a text, after `length` characters at `start` were removed; None if the place was
     removed with them."""
@@ -423,9 +404,8 @@ def view(asked: Asked, index: int, logits: tuple[Array, Array], answer: Candidat
         first, last = answer.token_start + shift, answer.token_end + shift
     left, right = first - feature.token_start, feature.token_end - last
     holds = answer.token_end > 0 and left >= 0 and right >= 0
-    tokens = tokenizer.tokens(feature.input_ids)
     return Window(
-        tokens=tuple(tokens),
+        tokens=tuple(tokenizer.tokens(feature.input_ids)),
         ids=tuple(feature.input_ids),
         segments=tuple(feature.token_type_ids),
         starts=tuple(places[:, 0].tolist()),
@@ -452,7 +432,7 @@ def decoded(
     inside, of_question = feature.context_slice, asked.question_slice
     tokens = asked.engine.tokenizer.tokens(feature.input_ids)
     blank = places[:, 0] == places[:, 1]
-    start_logits, end_logits = logits
+    starts, ends = logits
 
     def text(start: int, end: int) -> str:
         for source, side in ((asked.question, of_question), (asked.context, inside)):
@@ -471,18 +451,11 @@ def decoded(
             return "length"
         return "blank" if blank[[start, end]].any() else otherwise
 
-    choices = [("argmax", *argmax_span(start_logits, end_logits), "tie")]
-    choices += [("beam", i, j, "beam") for i, j, _ in beam_spans(start_logits, end_logits)[:1]]
+    choices = [("argmax", *argmax_span(starts, ends), "tie")]
+    choices += [("beam", i, j, "beam") for i, j, _ in beam_spans(starts, ends)[:1]]
     choices.append(("exact", exact.token_start, exact.token_end, ""))
     return tuple(
-        Decoded(
-            name,
-            i,
-            j,
-            text(i, j),
-            float(start_logits[i]) + float(end_logits[j]),
-            rule(i, j, otherwise),
-        )
+        Decoded(name, i, j, text(i, j), float(starts[i]) + float(ends[j]), rule(i, j, otherwise))
         for name, i, j, otherwise in choices
     )
 

@@ -32,7 +32,7 @@ MAX_QUESTION, MAX_CONTEXT = 2_000, 200_000  # characters; reading takes at most 
 MAX_BYTES = 6 * (MAX_QUESTION + MAX_CONTEXT) + 1_000  # in JSON "\\u0000" has 6 bytes
 MAX_ANSWERS = 50
 WAITING = 8  # requests that wait while the server works on another one
-UNASKED_WINDOWS = 4  # up to this number, attribution takes seconds and needs no request
+UNASKED_WINDOWS = 4  # up to this number, attribution takes seconds and starts by itself
 KINDS: dict[Any, str] = {str: "text", int: "a whole number", bool: "true or false"}
 
 HEADERS = {
@@ -204,7 +204,7 @@ async def read_question(request: Request) -> Asked:
     body, size = b"", 0
     async for part in request.stream():
         size += len(part)
-        # Most of a body that is too long is read and dropped, else no browser shows the reason.
+        # Much of a body that is too long is read and dropped; otherwise no browser shows our error.
         if size <= MAX_BYTES:
             body += part
         elif size > 100 * MAX_BYTES:

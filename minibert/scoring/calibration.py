@@ -34,8 +34,8 @@ Array = npt.NDArray[Any]
 # Temperatures that are tried: from 1/4 to 4 in steps of 4.4 %
 TEMPERATURES: Array = 2.0 ** (np.arange(-32, 33) / 16)
 
-# Points of F1 that a threshold may cost the questions with an answer. It is used where the share of
-# questions without an answer is unknown.
+# A threshold may lower the F1 of the questions with an answer by at most this many points. The rule
+# is used if the share of questions without an answer is unknown.
 MOST_LOST = 1.0
 
 
@@ -57,7 +57,7 @@ def expected_calibration_error(
 
 def auroc(scores: Sequence[float], positive: Sequence[bool]) -> float:
     """The area under the ROC curve: in a random pair of a positive and a negative, how often the
-    positive has the higher score. A tie counts half. Raises `InputError` where one kind is missing.
+    positive has the higher score. A tie counts half. Raises `InputError` if one kind is missing.
 
     >>> auroc([0.9, 0.6, 0.6, 0.1], [True, True, False, False])
     0.875
@@ -65,17 +65,16 @@ def auroc(scores: Sequence[float], positive: Sequence[bool]) -> float:
     score, truth = np.asarray(scores, float), np.asarray(positive, bool)
     if truth.all() or not truth.any():
         raise InputError("AUROC needs both kinds: right and wrong, or answerable and not")
-    ordered = np.sort(score)
-    # the rank of each score, from 1; equal scores get their mean rank
-    ranks = (np.searchsorted(ordered, score) + np.searchsorted(ordered, score, "right") + 1) / 2
-    pairs = truth.sum() * (len(truth) - truth.sum())
-    return float((ranks[truth].sum() - truth.sum() * (truth.sum() + 1) / 2) / pairs)
+    positives, negatives = score[truth], np.sort(score[~truth])
+    lower = [np.searchsorted(negatives, positives, side).sum() for side in ("left", "right")]
+    return float(sum(lower) / 2 / (len(positives) * len(negatives)))
 
 
 def risk_coverage(scores: Sequence[float], right: Sequence[bool]) -> tuple[Array, Array]:
-    """For each k, answer only the k surest of N questions: (N,) coverage k / N, (N,) share wrong.
+    """The coverage and the risk if only the k surest of N questions are answered, k = 1 to N: (N,).
 
-    The mean of the second array is the area under the risk-coverage curve (arXiv:1705.08500).
+    The coverage is k / N. The risk is the share of wrong answers among these k; its mean is the
+    area under the risk-coverage curve (arXiv:1705.08500).
     """
     order = np.argsort(-np.asarray(scores, float), kind="stable")
     answered = np.arange(1, len(order) + 1)
@@ -99,14 +98,14 @@ def calibrate(
 
     The two temperatures minimise the log loss of predicting whether an answer matches exactly: one
     from the scores of the answers, one from the scores of their texts. Only answerable questions
-    count, and their answers are forced. The threshold gives the best F1 over all questions. Where
-    all questions are answerable, the future share of unanswerable ones is unknown. Then the
-    threshold is the lowest one that costs the answerable questions at most one point of F1, and for
-    the report each question is also asked of the most similar paragraph of its article
-    (`make_negatives`). The second value is this report.
+    count, and their answers are forced: each is a span, never "". The threshold gives the best F1
+    over all questions. If all questions are answerable, the future share of unanswerable ones is
+    unknown. Then the threshold is the lowest one that costs the answerable questions at most one
+    point of F1, and for the report each question is also asked about the most similar other
+    paragraph of its article (`make_negatives`). The second value is this report.
 
-    Raises `InputError` where no question has an answer. `on_batch` is told how many windows have
-    just been read.
+    Raises `InputError` if no question has an answer. `on_batch` is called with the number of
+    windows that have just been read.
     """
     answerable = [example for example in examples if example.answers]
     if not answerable:
@@ -182,7 +181,7 @@ def threshold_at_loss(odds: Sequence[float], f1: Sequence[float], most: float) -
     >>> threshold_at_loss([3.0, -1.0, 2.0, -5.0], [0.0, 100.0, 4.0, 100.0], most=1.0)
     -1.0
     """
-    order = np.argsort(-np.asarray(odds), kind="stable")  # the first to get no answer
+    order = np.argsort(-np.asarray(odds), kind="stable")  # those that get "" first
     lost = np.cumsum(np.asarray(f1, float)[order]) / len(order)
     affordable = int(np.searchsorted(lost, most, "right"))
     return float(odds[order[min(affordable, len(order) - 1)]])
@@ -218,7 +217,7 @@ def save_calibrated(
 
 
 def require_empty(folder: str | Path) -> Path:
-    """Make a folder to write to, if needed. Raises `InputError` where it already has files."""
+    """Make a folder to write to, if needed. Raises `InputError` if it already has files."""
     target = make_folder(folder)
     if any(target.iterdir()):
         raise InputError(f"{target}: already has files; choose another folder for the copy")

@@ -32,17 +32,18 @@ def evaluate(
 
     With an `output_dir`, writes `predictions.json` ({id: text}, the format of the official
     scripts), `nbest_predictions.json` ({id: the `n_best` answers with scores and offsets}) and
-    `metrics.json` there: all files, or none. `on_batch` is told how many windows have just been
-    read.
+    `metrics.json` there. No file changes before all are complete. `on_batch` is called with the
+    number of windows that have just been read.
 
     With `no_answer` a question may have no answer. Its null odds are the logit of "no answer" minus
-    the logit of the best span (`null_odds.json`). Where they exceed `null_threshold` (None: the
-    model's own) the prediction is "". The figures then include `best_thresholds`.
+    the logit of the best span; they are written to `null_odds.json`. If they exceed
+    `null_threshold` (None: the model's own), the prediction is "". The results then include
+    `best_thresholds`.
 
-    With `tune_threshold` the threshold is chosen on one half of the contexts, and all figures are
-    for the other half: under "threshold_0" with threshold 0, under "tuned" with the chosen one, and
-    under "best" with the best threshold in hindsight. Raises `InputError` for a threshold or for
-    `tune_threshold` without `no_answer`.
+    With `tune_threshold`, the threshold has the best F1 on one half of the contexts. All results
+    are for the other half: under "threshold_0" with threshold 0, under "tuned" with the
+    chosen one, and under "best" with the best threshold in hindsight. Raises `InputError` for a
+    threshold or for `tune_threshold` without `no_answer`.
     """
     if (tune_threshold or null_threshold) and not no_answer:
         raise InputError("null_threshold and tune_threshold need no_answer")
