@@ -107,8 +107,8 @@ def best_spans(
     the spans that cover the same words is returned, with its own score: nothing is summed.
 
     With `no_answer`, "no answer" is one more candidate. Each window gives it a logit: start_logit +
-    end_logit of its [CLS]. The lowest of these counts. "No answer" is then always in the list: if
-    it isn't among the `top_k` best, it is added at the end, so the list has `top_k` + 1 spans.
+    end_logit of its [CLS]. The lowest of these counts. "No answer" is then always in the list, in
+    addition to the `top_k` spans: at its rank, or at the end if it isn't among the best.
 
     The threshold of the `calibration` is subtracted from the logit of "no answer", and in the
     softmax all logits are divided by its temperature. The order of the spans and the returned
@@ -206,8 +206,8 @@ def text_scores(
 ) -> list[float]:
     """For each answer's text, the probability that this *text* is right, wherever it occurs.
 
-    A softmax at this temperature gives each candidate a probability. The candidates whose texts are
-    equal after `normalize_answer` are added up. Over all different texts, the results sum to 1.
+    A softmax at this temperature gives each candidate a probability. These are added up for texts
+    that are equal after `normalize_answer`. Over all different texts, the results sum to 1.
 
     `grid` is the `candidate_grid` of the example. `null_logit` is its `null_candidate`; the text of
     this candidate is "". The text of a span goes from the first character of its first token to the

@@ -294,9 +294,8 @@ def occlude(
         asked = Asked(engine, row.question, row.context, settings, features)
         read = list(islice(logits, len(features)))
         now = asked.best(read, 1)[0]
-        moved = shifted(
-            (best.start, best.end), row.start, len(explanation.context) - len(row.context)
-        )
+        removed = len(explanation.context) - len(row.context)
+        moved = shifted((best.start, best.end), row.start, removed)
         log_p = None if moved is None else asked.candidates().log_p_of(read, *moved)
         occlusions.append(Occlusion(row.side, row.start, row.end, log_p, now.answer, now.score))
     return tuple(occlusions)
