@@ -35,8 +35,8 @@ The modules, in the order in which text flows; each imports only those before it
     viz                                 pictures for notebooks
     bench.turns, bench.engines, bench.training, bench.answering, bench.parts, bench.doubt
     bench.parity
-    cli.options, cli.printing, cli.lines, cli.answering, cli.explaining, cli.inspection
-    cli.training, cli.scoring, cli.bench, cli.program
+    cli.options, cli.printing, cli.lines, cli.answering, cli.inspection, cli.training, cli.scoring
+    cli.bench, cli.program
 
 "The blog post" in a comment is the text that this project grew from, "Understanding BERT with
 Huggingface": https://mlwhiz.com/blog/2021/07/24/huggingface-bert/

@@ -1,4 +1,4 @@
-"""The parts that must be fast compared with the model: search, windows, start. Medians of turns."""
+"""The speed of the parts around the model: search, windows, start. Figures are medians of turns."""
 
 import importlib.util
 import subprocess
@@ -20,10 +20,10 @@ TRAINING_QUESTIONS = 6000
 
 
 def bench_parts(source: str, data: str, turns: int = 5) -> dict[str, float]:
-    """Seconds of the search over a whole SQuAD dev set; the other parts compared with others.
+    """Seconds of the search for a whole SQuAD dev set, and two ratios.
 
-    `data` is a folder, or a hub id, with both splits. Without `transformers` the report has no
-    figure for windows.
+    Making windows is compared with `transformers`, if it is installed, and a cold start with
+    `import torch`. `data` is a folder, or a hub id, with both splits.
     """
     tokenizer = Tokenizer.from_pretrained(source)
     report = {"search_seconds": search(tokenizer, load_squad(data, "validation"), turns)}
