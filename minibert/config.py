@@ -116,9 +116,7 @@ class BertConfig:
         }.items():
             name = family.names.get(name) or name
             if config.get(name, ours[0]) not in ours:
-                raise PretrainedError(
-                    f"config: {name}={config[name]!r}; minibert supports only {ours[0]!r}"
-                )
+                raise PretrainedError(f"config: {name}={config[name]!r}; expected {ours[0]!r}")
         values: dict[str, Any] = {"model_type": model_type, **family.defaults}
         for name in cls.__dataclass_fields__:
             theirs = family.names.get(name, name)

@@ -222,7 +222,5 @@ def add_tokens(backend: tokenizers.Tokenizer, added: Settings, settings: Setting
     for token, id in sorted(tokens.items(), key=lambda item: str(item[1]).zfill(12)):
         if backend.token_to_id(token) is None:
             backend.add_tokens([AddedToken(token, normalized=False, special=token in special)])
-        if backend.token_to_id(token) != id:
-            raise PretrainedError(
-                f"the added token {token} has id {backend.token_to_id(token)}, not {id}"
-            )
+        if (own := backend.token_to_id(token)) != id:
+            raise PretrainedError(f"the added token {token} has id {own}, not {id}")

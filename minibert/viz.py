@@ -137,10 +137,8 @@ def error_by_layer(errors: Mapping[str, Sequence[float]], tolerance: float) -> "
         colour = (BLUE, ORANGE, GREEN, RED, PINK, BLACK)[k % 6]
         shown = [max(error, 2 * floor) if error else floor for error in curve]
         axis.plot(shown, color=colour, marker="osD^vP"[k % 6], lw=2, clip_on=False, zorder=3)
-        style = {"va": "center", "fontsize": 9, "color": colour}
-        axis.annotate(
-            name, (len(shown) - 1, shown[-1]), (10, 0), textcoords="offset points", **style
-        )
+        style = {"va": "center", "fontsize": 9, "color": colour, "textcoords": "offset points"}
+        axis.annotate(name, (len(shown) - 1, shown[-1]), (10, 0), **style)
     layers = len(next(iter(errors.values())))
     axis.axhline(floor, color=GREY, lw=1)
     axis.axhline(tolerance, color=BLACK, ls="--", lw=1)

@@ -20,7 +20,7 @@ from ..config import BertConfig
 from ..data.examples import Example, load_squad
 from ..data.metric import squad_metrics
 from ..errors import InputError
-from ..fast.processor import Precision, choose_precision
+from ..fast.processor import choose_precision
 from ..features import prepare_features
 from ..pretrained import read_config
 from ..reader import QuestionAnswerer
@@ -47,10 +47,6 @@ def watched(model: nn.Module, answer: Answerer) -> BenchEngine:
     model.register_forward_pre_hook(lambda *_: seconds.append(-time.perf_counter()))
     model.register_forward_hook(lambda *_: seconds.append(time.perf_counter() + seconds.pop()))
     return engine
-
-
-def loaded(source: str, precision: Precision) -> QuestionAnswerer:
-    return QuestionAnswerer.from_pretrained(source, precision=precision)
 
 
 def ours(qa: QuestionAnswerer) -> BenchEngine:
@@ -136,10 +132,11 @@ def reference_as_blog_post(source: str) -> BenchEngine:
     return watched(model, answer)
 
 
+reader = QuestionAnswerer.from_pretrained
 ENGINES: dict[str, tuple[torch.dtype, Callable[[str], BenchEngine]]] = {
-    "minibert, float32": (torch.float32, lambda s: ours(loaded(s, "fp32"))),
-    "minibert, bfloat16": (torch.bfloat16, lambda s: ours(loaded(s, "bf16"))),
-    "minibert, int8": (torch.float32, lambda s: ours(loaded(s, "int8"))),
+    "minibert, float32": (torch.float32, lambda s: ours(reader(s, precision="fp32"))),
+    "minibert, bfloat16": (torch.bfloat16, lambda s: ours(reader(s, precision="bf16"))),
+    "minibert, int8": (torch.float32, lambda s: ours(reader(s, precision="int8"))),
     "transformers, float32": (torch.float32, lambda s: reference_run_well(s, torch.float32)),
     "transformers, bfloat16": (torch.bfloat16, lambda s: reference_run_well(s, torch.bfloat16)),
     "transformers, the blog post's way": (torch.float32, reference_as_blog_post),

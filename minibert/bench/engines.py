@@ -137,9 +137,8 @@ def onnxruntime(source: str, int8: bool) -> QuestionAnswerer:
             quantize_dynamic(plain, small, per_channel=True)
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
-        session = ort.InferenceSession(
-            small if int8 else plain, options, providers=["CPUExecutionProvider"]
-        )
+        path = small if int8 else plain
+        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def run(arrays: dict[str, Any]) -> tuple[Any, Any]:
         start, end = session.run(None, arrays)

@@ -45,9 +45,8 @@ def search(tokenizer: Tokenizer, examples: list[Example], turns: int) -> float:
     for feature in prepare_features(examples, tokenizer, 384, 128, 64):
         tokens = feature.token_end - feature.token_start + 1
         start, end = generator.normal(size=(2, tokens)).astype(np.float32)
-        logits.setdefault(feature.example_id, []).append(
-            WindowLogits(feature.token_start, start, end)
-        )
+        window = WindowLogits(feature.token_start, start, end)
+        logits.setdefault(feature.example_id, []).append(window)
 
     def search_all() -> None:
         for windows_of_one in logits.values():

@@ -71,9 +71,7 @@ def answer(
     """
     if input_file is not None:
         if any(given is not None for given in (question, context, context_file, passages)):
-            raise InputError(
-                "--input excludes --question, --context, --context-file and --passages"
-            )
+            raise InputError("--input excludes --question, --context, --context-file, --passages")
         answer_file(reader.load(), input_file, output, resume, settings)
         return
     if output is not None or resume:

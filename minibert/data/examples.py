@@ -189,8 +189,7 @@ def _from_file(path: Path) -> Iterable[Any]:
 def _table_rows(text: str, delimiter: str) -> list[dict[Any, Any]]:
     limit = csv.field_size_limit(len(text) + 1)  # process-wide; its default is 131,072
     try:
-        file = io.StringIO(text, newline="")
-        return list(csv.DictReader(file, delimiter=delimiter, strict=True))
+        return list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
     finally:
         csv.field_size_limit(limit)
 

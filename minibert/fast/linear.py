@@ -97,9 +97,8 @@ class PackedLinear:
 
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
         """other + x W^T + b."""
-        added: Tensor = torch.ops.mkldnn._linear_pointwise.binary(
-            x, other, self.weight, self.bias, "add"
-        )
+        binary = torch.ops.mkldnn._linear_pointwise.binary
+        added: Tensor = binary(x, other, self.weight, self.bias, "add")
         return added
 
 

@@ -112,9 +112,8 @@ def processor_has(*instructions: str) -> bool:
     if torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "NO AVX", "AVX2"):
         return False
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
-    return any(
-        name in processor_flags() and limit not in LIMITS_WITHOUT[name] for name in instructions
-    )
+    flags = processor_flags()
+    return any(name in flags and limit not in LIMITS_WITHOUT[name] for name in instructions)
 
 
 @cache

@@ -76,8 +76,7 @@ def train(
     the same number of threads and the same version of torch. On another machine it continues only
     with `allow_other_machine`, and warns.
 
-    Under `torchrun`, all processes train one model together. `train` sets the seed of torch's
-    global random generator.
+    Under `torchrun`, all processes train one model together. Sets torch's global random seed.
 
     Raises a `MinibertError`: for an unreadable file, for a folder that holds something else, for
     data or settings that differ from the run to resume, for a device without enough memory, and for

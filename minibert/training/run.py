@@ -158,7 +158,6 @@ class Run:
         self.began, self.windows_done = time.perf_counter(), 0
 
     def advance(self, windows: int, status: str = "") -> None:
-        """Advance the bar by this number of windows."""
         self.windows_done += windows
         self.bar.update(self.task, completed=self.windows_done, status=status)
 
