@@ -1,4 +1,4 @@
-"""The sizes of a BERT or a sibling: `config.json` -> `BertConfig`, checked; and back."""
+"""The sizes of a BERT or a sibling: `config.json` -> a checked `BertConfig` -> `config.json`."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -44,7 +44,7 @@ class BertConfig:
     pad_token_id: int = 0
     hidden_dropout_prob: float = 0.1
     attention_probs_dropout_prob: float = 0.1
-    layer_norm_eps: float = 1e-12  # not torch's 1e-5: the pretrained weights expect it
+    layer_norm_eps: float = 1e-12  # the pretrained weights expect this, not torch's 1e-5
     initializer_range: float = 0.02
 
     def __post_init__(self) -> None:
@@ -75,7 +75,7 @@ class BertConfig:
         require(good, "hidden_size", f"expected a multiple of {names.get(name, name)}={heads}")
         reason = f"but the first token has position {self.first_position}"
         require(self.max_length >= 1, "max_position_embeddings", reason)
-        # A file from a stranger must not make us build a model without end.
+        # A file from an untrusted source must not make us build an arbitrarily large model.
         good = self.num_hidden_layers <= MAX_LAYERS
         require(good, "num_hidden_layers", f"expected up to {MAX_LAYERS}")
         tables = self.vocab_size + self.max_position_embeddings + self.type_vocab_size
@@ -116,9 +116,7 @@ class BertConfig:
         }.items():
             name = family.names.get(name) or name
             if config.get(name, ours[0]) not in ours:
-                raise PretrainedError(
-                    f"config: {name}={config[name]!r}; minibert is the BERT with {name}={ours[0]!r}"
-                )
+                raise PretrainedError(f"config: {name}={config[name]!r}; expected {ours[0]!r}")
         values: dict[str, Any] = {"model_type": model_type, **family.defaults}
         for name in cls.__dataclass_fields__:
             theirs = family.names.get(name, name)

@@ -58,6 +58,11 @@ def first_of(names: Collection[str]) -> str:
     return f"{first} and {len(rest)} more" if rest else first
 
 
+def first_line(error: Exception) -> str:
+    """The first line of another library's error, for a message of ours."""
+    return str(error).strip().partition("\n")[0]
+
+
 class InputError(MinibertError, ValueError):
     """An argument is out of range, or a question or context cannot be used."""
 

@@ -38,7 +38,7 @@ class Family:
 
 
 def weight_and_bias(modules: Mapping[str, str]) -> dict[str, str]:
-    """A table of modules, their name -> our name; the same for their weights and biases.
+    """A table for modules (their name -> our name) -> the table for their weights and biases.
 
     >>> weight_and_bias({"lin1": "expand"})
     {'lin1.weight': 'expand.weight', 'lin1.bias': 'expand.bias'}
@@ -58,7 +58,7 @@ HEAD = {
 
 
 def bert_keys(prefix: str) -> dict[str, str]:
-    """BERT's table, with the name that a sibling gives its encoder."""
+    """BERT's table of keys, for a family that calls its encoder `prefix`."""
     embeddings, layer = f"{prefix}.embeddings", f"{prefix}.encoder.layer.{{}}"
     return {
         f"{embeddings}.word_embeddings.weight": "bert.embeddings.word.weight",

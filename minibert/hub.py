@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from .errors import PretrainedError
+from .errors import PretrainedError, first_line
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -17,8 +17,8 @@ FIRST_FILES = ("config.json", "tokenizer.json", "vocab.txt", "vocab.json")
 def pinned(source: str | Path, revision: str | None = None) -> str | None:
     """The commit that a hub id's `revision` has now; None for a folder. Raises as `find_file` does.
 
-    Call this once where a load begins, and pass the result on as the `revision` of every file. Then
-    all files come from one commit, even if someone pushes a new commit in the meantime. The hub's
+    Call this once before loading, and pass the result on as the `revision` of every file. Then all
+    files come from one commit, even if someone pushes a new commit in the meantime. The hub's
     client stores a file in a folder named after its commit, so the first file tells the commit. If
     there is no such file, the result is the `revision` itself.
     """
@@ -64,10 +64,9 @@ def _find_on_hub(hub_id: str, name: str, revision: str | None) -> Path | None:
             absent = cached is _CACHED_NO_EXIST or constants.HF_HUB_OFFLINE
         if absent:
             return None
-        reason = str(error).strip().partition("\n")[0]
         raise PretrainedError(
             f"{with_revision(hub_id, revision)}: no folder has this name, and the hub gives "
-            f"no {name}: {reason}"
+            f"no {name}: {first_line(error)}"
         ) from error
 
 

@@ -1,9 +1,10 @@
-"""Pretrained weights: folder or hub id -> configuration, tensors under our names, report; and back.
+"""Pretrained weights: folder or hub id -> configuration, tensors under our names, and a report.
 
+`save_folder` does the reverse.
 The format is Hugging Face's: `config.json`, with `model.safetensors` or `pytorch_model.bin`, or
 with the shards and the index of either. The tables in `families.py` say which tensor is which, and
 which tensors are ignored. This module knows no model class. The caller says which names and shapes
-it expects, and the report accounts for every key of both sides.
+it expects. The report says what happened to each of these names, and to each checkpoint key.
 """
 
 import json
@@ -22,14 +23,14 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from .config import Attention, BertConfig
-from .errors import PretrainedError, first_of
+from .errors import PretrainedError, first_line, first_of
 from .families import FAMILIES, Family
 from .files import complete_files
 from .hub import find_file, read_json, refuse_pointer, require_file, with_revision
 
 Model = TypeVar("Model", bound=nn.Module)
 
-# The first torch whose `torch.load(..., weights_only=True)` has no known way around it: see
+# The first torch in which no way around `torch.load(..., weights_only=True)` is known. See
 # CVE-2025-32434 (before 2.6) and CVE-2026-24747 (before 2.10).
 PICKLES_ARE_SAFE = "2.10"
 
@@ -67,7 +68,7 @@ def read_config(source: str | Path, revision: str | None = None) -> dict[str, An
 
 
 def standard_key(key: str, family: Family) -> str:
-    """Undo two spellings of old checkpoints: no prefix, and TensorFlow's LayerNorm names.
+    """The key, with a missing prefix added and TensorFlow's names of LayerNorm replaced.
 
     >>> standard_key("encoder.layer.0.output.LayerNorm.gamma", FAMILIES["bert"])
     'bert.encoder.layer.0.output.LayerNorm.weight'
@@ -75,9 +76,8 @@ def standard_key(key: str, family: Family) -> str:
     part = f"{family.prefix}.{key.partition('.')[0]}."
     if any(name.startswith(part) for name in (*family.keys, *family.ignored)):
         key = f"{family.prefix}.{key}"  # the checkpoint of a bare encoder
-    return key.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
-        "LayerNorm.beta", "LayerNorm.bias"
-    )
+    key = key.replace("LayerNorm.gamma", "LayerNorm.weight")
+    return key.replace("LayerNorm.beta", "LayerNorm.bias")
 
 
 def split_layer(name: str) -> tuple[str, str]:
@@ -176,8 +176,8 @@ def _read_bin(path: Path) -> dict[str, torch.Tensor]:
             warnings.simplefilter("ignore")  # about the pickle's protocol; the error is enough
             tensors = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken or hostile pickle can raise anything
-        reason = str(error).strip().partition("\n")[0]
-        raise PretrainedError(f"{path}: not readable as PyTorch weights: {reason}") from error
+        reason = f"not readable as PyTorch weights: {first_line(error)}"
+        raise PretrainedError(f"{path}: {reason}") from error
     if not isinstance(tensors, dict) or not all(_is_plain(*item) for item in tensors.items()):
         raise PretrainedError(f"{path}: expected a dict of tensors")
     return tensors
@@ -255,9 +255,9 @@ def load_tensors(
 ) -> tuple[dict[str, torch.Tensor], LoadingReport]:
     """`read_tensors`, then `map_tensors`. Raises `PretrainedError` for keys without a counterpart.
 
-    Our names that begin with `may_lack` may be missing, as for a head that will be trained.
-    Checkpoint keys that begin with `may_hold` may stay unread, as when only the encoder is wanted.
-    Any other missing name raises an error. So does an unexpected key of the encoder or of the span
+    Our names that begin with `may_lack` may be missing, for example a head that will be trained.
+    Checkpoint keys that begin with `may_hold` may stay unread, for example an unwanted head. Any
+    other missing name raises an error, and so does an unexpected key of the encoder or of the span
     head. Other unexpected keys, such as another task's head, stay unread with a warning.
     """
     family = FAMILIES[model_type]

@@ -22,7 +22,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import Sequence as PreTokenizers
 from tokenizers.pre_tokenizers import Split
 
-from .errors import InputError, PretrainedError
+from .errors import InputError, PretrainedError, first_line
 from .families import BRACKETS, FAMILIES, Family
 from .files import complete_files
 from .hub import pinned
@@ -40,9 +40,9 @@ Places = npt.NDArray[np.int32]  # (T, 2): char_start and char_end, in code point
 class Pieces:
     """The pieces of a text: piece k is `ids[k]`, and covers text[a:b] with a, b = offsets[k].
 
-    In byte pairs and unigrams a piece can be white space only. Such a blank piece covers nothing:
-    `a` is the start of the text after it, `b` the end of the text before it, and a >= b. Any span
-    of pieces covers the text from its first piece's `a` to its last piece's `b`.
+    In byte pairs and unigrams, a piece can be white space only. Such a blank piece covers no text:
+    its `a` is where the next letter starts, its `b` is where the last letter ended, so a >= b. So
+    any span of pieces covers the text from its first piece's `a` to its last piece's `b`.
     """
 
     ids: npt.NDArray[np.int32]  # (T,)
@@ -68,7 +68,7 @@ class Pieces:
         return blank
 
     def word_offsets(self) -> Places:
-        """For each piece, (T, 2), the place in the text of the whole word that it belongs to."""
+        """(T, 2): for each piece, where the whole word of the piece begins and ends in the text."""
         begins = np.diff(self.words, prepend=-1) != 0
         word = np.cumsum(begins) - 1  # the word of each piece
         ends = np.append(begins[1:], True)[: len(begins)]
@@ -79,9 +79,10 @@ class Pieces:
 class Tokenizer:
     """The tokenizer of BERT or a sibling, made from a tokenizer of the `tokenizers` library.
 
-    `settings` come from a `tokenizer_config.json`. `family` adds what the settings and the
-    library's tokenizer leave open. Raises `PretrainedError` when special tokens are missing, or
-    when the tokenizer packs a pair of texts in another way.
+    `settings` come from a `tokenizer_config.json`. Facts that neither the settings nor the
+    library's tokenizer give come from `family`. Raises `PretrainedError` when special tokens are
+    missing, or when a pair is not joined as [CLS] question [SEP] context [SEP] (or with two [SEP]
+    in the middle).
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class Tokenizer:
         settings: Mapping[str, Any] | None = None,
         family: Family | None = None,
     ) -> None:
-        # A tokenizer.json can ask for both, but minibert cuts and pads windows itself.
+        # A tokenizer.json can ask to cut and to pad, but minibert cuts and pads windows itself.
         backend.no_truncation()
         backend.no_padding()
         self.settings = dict(settings or {})
@@ -109,14 +110,14 @@ class Tokenizer:
             known = [[cls, "question", *[sep] * n, "context", sep] for n in (1, 2)]
             if packed not in known:
                 raise PretrainedError(
-                    f"it packs a pair as {' '.join(packed)}; expected {' '.join(known[0])}"
+                    f"it joins a pair as {' '.join(packed)}; expected {' '.join(known[0])}"
                 )
             self.separators = 1 + known.index(packed)
         self.max_length = read_limit(self.settings)  # in tokens; None: the settings don't say
         # The highest id plus one, because a file may leave ids out or name a token twice.
         self.vocab_size: int = max(backend.get_vocab().values()) + 1
         if self.vocab_size > MAX_TOKENS:
-            raise PretrainedError(f"the vocabulary has an id of {self.vocab_size - 1}")
+            raise PretrainedError(f"the vocabulary has the id {self.vocab_size - 1}: too large")
         added = backend.get_added_tokens_decoder().values()
         self._as_read: str | None = None  # the original tokenizer.json, if `protected` changed it
         self.backend = self.protected(backend)
@@ -127,12 +128,12 @@ class Tokenizer:
         self._space_id = backend.token_to_id("▁") if isinstance(backend.model, Unigram) else None
 
     def protected(self, backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-        """The tokenizer, changed so that text never becomes one of the model's own tokens, and
-        always becomes a token that a user added.
+        """The tokenizer with two changes: text never becomes one of the model's own tokens, but a
+        token that a user added is always recognised in a text.
 
         The library looks in a text for every added token that is not marked special. So exactly the
-        model's own tokens get this mark. The vocabulary may still match one, because in a unigram
-        model "</s>" is a piece like any other. Then the token's first letter is split off.
+        model's own tokens get this mark. In a unigram model, "</s>" in a text could still become
+        the token, because it is also a piece of the vocabulary. Then its first letter is split off.
         """
         own = set(self.special_tokens.values())
         added = backend.get_added_tokens_decoder().values()
@@ -168,9 +169,9 @@ class Tokenizer:
         files = read_tokenizer(source, pinned(source, revision))
         try:
             return cls(*files)
-        except Exception as error:  # the library raises a bare `Exception` for a broken one
-            reason = str(error).strip().partition("\n")[0]
-            raise PretrainedError(f"{source}: not usable as a tokenizer: {reason}") from error
+        except Exception as error:  # the library raises `Exception` itself for a broken file
+            reason = f"not usable as a tokenizer: {first_line(error)}"
+            raise PretrainedError(f"{source}: {reason}") from error
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json`; for WordPieces also `vocab.txt`.
@@ -224,7 +225,7 @@ class Tokenizer:
 
 
 def pair_template(backend: tokenizers.Tokenizer) -> list[str]:
-    """How a tokenizer packs a pair, such as [CLS] question [SEP] context [SEP]; [] if it does not.
+    """How a tokenizer joins two texts, for example [CLS] question [SEP] context [SEP], or [].
 
     >>> pair_template(Tokenizer.from_vocabulary([*SPECIAL_TOKENS, "a"]).backend)
     ['[CLS]', 'question', '[SEP]', 'context', '[SEP]']
@@ -251,7 +252,7 @@ def read_limit(settings: Mapping[str, Any]) -> int | None:
 
 
 def trimmed(text: str, offsets: Places) -> Places:
-    """Places without the white space at their edges, as `Pieces` needs them.
+    """The places without the white space at their edges, in the form that `Pieces` needs.
 
     >>> trimmed("Ada  lit", np.array([[0, 3], [3, 4], [4, 8]])).tolist()
     [[0, 3], [5, 3], [5, 8]]

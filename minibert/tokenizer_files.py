@@ -2,7 +2,7 @@
 
 `tokenizer.json` describes a complete tokenizer. The older files are only vocabularies: `vocab.txt`
 of WordPieces, `vocab.json` with `merges.txt` of byte pairs. For these, `tokenizer_config.json`
-names the class that splits text. A class that splits text in another way is refused by name.
+names the class that splits text. A class that splits text in another way is an error.
 """
 
 import json
@@ -17,7 +17,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel
 from tokenizers.processors import BertProcessing, RobertaProcessing
 
-from .errors import PretrainedError
+from .errors import PretrainedError, first_line
 from .families import ANGLES, BRACKETS, FAMILIES, Family
 from .hub import find_file, read_json, refuse_pointer, with_revision
 
@@ -45,10 +45,10 @@ def read_tokenizer(
 ) -> tuple[tokenizers.Tokenizer, dict[str, Any], Family | None]:
     """From `tokenizer.json`, else `vocab.txt`, else `vocab.json` and `merges.txt`.
 
-    Returns the library's tokenizer, the settings (`tokenizer_config.json`, else
-    `special_tokens_map.json`), and the family in `config.json`. The settings decide about case,
-    accents, Chinese characters and the space before the first word, whatever `tokenizer.json` says.
-    Raises `PretrainedError`.
+    Returns the library's tokenizer, the settings, and the family in `config.json` (None: unknown).
+    A setting comes from `tokenizer_config.json`, or else from `special_tokens_map.json`. The
+    settings decide about case, accents, Chinese characters and the space before the first word,
+    whatever `tokenizer.json` says. Raises `PretrainedError`.
     """
     paths = (find_file(source, name, revision) for name in ("tokenizer.json", *CLASSES))
     path = next((path for path in paths if path is not None), None)
@@ -81,9 +81,8 @@ def read_tokenizer(
             backend = tokenizers.Tokenizer.from_file(str(path))
         backend = configured(backend, settings)
         add_tokens(backend, read_if_any("added_tokens.json"), settings)
-    except Exception as error:  # the library raises bare `Exception` for a broken file
-        reason = str(error).strip().partition("\n")[0]
-        raise PretrainedError(f"{path}: not usable as a tokenizer: {reason}") from error
+    except Exception as error:  # the library raises `Exception` itself for a broken file
+        raise PretrainedError(f"{path}: not usable as a tokenizer: {first_line(error)}") from error
     return backend, settings, family
 
 
@@ -109,7 +108,7 @@ def refuse_other_kinds(name: str, settings: Settings) -> None:
 
 
 def is_uncased(tokens: Sequence[str]) -> bool:
-    """Whether only names such as "[unused1]" and "<S>" have capital letters in a vocabulary."""
+    """Whether a vocabulary is in lower case, except names such as "[unused1]" and "<S>"."""
     plain = (token for token in tokens if token[:1] + token[-1:] not in ("[]", "<>"))
     return not any("A" <= letter <= "Z" for token in plain for letter in token)
 
@@ -127,9 +126,9 @@ def special_tokens(
 ) -> dict[str, str]:
     """The model's own tokens by their roles: "pad", "cls", "sep", and others if they exist.
 
-    The names come from the files; else from the tokens that the tokenizer itself puts around a text
-    (`ends`, which may be empty); else from the family; else from BERT or RoBERTa. Raises
-    `PretrainedError` for a token that the vocabulary lacks.
+    The names come from the files. If the files lack a name, it comes from the tokens that the
+    tokenizer puts around a text (`ends`, which may be empty), or else from the family, or else from
+    BERT or RoBERTa. Raises `PretrainedError` for a token that the vocabulary lacks.
     """
     usual = [family.special_tokens] if family else []
     tables = [t for t in (*usual, BRACKETS, ANGLES) if backend.token_to_id(t["cls"]) is not None]
@@ -174,7 +173,7 @@ def word_pieces(
 def byte_pairs(
     vocabulary: Path, merges: Path, settings: Settings, family: Family | None
 ) -> tokenizers.Tokenizer:
-    """RoBERTa's tokenizer, from its vocabulary and from the pairs to join, in this order."""
+    """RoBERTa's tokenizer, from its vocabulary and the pairs in the order in which to join them."""
     backend = tokenizers.Tokenizer(BPE.from_file(str(vocabulary), str(merges)))
     first = read_flag(settings, "add_prefix_space", False)
     trim = read_flag(settings, "trim_offsets", True)
@@ -188,7 +187,8 @@ def byte_pairs(
 
 
 def configured(backend: tokenizers.Tokenizer, settings: Settings) -> tokenizers.Tokenizer:
-    """The tokenizer with the settings for case and accents (WordPieces) or space (byte pairs)."""
+    """The tokenizer, with the settings applied: of WordPieces the `NORMALIZER_SETTINGS`, of byte
+    pairs the space before the first word."""
     first = read_flag(settings, "add_prefix_space")
     if isinstance(backend.pre_tokenizer, ByteLevel) and first is not None:
         backend.pre_tokenizer.add_prefix_space = first
@@ -215,14 +215,12 @@ def configured(backend: tokenizers.Tokenizer, settings: Settings) -> tokenizers.
 
 
 def add_tokens(backend: tokenizers.Tokenizer, added: Settings, settings: Settings) -> None:
-    """Add the tokens of an `added_tokens.json` and of the settings. Their ids must follow."""
+    """Add the tokens of an `added_tokens.json` and of the settings, if their ids are the next."""
     listed = settings.get("added_tokens_decoder") or {}
     tokens: dict[str, Any] = {t["content"]: int(id) for id, t in listed.items()} | dict(added)
     special = {token["content"] for token in listed.values() if token.get("special")}
     for token, id in sorted(tokens.items(), key=lambda item: str(item[1]).zfill(12)):
         if backend.token_to_id(token) is None:
             backend.add_tokens([AddedToken(token, normalized=False, special=token in special)])
-        if backend.token_to_id(token) != id:
-            raise PretrainedError(
-                f"the added token {token} has id {backend.token_to_id(token)}, not {id}"
-            )
+        if (own := backend.token_to_id(token)) != id:
+            raise PretrainedError(f"the added token {token} has id {own}, not {id}")

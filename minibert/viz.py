@@ -45,10 +45,13 @@ def input_rows(
 
     All four have one entry per token, (T,). A mask of 0 means padding.
     """
+    from matplotlib.patches import FancyBboxPatch
+
     figure, axis = canvas(height=2.2)
+    style = "round,pad=0,rounding_size=0.1"
     for k, (token, id_, segment, kept) in enumerate(zip(tokens, ids, segments, mask, strict=True)):
         colour = (SKY, ORANGE)[segment] if kept else "#DDDDDD"
-        axis.add_patch(_box(k, 3, colour))
+        axis.add_patch(FancyBboxPatch((k - 0.4, 2.2), 0.8, 1.6, style, fc=colour, ec="none"))
         axis.text(k, 3, token, ha="center", va="center", fontsize=8, rotation=90)
         for row, value in enumerate((kept, segment, id_)):
             axis.text(k, row * 0.75, str(value), ha="center", va="center", fontsize=8)
@@ -57,14 +60,6 @@ def input_rows(
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
     return figure
-
-
-def _box(x: float, y: float, colour: str) -> Any:
-    from matplotlib.patches import FancyBboxPatch
-
-    return FancyBboxPatch(
-        (x - 0.4, y - 0.8), 0.8, 1.6, boxstyle="round,pad=0,rounding_size=0.1", fc=colour, ec="none"
-    )
 
 
 def adding_strips(strips: Mapping[str, Array], tokens: Sequence[str]) -> "Figure":
@@ -142,10 +137,8 @@ def error_by_layer(errors: Mapping[str, Sequence[float]], tolerance: float) -> "
         colour = (BLUE, ORANGE, GREEN, RED, PINK, BLACK)[k % 6]
         shown = [max(error, 2 * floor) if error else floor for error in curve]
         axis.plot(shown, color=colour, marker="osD^vP"[k % 6], lw=2, clip_on=False, zorder=3)
-        style = {"va": "center", "fontsize": 9, "color": colour}
-        axis.annotate(
-            name, (len(shown) - 1, shown[-1]), (10, 0), textcoords="offset points", **style
-        )
+        style = {"va": "center", "fontsize": 9, "color": colour, "textcoords": "offset points"}
+        axis.annotate(name, (len(shown) - 1, shown[-1]), (10, 0), **style)
     layers = len(next(iter(errors.values())))
     axis.axhline(floor, color=GREY, lw=1)
     axis.axhline(tolerance, color=BLACK, ls="--", lw=1)
@@ -279,7 +272,7 @@ def figures_by_group(
 
 
 def reliability(scores: Array, right: Array, counts: Array) -> "Figure":
-    """How often answers with similar scores are right, (bins,). The line is a calibrated score."""
+    """How often answers with similar scores are right, (bins,). Calibrated ones lie on the line."""
     figure, axes = canvas(2, height=5.0, sharex=True, gridspec_kw={"height_ratios": [3, 1]})
     above, below = axes.flat
     above.plot([0, 1], [0, 1], color=GREY, ls="--")

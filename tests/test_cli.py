@@ -63,6 +63,14 @@ def test_offsets_are_the_file_s_own(run, tiny, tmp_path):
         assert text[answer["start"] : answer["end"]] == answer["answer"]
 
 
+@pytest.mark.parametrize("option", ["--no-answer", "--text-score"])
+def test_passages_refuse_options_without_effect(run, tiny, option):
+    asked = ("answer", "--model", tiny, "--question", "Who?", "--passages", "none.jsonl", option)
+    code, out, err = run(*asked)
+    assert code == 2 and out == "" and err.startswith("error: --passages has no --no-answer")
+    assert err.count("\n") == 1 and option in err
+
+
 def test_demo(run, tiny):
     code, out, _ = run("demo", "--model", tiny)
     assert code == 0
@@ -115,7 +123,7 @@ def test_inspect_parity(run, tiny, monkeypatch, transformers):
     assert code == 0 and out.count("exact") == 6 and "first divergence: none" in out
     tensors = parity.computed(tiny, has_head=True)
     tensors["hidden_states.2"] = tensors["hidden_states.2"] + 0.5
-    monkeypatch.setattr(parity, "computed", lambda source, has_head: tensors)
+    monkeypatch.setattr(parity, "computed", lambda *_: tensors)
     code, out, _ = run("inspect", tiny, "--parity")
     assert code == 1 and "first divergence: hidden_states.2" in out
     assert out.count("DIVERGES") == 1
@@ -357,7 +365,7 @@ def test_check_data(run, tiny, tmp_path):
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     size = ("--max-length", 32, "--doc-stride", 8)
     code, out, err = run("check-data", path, "--tokenizer", tiny, *size)
-    assert code == 2 and err == f"error: {path}: 1 questions are wrong\n"
+    assert code == 2 and err == f"error: {path}: 1 questions have errors\n"
     assert out.startswith(f"{path}: row 2: answer 'Ada' is not at answer_start=1")
     assert dict(line.split() for line in out.splitlines()[1:])["answers_without_a_window"] == "1"
 
@@ -381,7 +389,7 @@ def test_train_on_what_is_left(run, tiny, tmp_path):
     for line, named in zip(told, ("row 4", "row 6: no words", "row 7: no words"), strict=True):
         assert named in line
     code, out, err = run("check-data", path, "--tokenizer", tiny)
-    assert code == 2 and "3 questions are wrong" in err and out.splitlines()[:3] == told
+    assert code == 2 and "3 questions have errors" in err and out.splitlines()[:3] == told
 
 
 def test_bench_train(run, tiny, tmp_path, monkeypatch):

@@ -497,7 +497,7 @@ def test_another_template_is_refused(tmp_path):
     state = json.loads((tmp_path / "tokenizer.json").read_text())
     state["post_processor"]["pair"].pop(0)
     write(tmp_path, tokenizer__json=state)
-    with pytest.raises(minibert.PretrainedError, match="packs a pair"):
+    with pytest.raises(minibert.PretrainedError, match="joins a pair"):
         Tokenizer.from_pretrained(tmp_path)
 
 

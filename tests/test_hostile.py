@@ -304,12 +304,12 @@ FILES: dict[str, tuple[str, bytes | str, str]] = {
     "a start that is text": (
         "d.json",
         squad(answers=[{"text": "lamp", "answer_start": "two"}]),
-        "'answer_start' is no whole number: 'two'",
+        "'answer_start' is not a whole number: 'two'",
     ),
     "a start that is true": (
         "d.json",
         squad(answers=[{"text": "lamp", "answer_start": True}]),
-        "'answer_start' is no whole number: True",
+        "'answer_start' is not a whole number: True",
     ),
     "a start before the text": (
         "d.json",
@@ -330,8 +330,12 @@ FILES: dict[str, tuple[str, bytes | str, str]] = {
     "CSV with NUL": ("d.csv", CSV + "Who?,a lamp\0,lamp,3\n", NUL),
     "CSV with too many fields": ("d.csv", CSV + "Who?,a lamp,lamp,2,3,4\n", "row 1: more fields"),
     "CSV with a start below 0": ("d.csv", CSV + "Who?,a lamp,lamp,-1\n", "answer_start=-1"),
-    "CSV with half a start": ("d.csv", CSV + "Who?,a lamp,lamp,2.5\n", "no whole number"),
-    "CSV with a start of 5,000 digits": ("d.csv", CSV + f"a,b,b,{'9' * 5000}\n", "no whole number"),
+    "CSV with half a start": ("d.csv", CSV + "Who?,a lamp,lamp,2.5\n", "not a whole number"),
+    "CSV with a start of 5,000 digits": (
+        "d.csv",
+        CSV + f"a,b,b,{'9' * 5000}\n",
+        "not a whole number",
+    ),
     "JSON lines that are not": ("d.jsonl", "a\nb\n", "row 1: not readable as JSON"),
     "a JSON line too deep": ("d.jsonl", "[" * 100_000, "row 1: not readable as JSON"),
     "JSON lines with one bad": ("d.jsonl", LINE + "\n{\n" + LINE, "row 2: not readable as JSON"),

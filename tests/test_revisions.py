@@ -126,6 +126,19 @@ def test_the_command_line_reads_the_revision(hub_cache, monkeypatch, capsys):
     assert len(logits) == 2
 
 
+@pytest.mark.parametrize(("revision", "commit"), [(None, "a" * 40), ("v1", "b" * 40)])
+def test_inspect_parity_compares_one_commit(
+    hub_cache, commits, monkeypatch, capsys, transformers, revision, commit
+):
+    """Both sides read it. At other commits S has another sign, so the logits would differ."""
+    command = ["minibert", "inspect", hub_cache, "--parity"]
+    monkeypatch.setattr("sys.argv", command + (["--revision", revision] if revision else []))
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 0 and "first divergence: none" in capsys.readouterr().out
+    assert set(commits) == {commit}
+
+
 def test_a_missing_revision_is_named(hub_cache, tiny):
     with pytest.raises(minibert.PretrainedError, match="keeper/lamp, revision v2: no config"):
         minibert.QuestionAnswerer.from_pretrained(hub_cache, revision="v2")

@@ -286,9 +286,12 @@ def test_is_impossible_as_tables_write_it(tmp_path, said, answer, impossible):
             {"answer": "Ada", "is_impossible": "no"},
             "'is_impossible' is neither true nor false: 'no'",
         ),
-        ({"answer": "Ada", "answer_start": "eight"}, "'answer_start' is no whole number: 'eight'"),
-        ({"answer": "Ada", "answer_start": 8.5}, "'answer_start' is no whole number: 8.5"),
-        ({"answer": "Ada", "answer_start": True}, "'answer_start' is no whole number: True"),
+        (
+            {"answer": "Ada", "answer_start": "eight"},
+            "'answer_start' is not a whole number: 'eight'",
+        ),
+        ({"answer": "Ada", "answer_start": 8.5}, "'answer_start' is not a whole number: 8.5"),
+        ({"answer": "Ada", "answer_start": True}, "'answer_start' is not a whole number: True"),
         ({"answer": ["Ada"]}, "'answer' is list"),
         ({"answers": "Ada"}, "'answers' is str"),
         ({"answers": ["Ada"]}, "expected an object, got str"),
@@ -425,7 +428,7 @@ def test_check_data_prints_twenty_of_a_kind(run, tmp_path, tiny):
     other = {"question": "Who?", "context": "Ada lit it.", "answer": "Bo"}
     path.write_text(text + 3 * (json.dumps(other) + "\n"), encoding="utf-8")
     code, out, err = run("check-data", path, "--tokenizer", tiny)
-    assert code == 2 and "53 questions are wrong" in err
+    assert code == 2 and "53 questions have errors" in err
     assert out.count("row 1: 'id' is list") == 1 and "and 30 more: 'id' is list" in out
     assert out.count("'id' is list") == 20 + 1
     assert out.count("the context does not have 'Bo'") == 3

@@ -20,41 +20,33 @@ from ..config import BertConfig
 from ..data.examples import Example, load_squad
 from ..data.metric import squad_metrics
 from ..errors import InputError
-from ..fast.processor import Precision, choose_precision
+from ..fast.processor import choose_precision
 from ..features import prepare_features
 from ..pretrained import read_config
 from ..reader import QuestionAnswerer
 from ..spans import WindowLogits, best_spans
 from ..tokenization import Tokenizer
 from . import engines as other_engines
-from .turns import (
-    CPU,
-    Turn,
-    Work,
-    bench_engines,
-    forward_flops,
-    measured_on,
-    median_seconds,
-    times_as_fast,
-)
+from .turns import CPU, Turn, Work, bench_engines, forward_flops, median_seconds, times_as_fast
+
+Answerer = Callable[[Sequence[Example]], dict[str, str]]  # -> {id: text}
 
 
 @dataclass
 class BenchEngine:
     """A function that answers questions, and how long its forward passes took."""
 
-    answer: Callable[[Sequence[Example]], dict[str, str]]  # -> {id: text}
+    answer: Answerer
     forward_seconds: list[float] = field(default_factory=list)
 
 
-def watch(model: nn.Module, seconds: list[float]) -> None:
-    """Append how long each forward pass takes."""
+def watched(model: nn.Module, answer: Answerer) -> BenchEngine:
+    """An engine that answers with a model of `transformers`, whose forward passes are timed."""
+    engine = BenchEngine(answer)
+    seconds = engine.forward_seconds
     model.register_forward_pre_hook(lambda *_: seconds.append(-time.perf_counter()))
     model.register_forward_hook(lambda *_: seconds.append(time.perf_counter() + seconds.pop()))
-
-
-def loaded(source: str, precision: Precision) -> QuestionAnswerer:
-    return QuestionAnswerer.from_pretrained(source, precision=precision)
+    return engine
 
 
 def ours(qa: QuestionAnswerer) -> BenchEngine:
@@ -76,9 +68,10 @@ def ours(qa: QuestionAnswerer) -> BenchEngine:
 
 
 def reference_run_well(source: str, dtype: torch.dtype, batch_size: int = 16) -> BenchEngine:
-    """Windows sorted by length and padded to the longest of their batch; minibert's search.
+    """`transformers` with windows sorted by length, and with minibert's search.
 
-    A batch has 16 windows, because batches of 24 and 32 were not faster on two cores.
+    Windows are padded to the longest of their batch. A batch has 16 windows, because batches of 24
+    and 32 were not faster on two cores.
     """
     model = other_engines.transformers_model(source, "sdpa", dtype)
     tokenizer = other_engines.transformers_tokenizer(source)
@@ -106,13 +99,11 @@ def reference_run_well(source: str, dtype: torch.dtype, batch_size: int = 16) ->
                 best[example.id] = max(best.get(example.id, scored), scored)
         return {key: text for key, (_, text) in best.items()}
 
-    engine = BenchEngine(answer)
-    watch(model, engine.forward_seconds)
-    return engine
+    return watched(model, answer)
 
 
 def reference_as_blog_post(source: str) -> BenchEngine:
-    """One question at a time, in float32: the best start and the best end, each on its own.
+    """One question at a time, in float32: the best start, and independently the best end.
 
     As in the blog post, it reads one window of the model's full length, and joins the pieces of
     the answer to a text.
@@ -138,15 +129,14 @@ def reference_as_blog_post(source: str) -> BenchEngine:
             texts[example.id] = tokenizer.convert_tokens_to_string(pieces)
         return texts
 
-    engine = BenchEngine(answer)
-    watch(model, engine.forward_seconds)
-    return engine
+    return watched(model, answer)
 
 
+reader = QuestionAnswerer.from_pretrained
 ENGINES: dict[str, tuple[torch.dtype, Callable[[str], BenchEngine]]] = {
-    "minibert, float32": (torch.float32, lambda s: ours(loaded(s, "fp32"))),
-    "minibert, bfloat16": (torch.bfloat16, lambda s: ours(loaded(s, "bf16"))),
-    "minibert, int8": (torch.float32, lambda s: ours(loaded(s, "int8"))),
+    "minibert, float32": (torch.float32, lambda s: ours(reader(s, precision="fp32"))),
+    "minibert, bfloat16": (torch.bfloat16, lambda s: ours(reader(s, precision="bf16"))),
+    "minibert, int8": (torch.float32, lambda s: ours(reader(s, precision="int8"))),
     "transformers, float32": (torch.float32, lambda s: reference_run_well(s, torch.float32)),
     "transformers, bfloat16": (torch.bfloat16, lambda s: reference_run_well(s, torch.bfloat16)),
     "transformers, the blog post's way": (torch.float32, reference_as_blog_post),
@@ -170,12 +160,14 @@ def bench_answer(
 ) -> dict[str, Any]:
     """Answer a sample of a SQuAD set with every engine, in `turns` alternating turns.
 
-    Returns the processor's and the engines' figures for each way of keeping memory: "untuned" as
-    the C library does, "tuned" as `minibert answer` does. `ratio` is the end-to-end speed of
-    minibert in the precision that it chooses by itself, divided by the engine's speed.
-    `ratio_to_tuned` is the engine's speed divided by its own speed with tuned memory. Engines in
-    bfloat16 are measured only if the processor computes in it; other libraries only if they are
-    installed. `questions` None means 100, or 40 without bfloat16: a run takes some minutes.
+    Returns the processor's and the engines' figures for both ways of keeping memory: "untuned" is
+    the C library's default, "tuned" is the way of `minibert answer`. `ratio` is the end-to-end
+    speed of minibert in the precision that it chooses by itself, divided by the engine's speed.
+    `ratio_same_precision` is the same with minibert in the engine's precision (None: minibert has
+    no such precision here). `ratio_to_tuned` is the engine's speed divided by its own speed with
+    tuned memory. Engines in bfloat16 are measured only if the processor computes in it, and other
+    libraries only if they are installed. `questions=None` means 100, or 40 without bfloat16. A run
+    takes some minutes.
     """
     chosen = choose_precision("auto", CPU)
     bfloat16 = chosen == "bf16"
@@ -186,7 +178,10 @@ def bench_answer(
         and all(map(importlib.util.find_spec, NEEDS[name.partition(",")[0]]))
     }
     questions = questions or (100 if bfloat16 else 40)
-    asked = sample(data, questions, seed)
+    examples = load_squad(data, "validation")
+    if len(examples) < questions:
+        raise InputError(f"{data}: fewer than {questions} questions")
+    asked = random.Random(seed).sample(examples, questions)
     config = BertConfig.from_dict(read_config(source))
     windows = prepare_features(asked, Tokenizer.from_pretrained(source))
     flops = sum(forward_flops(config, len(window)) for window in windows)
@@ -211,15 +206,8 @@ def bench_answer(
             "ratio_same_precision": same and times_as_fast(spent, same),
             "ratio_to_tuned": times_as_fast(measured["tuned", name], spent),
         }
-    about = {"turns": turns, "seed": seed, "questions": questions, "best": best}
-    return measured_on() | about | report
-
-
-def sample(data: str, questions: int, seed: int) -> list[Example]:
-    examples = load_squad(data, "validation")
-    if len(examples) < questions:
-        raise InputError(f"{data}: fewer than {questions} questions")
-    return random.Random(seed).sample(examples, questions)
+    about = {"seed": seed, "questions": questions, "best": best}
+    return about | report
 
 
 class Answered(NamedTuple):

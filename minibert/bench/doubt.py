@@ -6,6 +6,7 @@ score is the product of both, and the scores of equal texts are added up.
 """
 
 import random
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from ..spans import WindowLogits, span_grid
 
 KEPT = 12  # spans that the pipeline keeps from each window if one answer is requested
 OTHERS = 19  # passages besides the right one
+RULES = ("ours", "best_window", "summed")  # the fields of `Scored` with a text and a score
 
 Array = npt.NDArray[Any]
 
@@ -107,7 +109,7 @@ def bench_doubt(
 
 
 def right_or_wrong(qa: QuestionAnswerer, examples: Sequence[Example]) -> dict[str, Any]:
-    """Forced answers: does the score tell how often they are right? Do right ones rank higher?"""
+    """Forced answers: does the score say how often they are right? Do right ones rank higher?"""
     rows = list(score(qa, examples))
     ours, texts = [row.ours[1] for row in rows], [row.text_score for row in rows]
     by_first, by_any = (
@@ -177,23 +179,12 @@ def long_documents(
         answers = tuple(GoldAnswer(a.text, a.char_start + shift) for a in e.answers)
         asked.append(Example(e.id, e.question, documents[e.title], answers, False, e.title))
     rows = list(score(qa, asked))
+    answered = list(zip(asked, rows, strict=True))
+    texts = {name: {e.id: getattr(row, name)[0] for e, row in answered} for name in RULES}
     return {
         "mean_characters": float(np.mean([len(e.context) for e in asked])),
-        **rules(rows, asked),
-        "highest_score": {
-            "ours": max(row.ours[1] for row in rows),
-            "best_window": max(row.best_window[1] for row in rows),
-            "summed": max(row.summed[1] for row in rows),
-        },
-    }
-
-
-def rules(rows: Sequence[Scored], examples: Sequence[Example]) -> dict[str, Any]:
-    return {
-        name: squad_metrics(
-            {e.id: getattr(row, name)[0] for e, row in zip(examples, rows, strict=True)}, examples
-        )
-        for name in ("ours", "best_window", "summed")
+        **{name: squad_metrics(texts[name], asked) for name in RULES},
+        "highest_score": {name: max(getattr(row, name)[1] for row in rows) for name in RULES},
     }
 
 
@@ -202,14 +193,13 @@ def many_passages(
 ) -> dict[str, Any]:
     """Each question with its paragraph and the 19 most similar paragraphs of the data set.
 
-    The figures say how often the first answer is right, and from the right passage. "ours" is
-    `best_of`; "ours_forced" is `best_of` without "no answer". The pipeline's way takes the passage
-    whose best answer has the highest score.
+    The figures say how often the first answer is right, and how often its passage is the right
+    one. "ours" is `best_of`, and "ours_forced" is `best_of` without "no answer". The pipeline's way
+    takes the passage whose best answer has the highest score.
     """
     contexts = list(dict.fromkeys(example.context for example in dataset))
     index = TfIdf(contexts)
-    right: dict[str, list[bool]] = {"ours": [], "ours_forced": [], "best_window": [], "summed": []}
-    right_passage: dict[str, list[bool]] = {name: [] for name in right}
+    right: dict[str, list[tuple[bool, bool]]] = defaultdict(list)  # rule -> (answer, passage)
     for number, example in enumerate(examples):
         others = (contexts[k] for k in index.ranked(example.question))
         passages = [example.context, *(t for t in others if t != example.context)][: OTHERS + 1]
@@ -226,12 +216,11 @@ def many_passages(
             best = int(np.argmax([value for _, value in candidates]))
             answers[name] = (candidates[best][0], best)
         for name, (text, passage) in answers.items():
-            right[name].append(any(exact_match(text, gold.text) > 0 for gold in example.answers))
-            right_passage[name].append(passage is not None and passages[passage] == example.context)
+            exact = any(exact_match(text, gold.text) > 0 for gold in example.answers)
+            same = passage is not None and passages[passage] == example.context
+            right[name].append((exact, same))
+    percent = {name: 100 * np.mean(pairs, axis=0) for name, pairs in right.items()}
     return {
-        name: {
-            "exact_match": 100 * float(np.mean(right[name])),
-            "right_passage": 100 * float(np.mean(right_passage[name])),
-        }
-        for name in right
+        name: {"exact_match": float(exact), "right_passage": float(passage)}
+        for name, (exact, passage) in percent.items()
     }

@@ -1,7 +1,7 @@
 """Other engines with the same weights, for the benchmarks, if they are installed.
 
 OpenVINO and onnxruntime replace only the forward pass: tokenizer, windows and search are
-minibert's. As in minibert, each thread has a pass of its own, because both engines were slower
+minibert's. As in minibert, each thread computes its own pass, because both engines were slower
 with all threads on each pass (`README.md`).
 """
 
@@ -88,7 +88,7 @@ def openvino(source: str, precision: Literal["f32", "bf16"]) -> QuestionAnswerer
     model = BertForQuestionAnswering.from_pretrained(source, "sdpa")
     example = tuple(torch.ones(2, 9, dtype=torch.int64) for _ in NAMES)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a trace takes the check of lengths as constant
+        warnings.simplefilter("ignore")  # that the result of the check of lengths is now constant
         converted = ov.convert_model(Logits(model), example_input=example)
     for given, name in zip(converted.inputs, NAMES, strict=True):
         given.get_tensor().set_names({name})
@@ -137,9 +137,8 @@ def onnxruntime(source: str, int8: bool) -> QuestionAnswerer:
             quantize_dynamic(plain, small, per_channel=True)
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
-        session = ort.InferenceSession(
-            small if int8 else plain, options, providers=["CPUExecutionProvider"]
-        )
+        path = small if int8 else plain
+        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def run(arrays: dict[str, Any]) -> tuple[Any, Any]:
         start, end = session.run(None, arrays)

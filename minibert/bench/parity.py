@@ -1,7 +1,6 @@
 """Parity: a folder of weights in, the largest difference from `transformers` at each layer out."""
 
 import inspect
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from ..model import Bert
 from ..pretrained import prefix_errors, read_tensors
 from ..qa import BertForQuestionAnswering
 from ..tokenization import Tokenizer
+from .engines import NAMES
 
 # float32 has seven digits and states reach about 10; on the same processor the difference is 0
 TOLERANCE = 1e-5
@@ -28,18 +28,19 @@ PAIRS = [
 ]
 
 
-def parity(source: str | Path) -> dict[str, float]:
+def parity(source: str | Path, revision: str | None = None) -> dict[str, float]:
     """The largest difference of the states after each layer, and of the logits, at real tokens.
 
-    Both compute in float32 with the written-out attention. Raises `PretrainedError` for a model
-    that either cannot load, and `InputError` if `transformers` is not installed.
+    Both sides read the same `revision`, and compute in float32 with the written-out attention.
+    Raises `PretrainedError` for a model that one side cannot load, and `InputError` if
+    `transformers` is not installed.
     """
-    has_head = any(name.startswith("qa_outputs.") for name in read_tensors(source))
-    theirs = computed(source, has_head)
+    has_head = any(name.startswith("qa_outputs.") for name in read_tensors(source, revision))
+    theirs = computed(source, has_head, revision)
     ours = BertForQuestionAnswering if has_head else Bert
-    model = ours.from_pretrained(source, "eager")
+    model = ours.from_pretrained(source, "eager", revision=revision)
     with torch.inference_mode():
-        out = model(*(theirs[k] for k in ("input_ids", "attention_mask", "token_type_ids")))
+        out = model(*(theirs[name] for name in NAMES))
     states = {f"hidden_states.{k}": state for k, state in enumerate(out.hidden_states)}
     if has_head:
         states |= {name: getattr(out, name) for name in LOGITS}
@@ -47,13 +48,8 @@ def parity(source: str | Path) -> dict[str, float]:
     return {name: (state - theirs[name])[real].abs().max().item() for name, state in states.items()}
 
 
-def first_divergence(differences: Mapping[str, float]) -> str | None:
-    """The first name whose difference is larger than `TOLERANCE` or not a number."""
-    return next((name for name, value in differences.items() if not value <= TOLERANCE), None)
-
-
-def computed(source: str | Path, has_head: bool) -> dict[str, Tensor]:
-    """What `transformers` computes for `PAIRS`."""
+def computed(source: str | Path, has_head: bool, revision: str | None = None) -> dict[str, Tensor]:
+    """The model's input for `PAIRS`, and what `transformers` computes from it, by name."""
     try:
         import transformers
     except ImportError as error:
@@ -62,19 +58,14 @@ def computed(source: str | Path, has_head: bool) -> dict[str, Tensor]:
     quiet.set_verbosity_error()
     quiet.disable_progress_bar()
     kind = transformers.AutoModelForQuestionAnswering if has_head else transformers.AutoModel
-    tokenizer = Tokenizer.from_pretrained(source)
+    tokenizer = Tokenizer.from_pretrained(source, revision)
     features = prepare_features([Example("", *pair) for pair in PAIRS], tokenizer, 128)
     batch = collate(features, tokenizer.pad_id)
-    inputs = {
-        "input_ids": batch.input_ids,
-        "attention_mask": batch.attention_mask,
-        "token_type_ids": batch.token_type_ids,
-    }
+    inputs = {name: getattr(batch, name) for name in NAMES}
     with prefix_errors(source):
         try:
-            model = kind.from_pretrained(
-                source, attn_implementation="eager", dtype=torch.float32
-            ).eval()
+            options = {"attn_implementation": "eager", "dtype": torch.float32}
+            model = kind.from_pretrained(source, revision=revision or "main", **options).eval()
         except Exception as error:  # transformers raises errors of many types
             raise PretrainedError(f"transformers cannot load it: {error}") from error
     takes = inspect.signature(model.forward).parameters  # some families have no segments

@@ -1,4 +1,4 @@
-"""The parts that must be fast compared with the model: search, windows, start. Medians of turns."""
+"""The speed of the parts around the model: search, windows, start. Figures are medians of turns."""
 
 import importlib.util
 import subprocess
@@ -20,10 +20,10 @@ TRAINING_QUESTIONS = 6000
 
 
 def bench_parts(source: str, data: str, turns: int = 5) -> dict[str, float]:
-    """Seconds of the search over a whole SQuAD dev set; the other parts compared with others.
+    """Seconds of the search for a whole SQuAD dev set, and two ratios.
 
-    `data` is a folder, or a hub id, with both splits. Without `transformers` the report has no
-    figure for windows.
+    Making windows is compared with `transformers`, if it is installed, and a cold start with
+    `import torch`. `data` is a folder, or a hub id, with both splits.
     """
     tokenizer = Tokenizer.from_pretrained(source)
     report = {"search_seconds": search(tokenizer, load_squad(data, "validation"), turns)}
@@ -45,9 +45,8 @@ def search(tokenizer: Tokenizer, examples: list[Example], turns: int) -> float:
     for feature in prepare_features(examples, tokenizer, 384, 128, 64):
         tokens = feature.token_end - feature.token_start + 1
         start, end = generator.normal(size=(2, tokens)).astype(np.float32)
-        logits.setdefault(feature.example_id, []).append(
-            WindowLogits(feature.token_start, start, end)
-        )
+        window = WindowLogits(feature.token_start, start, end)
+        logits.setdefault(feature.example_id, []).append(window)
 
     def search_all() -> None:
         for windows_of_one in logits.values():

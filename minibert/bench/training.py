@@ -23,9 +23,9 @@ from ..training.finetune import train_step
 from ..training.job import Job
 from ..training.optimizer import make_optimizer
 from .engines import transformers_model
-from .turns import CPU, Turn, Work, bench_engines, forward_flops, measured_on, median_seconds
+from .turns import CPU, Turn, Work, bench_engines, forward_flops, median_seconds
 
-BATCH = 16  # windows per step, for every engine: the blog post's
+BATCH = 16  # windows per step for every engine, as in the blog post
 BATCHES = 4  # they represent an epoch; every turn has the same ones
 
 Train = Callable[[list[list[Feature]]], None]  # one step on each batch
@@ -84,9 +84,9 @@ ENGINES: dict[str, Callable[[str, int], Train]] = {
 def bench_train(init: str, data: str, turns: int = 5, seed: int = 0) -> dict[str, Any]:
     """Train on real batches of a SQuAD training set with every engine, in alternating turns.
 
-    Returns the processor's and the engines' figures for each way of keeping memory: "untuned" as
-    the C library does, "tuned" as `minibert train` does. `ratio` is minibert's speed divided by the
-    engine's. Without `transformers` only minibert is measured.
+    Returns the processor's and the engines' figures for both ways of keeping memory: "untuned" is
+    the C library's default, "tuned" is the way of `minibert train`. `ratio` is minibert's speed
+    divided by the engine's. Without `transformers` only minibert is measured.
     """
     bfloat16 = choose_precision("auto", CPU, float_weights=True) == "bf16"
     dtypes = {
@@ -111,8 +111,8 @@ def bench_train(init: str, data: str, turns: int = 5, seed: int = 0) -> dict[str
 
     load = partial(load_training, init, data, seed)
     report, _ = bench_engines(load, dtypes, turns, "minibert", figures)
-    about = {"turns": turns, "seed": seed, "windows_a_turn": BATCH * BATCHES}
-    return measured_on() | about | report
+    about = {"seed": seed, "windows_a_turn": BATCH * BATCHES}
+    return about | report
 
 
 def load_training(init: str, data: str, seed: int, names: Sequence[str]) -> dict[str, Work]:
@@ -123,8 +123,8 @@ def load_training(init: str, data: str, seed: int, names: Sequence[str]) -> dict
 def real_batches(init: str, data: str, seed: int) -> tuple[list[list[Feature]], int]:
     """Some batches of an epoch, each with windows of similar length; and the id of padding.
 
-    The speed depends on the lengths of the windows. So few batches represent an epoch only if their
-    lengths are spread as evenly as the epoch's: short, medium and long ones.
+    The speed depends on the lengths of the windows. So a few batches represent an epoch only if
+    they are short, medium and long in the same proportion as the epoch's batches.
     """
     tokenizer = Tokenizer.from_pretrained(init)
     examples = load_squad(data, "train")

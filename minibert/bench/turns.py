@@ -1,9 +1,9 @@
-"""How engines are measured: in alternating turns, in fresh processes, and compared with the peak.
+"""How engines are measured: in alternating turns, in fresh processes, compared with the peak.
 
-Other programs share the machine, so its speed changes from minute to minute. Only ratios within one
-turn mean something, and the reports give medians of these ratios. How the C library keeps freed
-memory is a setting of a whole process. So each setting has its own process, and so has each
-measurement of memory.
+The peak is the speed of the processor's fastest matrix product. Other programs share the machine,
+so its speed changes from minute to minute. Only ratios within one turn mean something, and the
+reports give medians of these ratios. A whole process has one way of keeping freed memory. So the
+engines are measured in two processes, and peak memory in a new process for each engine.
 """
 
 import statistics
@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 # How freed memory is kept: as the C library does by default, or as the command line does.
 MEMORY = ("untuned", "tuned")
 
-PAUSE = 0.3  # seconds: after them, the threads of the last engine no longer spin and wait for work
+PAUSE = 0.3  # seconds, until the threads of the last engine stop spinning for new work
 
 Name = TypeVar("Name")
 Work = Callable[[], Any]  # what an engine does in one turn
@@ -74,7 +74,7 @@ def median_seconds(turns: Iterable[Turn]) -> float:
 
 
 def times_as_fast(theirs: Sequence[Turn], ours: Sequence[Turn]) -> float:
-    """How many times as long they take: the median over the turns."""
+    """How many times as long `theirs` take as `ours`: the median over the turns."""
     return statistics.median(a.seconds / b.seconds for a, b in zip(theirs, ours, strict=True))
 
 
@@ -112,11 +112,12 @@ def bench_engines(
     best: str,
     figures: Callable[[str, list[Turn]], dict[str, Any]],
 ) -> tuple[dict[str, Any], dict[tuple[str, str], list[Turn]]]:
-    """Measure engines (name -> the dtype to compare with) with both ways of keeping memory.
+    """Measure engines in this many turns, with both ways of keeping memory.
 
-    Returns the report, and the turns of each (memory, name). `figures` makes an engine's own
-    figures from its name and turns, and must include "gflops". `ratio` is the speed of the engine
-    `best` divided by the engine's speed.
+    `load` makes engines from their names, in another process. `dtypes` maps each name to the dtype
+    whose peak the engine is compared with. `figures` makes an engine's own figures from its name
+    and turns, and must include "gflops". Returns the report, and the turns of each (memory, name).
+    In the report, `ratio` is the speed of the engine `best` divided by the engine's speed.
     """
     with ExitStack() as stack:
         processes = {memory: stack.enter_context(one_process()) for memory in MEMORY}
@@ -128,7 +129,7 @@ def bench_engines(
 
         engines = {(m, name): partial(work, m, name) for m in MEMORY for name in dtypes}
         measured, peak = by_turns(engines, turns, set(dtypes.values()))
-    report: dict[str, Any] = {}
+    report = measured_on() | {"turns": turns}
     for memory in MEMORY:
         rates = {str(dtype): rate / 1e9 for dtype, rate in peak.items()}
         report[memory] = {"peak_gflops": rates, "engines": {}}
@@ -161,8 +162,7 @@ def forward_flops(config: BertConfig, tokens: int) -> float:
 
 
 def matmul_peak(dtype: torch.dtype, times: int = 20) -> float:
-    """FLOP/s of the fastest of several products of the size that a pass has: 4096 tokens,
-    384 to 1536."""
+    """FLOP/s of the fastest product of (4096 tokens, 384) and (384, 1536), a size as in a pass."""
     x, w = torch.randn(4096, 384).to(dtype), torch.randn(1536, 384).to(dtype)
     best = float("inf")
     for _ in range(times):

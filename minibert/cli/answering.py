@@ -1,6 +1,7 @@
-"""The commands that answer: `demo` and `answer`."""
+"""The commands that answer, `demo` and `answer`, and that explain, `explain` and `serve`."""
 
 import json
+import webbrowser
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +17,7 @@ from ..features import prepare_features
 from ..passages import PassageAnswer
 from ..reader import QuestionAnswerer
 from ..settings import AnswerSettings
-from .lines import answer_file, best_answers, open_lines, passages_of
+from .lines import answer_file, file_errors, open_lines, passages_of, require_new
 from .options import ReaderOptions, with_settings
 from .printing import progress_bars, table
 
@@ -65,12 +66,12 @@ def answer(
     questions are answered. If the job stops earlier, the same command with --resume continues it.
 
     One question, many texts: each line of --passages is a JSON string, or an object with "context".
-    All answers are ranked together, including "no answer". The column "passage" is the number of
-    the text, counted from 0.
+    All answers are ranked together, always including "no answer". The column "passage" is the
+    number of the text, counted from 0.
     """
     if input_file is not None:
         if any(given is not None for given in (question, context, context_file, passages)):
-            raise InputError("--input has its own questions and contexts")
+            raise InputError("--input excludes --question, --context, --context-file, --passages")
         answer_file(reader.load(), input_file, output, resume, settings)
         return
     if output is not None or resume:
@@ -79,12 +80,18 @@ def answer(
         raise InputError("give --question, or --input")
     if sum(given is not None for given in (context, context_file, passages)) != 1:
         raise InputError("give one of --context, --context-file and --passages")
+    if passages is not None and (settings.no_answer or settings.text_score):
+        reason = '("no answer" always competes there) and no --text-score'
+        raise InputError(f"--passages has no --no-answer {reason}")
     if context_file is not None:
         context = read_text(context_file)
     qa = reader.load()
     answers: Sequence[Answer]
     if passages is not None:
-        answers = ask_passages(qa, question, passages, settings)
+        # lines are read when they are needed
+        with open_lines(passages) as lines, progress_bars({"windows": None}) as (on_batch,):
+            limits = settings.top_k, settings.max_answer_len
+            answers = qa.best_of(question, passages_of(lines, str(passages)), *limits, on_batch)
     else:
         answers = ask(qa, question, context or "", settings)
     if as_json:
@@ -116,13 +123,53 @@ def ask(
     if len(context) > CHUNK_CHARACTERS // 16:  # cutting the windows twice is 1 % of the work
         total = len(prepare_features([example], qa.tokenizer, **asdict(qa.window_settings)))
     with progress_bars({"windows": total}, shown=total > 0) as (on_batch,):
-        return next(best_answers(qa, [example], settings, on_batch))
+        return next(qa.answer_examples([example], settings, on_batch))[: settings.top_k]
 
 
-def ask_passages(
-    qa: QuestionAnswerer, question: str, source: Path, settings: AnswerSettings
-) -> list[PassageAnswer]:
-    """The best answers from the passages of JSON lines. Lines are read as they are needed."""
-    with open_lines(source) as lines, progress_bars({"windows": None}) as (on_batch,):
-        texts = passages_of(lines, str(source))
-        return qa.best_of(question, texts, settings.top_k, settings.max_answer_len, on_batch)
+@with_settings(leave_out=["align_to_words", "text_score"], top_k=10)
+def explain(
+    *,
+    question: str = Option(..., help="The question."),
+    context_file: Path = Option(..., help="A file with the text to search."),
+    output: Path = Option(..., help="The new HTML file."),
+    attribution: bool = Option(True, help="Show which words matter most. This takes much longer."),
+    settings: AnswerSettings,
+    reader: ReaderOptions,
+) -> None:
+    """Show why an answer was chosen, in one HTML page that needs no other file."""
+    context = read_text(context_file)
+    require_new(output)  # before the long work
+    qa = reader.load()
+    with progress_bars({"windows": None}) as (advance,):
+        explanation = qa.explain(
+            *(question, context, settings.top_k, settings.max_answer_len, settings.no_answer),
+            attribution=attribution,
+            on_progress=lambda done, total: advance(0, completed=done, total=total),
+        )
+    with file_errors(output, "written"), output.open("x", encoding="utf-8") as file:  # a new file
+        file.write(explanation.to_html())
+    echo(table(explanation.answers))
+
+
+@with_settings()
+def serve(
+    *,
+    port: int = Option(8123, min=0, max=65535, help="The page's port; 0 takes any free one."),
+    browser: bool = Option(True, help="Open the page in the browser."),
+    reader: ReaderOptions,
+) -> None:
+    """Open a page in the browser to ask questions and see why each answer was chosen.
+
+    Only this computer can open the page. Ctrl-C stops the server.
+    """
+    try:
+        from ..explain.server import serve as serve_page
+    except ImportError as error:
+        raise InputError(f"{error}; serve needs: pip install 'minibert-qa[serve]'") from error
+
+    def ready(url: str) -> None:
+        echo(f"{url}  (Ctrl-C stops the server)")
+        if browser:
+            webbrowser.open(url)
+
+    serve_page(reader.load(), port, ready)

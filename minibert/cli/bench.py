@@ -48,12 +48,12 @@ def answer(
     ),
     output: Path | None = REPORT,
 ) -> None:
-    """Measure the speed and quality of answers, compared with the other engines installed."""
+    """Measure the speed and quality of answers, compared with the other libraries installed."""
     write_report(lambda: bench_answer(model, data, turns, questions), output)
 
 
 def parts(data: str = DATA, model: str = READER["model"], turns: int = TURNS) -> None:
-    """Time everything except the model: the search, the windows and the start."""
+    """Measure the parts around the model: the search, making windows, starting the program."""
     for name, figure in bench_parts(model, data, turns).items():
         echo(f"{name:32} {figure:.2f}")
 
@@ -61,8 +61,8 @@ def parts(data: str = DATA, model: str = READER["model"], turns: int = TURNS) ->
 def write_report(measure: Callable[[], dict[str, Any]], output: Path | None) -> None:
     """Measure, print, and write the report to a file.
 
-    If the file cannot be written, the error comes before the measurement. An old report stays until
-    the new one is complete.
+    If the folder cannot be written, the error comes before the measurement. An old report stays
+    until the new one is complete.
     """
     if output is None:
         echo(table_of(measure()))

@@ -6,7 +6,7 @@ from itertools import chain
 
 from typer import Argument, Exit, Option, echo
 
-from ..bench.parity import TOLERANCE, first_divergence, parity
+from ..bench.parity import TOLERANCE, parity
 from ..data.examples import load_squad
 from ..data.negatives import make_negatives, negatives_report
 from ..errors import DataError
@@ -49,7 +49,7 @@ def check_data(
     doc_stride: int | None = TRAINING["doc_stride"],
     show_all: bool = Option(False, "--all", help="Print every problem, not only 20 of each kind."),
     negatives: float = TRAINING["negatives"],
-    seed: int = Option(42, help="Seed of the negatives."),
+    seed: int = Option(42, help="Random seed for --negatives."),
 ) -> None:
     """Check every question of a data set, and count questions, contexts and windows.
 
@@ -80,7 +80,7 @@ def check_data(
             err=True,
         )
     if skipped:
-        raise DataError(f"{data}: {len(skipped):,} questions are wrong")
+        raise DataError(f"{data}: {len(skipped):,} questions have errors")
 
 
 def inspect(
@@ -94,13 +94,13 @@ def inspect(
 ) -> None:
     """Print a model's configuration, its number of parameters and what was loaded.
 
-    With --parity, print the largest difference of each layer instead. The exit code is 1 if one is
-    above the tolerance.
+    With --parity, compare with transformers instead, and print the largest difference of each
+    layer. The exit code is 1 if a difference is above the tolerance.
     """
-    if compare:
-        inspect_parity(source)
-        return
     revision = pinned(source, revision)
+    if compare:
+        inspect_parity(source, revision)
+        return
     model, expected = empty_model(BertForQuestionAnswering, source, "eager", revision)
     tensors, report = map_tensors(read_tensors(source, revision), expected, model.config.model_type)
     calibration = stored_calibration(read_config(source, revision))
@@ -110,13 +110,13 @@ def inspect(
     echo(str(report))
 
 
-def inspect_parity(source: str) -> None:
+def inspect_parity(source: str, revision: str | None) -> None:
     """Print the largest difference of each layer, and the first that is too large."""
-    differences = parity(source)
+    differences = parity(source, revision)
     for name, value in differences.items():
         verdict = "exact" if value == 0 else "within" if value <= TOLERANCE else "DIVERGES"
         echo(f"{name:20} {value:10.3g}  {verdict}")
-    diverged = first_divergence(differences)
-    echo(f"tolerance {TOLERANCE:g}; first divergence: {diverged or 'none'}")
+    diverged = [name for name, value in differences.items() if not value <= TOLERANCE]
+    echo(f"tolerance {TOLERANCE:g}; first divergence: {diverged[0] if diverged else 'none'}")
     if diverged:
         raise Exit(1)

@@ -10,7 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..answers import Answer
 from ..data.examples import Example, validated_example
 from ..engine import OnBatch
 from ..errors import InputError, Interrupted
@@ -24,7 +23,7 @@ Asked = Iterator[tuple[Example, str]]  # a question, and the beginning of the li
 
 @contextmanager
 def file_errors(path: Path, action: str) -> Iterator[None]:
-    """Turns the `OSError` of a file that cannot be opened or written into an `InputError`."""
+    """Turn the `OSError` of a file that cannot be opened or written into an `InputError`."""
     try:
         yield
     except OSError as error:
@@ -33,7 +32,7 @@ def file_errors(path: Path, action: str) -> Iterator[None]:
 
 
 def require_new(path: Path) -> None:
-    """Raises `InputError` for a file that exists, because no command overwrites one."""
+    """Raise `InputError` for a file that exists, because no command overwrites a file."""
     if path.exists():
         raise InputError(f"{path}: exists already; choose another name")
 
@@ -72,7 +71,7 @@ def passages_of(lines: Iterable[bytes], source: str) -> Iterator[str]:
 
 
 def questions_of(lines: Iterable[bytes], source: str, key: str) -> Asked:
-    """The question in each line, and the beginning of its answer's line: `{..., "key": `."""
+    """The question in each line, and the beginning of the line with its answer: `{..., "key": `."""
     for place, text, record in json_lines(lines, source):
         if not isinstance(record, dict) or not {"question", "context"} <= record.keys():
             raise InputError(f"{place}: expected an object with 'question' and 'context'")
@@ -93,9 +92,8 @@ def answer_file(
 ) -> None:
     """Answer the questions of a file, with progress bars. `output` None is standard output.
 
-    Each line is written and flushed as soon as its answer is known.
-
-    Raises `InputError`, and `Interrupted` after Ctrl-C.
+    Each line is written and flushed as soon as its answer is known. Raises `InputError`, and
+    `Interrupted` after Ctrl-C.
     """
     with ExitStack() as stack:
         lines = stack.enter_context(open_lines(source))
@@ -135,7 +133,7 @@ def skip_answered(asked: Asked, answered: Iterable[bytes], source: str) -> int:
         example, beginning = next(asked, (None, ""))
         if example is None or not line.startswith(beginning.encode()):
             place = source if example is None else example.id
-            raise InputError(f"{place}: not the input of the answers so far")
+            raise InputError(f"{place}: the answers so far belong to another input")
         count += 1
     return count
 
@@ -148,7 +146,7 @@ def answer_lines(
     A line is copied character by character, except white space around it. The answer is one more
     field, `answer_key(settings)`. The memory in use does not grow with the number of lines.
 
-    Raises the `InputError` of a bad line after the answers to the lines before it.
+    The `InputError` of a bad line is raised after the answers to the lines before it.
     """
     waiting: deque[str] = deque()  # the beginnings of lines that are read but not yet answered
 
@@ -157,18 +155,10 @@ def answer_lines(
             waiting.append(beginning)
             yield example
 
-    for answers in best_answers(qa, examples(), settings, on_batch):
-        rows = [answer.to_dict() for answer in answers]
+    for answers in qa.answer_examples(examples(), settings, on_batch):
+        rows = [answer.to_dict() for answer in answers[: settings.top_k]]
         value = json.dumps(rows[0] if settings.top_k == 1 else rows, ensure_ascii=False)
         yield f"{waiting.popleft()}{value}}}\n".encode()
-
-
-def best_answers(
-    qa: QuestionAnswerer, examples: Iterable[Example], settings: AnswerSettings, on_batch: OnBatch
-) -> Iterator[list[Answer]]:
-    """The `top_k` best answers to each example."""
-    answered = qa.answer_examples(examples, settings, on_batch)
-    return (answers[: settings.top_k] for answers in answered)
 
 
 def identity(qa: QuestionAnswerer, settings: AnswerSettings) -> dict[str, Any]:
@@ -187,8 +177,8 @@ def partial_file(path: Path, made_by: dict[str, Any], resume: bool) -> Iterator[
     """A file to append answers to. It is renamed to `path` when the block ends without an error.
 
     Until then its name is `path` + ".partial", and `path` + ".partial.json" holds `made_by`. With
-    `resume`, it is the file of a stopped job, if there is one, without an incomplete last line. Its
-    position is at its beginning, because the old answers are read first.
+    `resume`, it is the file of a stopped job, if there is one, without an incomplete last line. The
+    caller gets it at position 0, to read the old answers first.
 
     Raises `InputError` if `path` exists, if a stopped job left a file and `resume` is False, if
     `made_by` differs from the stopped job's, and if a file cannot be written.

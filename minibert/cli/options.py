@@ -17,7 +17,7 @@ from ..training.config import TrainingConfig
 Command = Callable[..., None]
 
 NAMES = {"output_dir": "--output", "teachers": "--teacher"}  # the others are named as their fields
-# What typer 0.15 does not know; the settings check the values.
+# Types that typer 0.15 does not know -> types that it knows. The settings check the values.
 TYPES: dict[Any, Any] = {Precision: str, Attention | None: str | None, tuple[str, ...]: list[str]}
 
 
@@ -94,7 +94,7 @@ class ReaderOptions:
         return QuestionAnswerer.from_pretrained(settings.pop("model"), **settings)
 
 
-# Single options, for commands without the object
+# Single options, for commands that take only some fields
 READER = {field.name: option(field, field.default) for field in fields(ReaderOptions)}
 TRAINING = {field.name: option(field, field.default) for field in fields(TrainingConfig)}
 DATA_HELP = "A data file, a folder of files, or a hub id."

@@ -12,7 +12,7 @@ import typer
 
 from ..errors import MinibertError
 from ..fast.memory import keep_freed_memory
-from . import answering, bench, explaining, inspection, scoring, training
+from . import answering, bench, inspection, scoring, training
 
 app = typer.Typer(
     help="BERT for question answering, written by hand.",
@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    *(answering.demo, answering.answer, explaining.explain, explaining.serve),
+    *(answering.demo, answering.answer, answering.explain, answering.serve),
     *(inspection.show, inspection.check_data, training.train, training.adapt),
     *(scoring.evaluate, scoring.calibrate, inspection.inspect),
 ):
@@ -34,7 +34,7 @@ for command in (bench.answer, bench.train, bench.doubt, bench.parts):
 
 
 def main() -> None:
-    """Run the command line. A `MinibertError` is one line on stderr, and its `exit_code`."""
+    """Run the command line. A `MinibertError` prints one line to stderr and sets the exit code."""
     keep_freed_memory()
     codecs.register_error("json_escape", json_escape)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def json_escape(error: Any) -> tuple[str, int]:
-    """JSON's escapes for the characters that an encoding lacks; and where to continue.
+    """JSON's escapes for the characters that an encoding lacks, and the place after them.
 
     On Windows, the output of a command into a file or a pipe is often in cp1252, which has no
     emoji. JSON stays valid, because its text outside of strings is ASCII.

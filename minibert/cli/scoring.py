@@ -24,13 +24,13 @@ def evaluate(
     version_2: bool = Option(False, "--version-2", hidden=True),  # the old name of --no-answer
     null_threshold: float | None = Option(
         None,
-        help='Predict "no answer" if its logit minus the best answer\'s is above this threshold.',
+        help='Predict "no answer" if its logit minus the best span\'s logit is above this number.',
         show_default="the model's own",
     ),
     tune_threshold: bool = Option(
         False,
         "--tune-threshold",
-        help="Choose the threshold on one half of the contexts, and report on the other half.",
+        help="Choose the threshold with half of the contexts, and score the answers to the rest.",
     ),
     skip_invalid: bool = Option(False, "--skip-invalid", help="Leave out questions with errors."),
     reader: ReaderOptions,
@@ -74,9 +74,9 @@ def calibrate(
     """Fit the temperatures and the "no answer" threshold of a model, and save a copy with them.
 
     If every question of the data has an answer, each question is also asked about a text without
-    its answer: the most similar other paragraph of its article. Then the threshold is the lowest
-    one with which questions that have an answer lose at most one point of F1. If the data itself
-    has questions without an answer, the threshold is the one with the best F1 over all questions.
+    its answer: the most similar other paragraph of its article. Then the threshold is as low as
+    possible, but it may lower the F1 of questions with an answer by at most one point. If the data
+    itself has questions without an answer, the threshold with the best F1 over all is chosen.
     """
     examples = load_squad(data, split)
     qa = reader.load()

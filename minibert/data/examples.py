@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError, InputError, summary
+from ..errors import DataError, InputError, first_line, summary
 from ..hub import HUB_ID
 
 if TYPE_CHECKING:
@@ -64,17 +64,17 @@ def load_squad(
     values are lists. Articles (`paragraphs`) and paragraphs (`context`, `qas`) are split into rows.
     A cell is empty when it is missing, null, NaN or "". An empty answer means that the context does
     not answer the question. The start may be empty if the context has the answer exactly once. A
-    row without an `id` gets its place as the id, such as "row 3". Numbers may be written as text,
-    and texts as numbers; "20.0" is 20.
+    row without an `id` gets its place as the id, such as "row 3". A number may be given as text
+    ("20", also "20.0"), and a text as a number (1998).
 
     A row is wrong if a field is missing or has the wrong type, if question or context is empty, if
     an answer has no words or is not at its `answer_start`, if `is_impossible` contradicts the
     answers, or if the id occurs twice. The first wrong row raises `DataError`, with the number of
     others. With a list `skipped`, wrong rows are left out instead, and their errors are added to
-    this list. If the source cannot be read, or no row is left, it is always a `DataError`.
+    this list. A source that cannot be read, or has no valid row, always raises `DataError`.
 
-    Scoring needs no starts. With a list `misplaced`, an answer that is not at its start is kept
-    with `char_start` -1, and the error is added to this list.
+    Scoring does not need `answer_start`. With a list `misplaced`, an answer that is not at its
+    `answer_start` is kept with `char_start` -1, and the error is added to this list.
     """
     examples: list[Example] = []
     problems: list[DataError] = []
@@ -166,10 +166,8 @@ def _from_hub(name: str, split: str | None) -> "datasets.Dataset":
     try:
         return datasets.load_dataset(name, split=split)
     except Exception as error:  # the library raises many types: network, cache, name, split
-        reason = str(error).strip().partition("\n")[0]
-        raise DataError(
-            f"{name}: no file has this name, and the hub gives no such data set: {reason}"
-        ) from error
+        reason = f"no file has this name, and the hub gives no such data set: {first_line(error)}"
+        raise DataError(f"{name}: {reason}") from error
 
 
 def _from_file(path: Path) -> Iterable[Any]:
@@ -191,8 +189,7 @@ def _from_file(path: Path) -> Iterable[Any]:
 def _table_rows(text: str, delimiter: str) -> list[dict[Any, Any]]:
     limit = csv.field_size_limit(len(text) + 1)  # process-wide; its default is 131,072
     try:
-        file = io.StringIO(text, newline="")
-        return list(csv.DictReader(file, delimiter=delimiter, strict=True))
+        return list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
     finally:
         csv.field_size_limit(limit)
 
@@ -251,11 +248,11 @@ IMPOSSIBLE = {"true": True, "1": True, "1.0": True, "false": False, "0": False, 
 
 
 def _validated(row: Any, place: str, where: str) -> tuple[Example, list[DataError]]:
-    """A row as an example, and the errors in its answers' starts. Raises `DataError` for others."""
+    """A row as an example, and the errors in its answers' starts. Any other error is raised."""
     if isinstance(row, Exception):
         raise _problem(where, "not readable as JSON", f": {row}")
     _require_fields(row, where)
-    if None in row:  # here DictReader puts the values that have no column
+    if None in row:  # DictReader puts values without a column under the key None
         raise _problem(where, "more fields than the header has")
     identity = _text(row, "id", where) or place
     if not _is_unicode(identity):
@@ -308,7 +305,7 @@ def _answers(row: Mapping[str, Any], where: str) -> Sequence[Any]:
 
 
 def _placed(record: Any, context: str, where: str) -> tuple[GoldAnswer, DataError | None]:
-    """An answer at its place. If the start is wrong, an answer without a place, and the error."""
+    """The answer at its start, and None. If the start is wrong: at -1, and the error."""
     text, start = _text(record, "text", where), record.get("answer_start")
     if not text.strip():
         advice = "; without an answer, `answers` is an empty list or `is_impossible` is true"
@@ -325,7 +322,7 @@ def _placed(record: Any, context: str, where: str) -> tuple[GoldAnswer, DataErro
         return unplaced, DataError(f"{where}: {problem.format(repr(text))}", kind)
     number = WHOLE_NUMBER.fullmatch(str(start))
     if not number:
-        return unplaced, _problem(where, "'answer_start' is no whole number", f": {start!r:.40}")
+        return unplaced, _problem(where, "'answer_start' is not a whole number", f": {start!r:.40}")
     start = int(number[1])
     near = [s for s in (start, start - 1, start + 1) if s >= 0 and context.startswith(text, s)]
     if near[:1] == [start]:

@@ -1,7 +1,7 @@
 """The official metric: predictions and gold answers -> exact match and F1.
 
-The official evaluation scripts for SQuAD v1.1 (arXiv:1606.05250) and v2.0 (arXiv:1806.03822) give
-the same figures.
+The figures equal those of the official evaluation scripts for SQuAD v1.1 (arXiv:1606.05250) and
+v2.0 (arXiv:1806.03822).
 """
 
 import math
@@ -56,7 +56,7 @@ Score = tuple[float, float, bool]  # exact match, F1, is_impossible
 def _scores(
     predictions: Mapping[str, str], examples: Iterable[Example], no_answer: bool
 ) -> Iterator[Score]:
-    """The scores of each example. With `no_answer`, by v2.0's rules, else by v1.1's."""
+    """The scores of each example: with `no_answer` by v2.0's rules, otherwise by v1.1's."""
     for example in examples:
         golds = [answer.text for answer in example.answers]
         if no_answer:
@@ -104,11 +104,12 @@ def best_thresholds(
 ) -> dict[str, float]:
     """The best thresholds on the null odds, in hindsight, and the figures that they give.
 
-    `predictions` are the best spans, even where "no answer" is likelier. A span counts if its null
-    odds are at most the threshold; otherwise "" counts. The keys are those in v2.0's script:
-    `best_exact`, `best_exact_thresh`, `best_f1`, `best_f1_thresh`. `squad_metrics` gives the same
-    figures at these thresholds. Sometimes no threshold gives the script's figures, because the
-    script separates questions with equal odds. If it is best never to answer, its threshold is 0.
+    `predictions` are the best spans, even if "no answer" is likelier. The null odds are the logit
+    of "no answer" minus the span's. A span counts if its null odds are at most the threshold.
+    Otherwise "" counts. The keys are those in v2.0's script: `best_exact`, `best_exact_thresh`,
+    `best_f1`, `best_f1_thresh`. `squad_metrics` gives the same figures at these thresholds. The
+    script itself can report higher ones, because it can separate two questions with equal odds,
+    which no threshold can. If it is best never to answer, the script's threshold is 0.
     """
     answered = list(_scores(predictions, examples, no_answer=True))
     silent = list(_scores(dict.fromkeys(predictions, ""), examples, no_answer=True))

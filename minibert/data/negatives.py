@@ -29,10 +29,11 @@ SENTENCE_END = re.compile(r"[.!?][\"')\]”’]*\s+|[。！？]")
 
 
 class TfIdf:
-    """Texts as vectors of weighted words. A weight is the count times log(1 + N / texts with it).
+    """Texts as vectors of weighted words.
 
-    Words are runs of letters and digits; case does not count. The vectors have length 1, so their
-    products are cosines.
+    A word's weight is its count times log(1 + N / n), if n of the N texts have the word. Words are
+    runs of letters and digits; case does not count. The vectors have length 1, so their products
+    are cosines.
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
@@ -81,14 +82,14 @@ def make_negatives(
     others: Iterable[Example] = (),
     kinds: Mapping[str, float] = KINDS,
 ) -> dict[str, list[Example]]:
-    """One new example without an answer for a share of the answerable examples: kind -> examples.
+    """New examples without an answer, one for each example of a `share` of the answerable ones.
 
-    `share` is from 0 to 1. The `seed` decides which examples are used, and their kinds. If a kind
-    is impossible (an article with one paragraph has no similar one), the next of `kinds` is used.
-    If all kinds are impossible, the question is left out. Other paragraphs come from `examples` and
-    `others`. Examples with the same `title` are one article. "Similar" means similar to the
-    question. A new context never contains a gold answer of its question. The new id is the old id,
-    a colon and the kind. Raises `InputError` for a share out of range.
+    Returns kind -> examples. `share` is from 0 to 1. The `seed` decides which examples are used,
+    and their kinds. If a kind is impossible (an article with one paragraph has no similar one), the
+    next of `kinds` is used. If all kinds are impossible, the question is left out. Other paragraphs
+    come from `examples` and `others`. Examples with the same `title` are one article. "Similar"
+    means similar to the question. A new context never contains a gold answer of its question. The
+    new id is the old id, a colon and the kind. Raises `InputError` for a share out of range.
     """
     if not 0 <= share <= 1:
         raise InputError(f"negatives={share}: expected a share of the questions, 0 to 1")
@@ -157,9 +158,10 @@ def without_answer_sentences(example: Example) -> str:
 
 
 def lacks_answers(text: str, answers: Iterable[GoldAnswer]) -> bool:
-    """Whether a text has words, but none of the answers, as characters or as words.
+    """Whether a text has words, but none of the answers.
 
-    Case does not count. For words, articles and punctuation do not count either, as in the metric.
+    An answer may neither occur as characters, without regard to case, nor as words, without regard
+    to case, articles and punctuation, as in the metric.
     """
     if not words(text):
         return False

@@ -1,1 +1,1 @@
-"""Everything that is only about speed. Without it the answers are the same, but take longer."""
+"""Everything that is only about speed. Without it, answers differ at most by rounding."""

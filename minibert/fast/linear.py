@@ -24,7 +24,7 @@ PACKED = ("project", "merge", "expand", "contract")  # a layer's maps, packed fo
 class FusedLayer(EncoderLayer):
     """An `EncoderLayer` for reading. It takes over the parts of `layer`: weights keep their names.
 
-    In training mode, and where gradients are recorded, it computes as `layer` does.
+    In training mode, and when gradients are recorded, it computes as `layer` does.
     """
 
     def __init__(self, layer: EncoderLayer) -> None:
@@ -68,7 +68,7 @@ class FusedLayer(EncoderLayer):
         return self.attention.mix(q, k, v, mask)
 
     def finish(self, mixed: Tensor, x: Tensor) -> Tensor:
-        """Everything after attention in the layer that reads x. Each token is computed alone."""
+        """The rest of a layer after attention, token by token. x is the input of the layer."""
         x = self.attention_norm(self.merge.plus(mixed, x))
         x = self.feed_forward_norm(self.contract.plus(self.expand(x, "gelu"), x))
         return x
@@ -97,14 +97,13 @@ class PackedLinear:
 
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
         """other + x W^T + b."""
-        added: Tensor = torch.ops.mkldnn._linear_pointwise.binary(
-            x, other, self.weight, self.bias, "add"
-        )
+        binary = torch.ops.mkldnn._linear_pointwise.binary
+        added: Tensor = binary(x, other, self.weight, self.bias, "add")
         return added
 
 
 def supported(dtype: torch.dtype) -> bool:
-    """Whether this torch has the kernels, and they were measured on a CPU like this one."""
+    """Whether this torch has the kernels for `dtype`, and the CPU is of a kind that we measured."""
     if "AVX" not in torch.backends.cpu.get_cpu_capability():
         return False
     names = ("_linear_pointwise", "_reorder_linear_weight", "_is_mkldnn_bf16_supported")
@@ -114,7 +113,7 @@ def supported(dtype: torch.dtype) -> bool:
 
 
 def fuse(model: BertForQuestionAnswering) -> None:
-    """Let a model read with `FusedLayer`s where they are `supported`. This freezes its weights."""
+    """Let a model read with `FusedLayer`s, if `supported`. This freezes its weights."""
     dtype = model.head.S.dtype
     if not supported(dtype):
         return

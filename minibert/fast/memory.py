@@ -1,4 +1,4 @@
-"""A setting for the whole process. Programs must call it: importing minibert changes nothing."""
+"""How the C library keeps freed memory: one setting per process, which imports do not change."""
 
 import ctypes
 

@@ -11,11 +11,11 @@ from typing import Literal
 
 import torch
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 
 Precision = Literal["auto", "fp32", "bf16", "int8"]
 
-# With these values of ONEDNN_MAX_CPU_ISA, oneDNN does not use the instructions
+# Instructions -> the values of ONEDNN_MAX_CPU_ISA with which oneDNN does not use them
 # (https://uxlfoundation.github.io/oneDNN/dev_guide_cpu_dispatcher_control.html).
 _NO_BF16 = (
     "SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI",
@@ -34,7 +34,7 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        (torch.ones(1, device=name) + 1).item()  # "meta" has tensors, but no numbers
+        (torch.ones(1, device=name) + 1).item()  # fails on "meta", which stores no numbers
         with torch.autocast(torch.device(name).type, enabled=False):  # not every torch has "mps"
             return torch.device(name)
     except (RuntimeError, AssertionError, ImportError) as error:
@@ -53,10 +53,6 @@ def device_errors(device: torch.device) -> Iterator[None]:
         ) from error
     except NotImplementedError as error:
         raise InputError(f"{device}: {first_line(error)}") from error
-
-
-def first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 def device_name(device: torch.device) -> str:
@@ -82,8 +78,8 @@ def choose_precision(
 
     "auto" is bfloat16 if the processor computes in it; on other processors bfloat16 is emulated and
     slower than float32. The second choice is "int8", if its kernels exist here. `float_weights`
-    excludes it: training needs float weights. The last choice is float32. Raises `InputError` for
-    an unknown name, and for "int8" where it is not possible.
+    excludes "int8", because training needs float weights. The last choice is float32. Raises
+    `InputError` for an unknown name, and for "int8" if it is not possible.
     """
     if name == "fp32" or name == "bf16":
         return name
@@ -116,9 +112,8 @@ def processor_has(*instructions: str) -> bool:
     if torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "NO AVX", "AVX2"):
         return False
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
-    return any(
-        name in processor_flags() and limit not in LIMITS_WITHOUT[name] for name in instructions
-    )
+    flags = processor_flags()
+    return any(name in flags and limit not in LIMITS_WITHOUT[name] for name in instructions)
 
 
 @cache

@@ -7,8 +7,8 @@ its batch. Everything else stays float32. Two measures keep the rounding errors 
 - Some channels of LayerNorm's output are ten times as wide as others. Each channel is divided by
   a width that comes from LayerNorm's own gain and bias, and the weights are multiplied by this
   width (after arXiv:2211.10438 section 4, which takes the widths from data).
-- GELU's outputs are hardly negative: none is below -0.17. So nearly all steps are used for
-  positive numbers.
+- GELU's outputs are hardly negative: none is below -0.17. So nearly all of the 255 steps of the
+  scale are used for positive numbers.
 
 The kernels are from oneDNN. PyTorch's own quantisation for x86 uses the same ones
 (torch/_inductor/fx_passes/quantization.py). They have no gradient.
@@ -29,7 +29,7 @@ from .unpadded import replace_layers
 # How many numbers a thread's widest tensor has. It is read five times, so it must fit the cache.
 BLOCK = 2**19
 NEAR_ZERO = 1e-12  # no step is smaller
-WIDTH = 4.0  # a channel of LayerNorm's output is taken to reach so many standard deviations
+WIDTH = 4.0  # assumed largest value in a channel of LayerNorm's output, in standard deviations
 
 
 class QuantizedLinear:

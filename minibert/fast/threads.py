@@ -44,7 +44,7 @@ def pool_of(threads: int, process: int) -> ThreadPoolExecutor:
     begun = Barrier(threads + 1)
 
     def begin() -> None:
-        torch.get_num_threads()  # the first call in a thread overwrites what was set there
+        torch.get_num_threads()  # its first call in a thread would undo the next line
         torch.set_num_threads(1)
         begun.wait()
 

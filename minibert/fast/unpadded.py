@@ -14,7 +14,7 @@ class UnpaddedBert(Bert):
     """A `Bert` that reads without padding. Its layers must have a method `read_unpadded`.
 
     It takes over the parts of `bert`. It computes as `bert` does if there is no mask, if attention
-    probabilities are requested, in training mode, and where gradients are recorded. Otherwise the
+    probabilities are requested, in training mode, and when gradients are recorded. Otherwise the
     states of padding are 0 after every layer.
     """
 

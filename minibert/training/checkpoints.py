@@ -43,7 +43,7 @@ def tensors_of(job: Job) -> dict[str, Tensor]:
 
 
 def load_tensors(job: Job, tensors: dict[str, Tensor]) -> None:
-    """Put the tensors of a checkpoint back into the job; empties `tensors` to save memory."""
+    """Put a checkpoint back into the job. Weights and moments leave `tensors`, to save memory."""
     weights = job.model.state_dict()
     moments: dict[int, dict[str, Tensor]] = {}
     for name in list(tensors):

@@ -22,7 +22,7 @@ GPU_TOKENS = 16384
 class TrainingConfig:
     """All settings of a run. The defaults are the blog post's (see `minibert/__init__.py`).
 
-    The text at each field is the help of its command-line option. Raises `InputError`.
+    Each text is the help of the field's option. Raises `InputError` for a value out of range.
     """
 
     init: str = setting(..., "Folder or hub id of the encoder to start from.")
@@ -33,26 +33,26 @@ class TrainingConfig:
     )
     dev_file: str | None = setting(None, "Data to evaluate on after each epoch.")
     max_answer_len: int = setting(30, "Longest answer in that evaluation, in tokens.")
-    epochs: float = setting(3.0, "Passes over the data; 1.5 stops in the middle of the second.")
+    epochs: float = setting(3.0, "Passes over the data. 1.5 ends in the middle of the second pass.")
     batch_size: int = setting(16, "Windows in one step, over all processes.")
     max_tokens: int | None = setting(
         None,
-        "Most tokens in one forward pass, with padding. A larger batch is split into several "
-        "passes, and their gradients are added; by default 6,144 on a CPU and 16,384 on a GPU.",
+        "Largest number of tokens in one forward pass, with padding. A larger batch is split into "
+        "several passes, whose gradients are added; by default 6,144 on a CPU, 16,384 on a GPU.",
     )
     # The paper searched 5e-5, 3e-5 and 2e-5 (appendix A.3).
     learning_rate: float = setting(2e-5, "Highest learning rate.")
     warmup_ratio: float = setting(0.0, "Share of the steps in which the learning rate rises.")
     dropout: float | None = setting(None, "Dropout rate; by default the encoder's own.")
-    weight_decay: float = setting(0.01, "Weight decay, for all weights but biases and norms.")
+    weight_decay: float = setting(0.01, "Weight decay. Biases and LayerNorms have none.")
     max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm.")
     max_length: int = setting(384, "Tokens in one window.")
     doc_stride: int | None = setting(128, "Tokens that two neighbouring windows share.")
     max_train_examples: int | None = setting(
-        None, "Train on a random sample of this size; by default on all."
+        None, "Train on a random sample of this many questions; by default all questions."
     )
     negatives: float = setting(
-        0.0, "For this share of the questions, add one copy with a text that has no answer."
+        0.0, "Share of the questions (0 to 1) to ask again, about a text without the answer."
     )
     teachers: tuple[str, ...] = setting(
         (), "Folder or hub id of a model to learn from, besides the labels."
@@ -70,25 +70,22 @@ class TrainingConfig:
     progress: bool = setting(True, "Show a progress bar.")
 
     def __post_init__(self) -> None:
+        def require(good: bool, name: str, expected: str) -> None:
+            if not good:
+                raise InputError(f"{name}={getattr(self, name)!r}: expected {expected}")
+
         counts = ("batch_size", "max_tokens", "max_answer_len", "max_train_examples")
         for name in (*counts, "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)}: expected 1 or more")
+            count = getattr(self, name)
+            require(count is None or count >= 1, name, "1 or more")
         for name in ("epochs", "learning_rate", "max_grad_norm"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"{name}={getattr(self, name)}: expected more than 0")
-        if not 0 <= self.weight_decay < math.inf:
-            raise InputError(f"weight_decay={self.weight_decay}: expected 0 or more")
-        if not 0 <= self.warmup_ratio <= 1:
-            raise InputError(f"warmup_ratio={self.warmup_ratio}: expected 0 to 1")
-        if not 0 <= self.negatives <= 1:
-            raise InputError(
-                f"negatives={self.negatives}: expected a share of the questions, 0 to 1"
-            )
-        if self.dropout is not None and not 0 <= self.dropout < 1:
-            raise InputError(f"dropout={self.dropout}: expected from 0 to below 1")
-        if isinstance(self.teachers, str):  # a loop over it would give single letters
-            raise InputError(f"teachers={self.teachers!r}: expected a tuple of strings")
+            require(0 < getattr(self, name) < math.inf, name, "more than 0")
+        require(0 <= self.weight_decay < math.inf, "weight_decay", "0 or more")
+        require(0 <= self.warmup_ratio <= 1, "warmup_ratio", "0 to 1")
+        require(0 <= self.negatives <= 1, "negatives", "a share of the questions, 0 to 1")
+        require(self.dropout is None or 0 <= self.dropout < 1, "dropout", "from 0 to below 1")
+        # a loop over a string would give single letters
+        require(not isinstance(self.teachers, str), "teachers", "a tuple of strings")
         # These two raise for a wrong value. The device is chosen later.
         WindowSettings(self.max_length, self.doc_stride)
         choose_precision(self.precision, torch.device("cpu"), float_weights=True)

@@ -26,15 +26,11 @@ def load_teachers(
     teachers = []
     for source in config.teachers:
         revision = pinned(source)
-        if (
-            Tokenizer.from_pretrained(source, revision).backend.to_str()
-            != tokenizer.backend.to_str()
-        ):
+        own = Tokenizer.from_pretrained(source, revision)
+        if own.backend.to_str() != tokenizer.backend.to_str():
             raise InputError(f"{source}: a teacher must have the tokenizer of {config.init}")
-        teacher = BertForQuestionAnswering.from_pretrained(
-            source, config.attention, revision=revision
-        )
-        teachers.append(teacher.to(device))
+        load = BertForQuestionAnswering.from_pretrained
+        teachers.append(load(source, config.attention, revision=revision).to(device))
     return teachers
 
 
@@ -42,11 +38,11 @@ def load_teachers(
 def soft_targets(
     teachers: Sequence[nn.Module], batch: Batch, precision: Precision
 ) -> tuple[Tensor, Tensor]:
-    """The probabilities of each token to be the answer's start and its end: two of (B, T).
+    """The target probabilities that the answer starts and ends at each token: two tensors (B, T).
 
     One half comes from the label. The other half comes from the teachers: the softmax of the mean
-    of their logits. A window without its answer has only its label, [CLS], as its target: teachers
-    that were trained only on answerable questions would point to an answer in it.
+    of their logits. If a window lacks the answer, the target is only the label, [CLS], because
+    teachers that were trained only on answerable questions would point to some answer there.
     """
     device_type = batch.input_ids.device.type
     with torch.autocast(device_type, torch.bfloat16, precision == "bf16"):

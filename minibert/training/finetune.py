@@ -1,7 +1,7 @@
 """Fine-tuning: examples -> labelled windows -> the training loop -> a folder with a trained model.
 
-BERT (arXiv:1810.04805v2) appendix A.2; A.3 keeps it for fine-tuning: Adam, weight decay, warm-up
-and linear decay of the learning rate, dropout 0.1.
+Adam, weight decay, warm-up and linear decay of the learning rate, and dropout 0.1 are those of
+BERT's pretraining (arXiv:1810.04805v2, appendix A.2). Appendix A.3 keeps them for fine-tuning.
 """
 
 import math
@@ -39,8 +39,8 @@ from .run import Run, started
 def train_step(job: Job, windows: Sequence[Feature]) -> StepResult:
     """Take one optimizer step on a batch, in passes of at most `max_tokens` padded tokens.
 
-    Each process reads its share of the windows. The gradients of all processes are added after the
-    passes. With teachers, the targets come from `soft_targets`.
+    Each process reads its share of the windows. With teachers, the targets come from
+    `soft_targets`.
     """
     model, config = job.model, job.config
     assert config.max_tokens
@@ -56,7 +56,7 @@ def train_step(job: Job, windows: Sequence[Feature]) -> StepResult:
         else:
             labels = (batch.start_positions, batch.end_positions)
             part_loss = span_loss(*logits, *labels, batch.attention_mask)
-        part_loss *= len(part) / len(windows)  # the parts' gradients add up to the batch's
+        part_loss *= len(part) / len(windows)  # the gradients then add up to the whole batch's
         part_loss.backward()  # type: ignore[no-untyped-call]
         loss += part_loss.item()
         finite = finite and bool((out.start_logits + out.end_logits).isfinite().all())
@@ -83,7 +83,7 @@ def train(
     the same number of threads and the same version of torch. On another machine it continues only
     with `allow_other_machine`, and warns.
 
-    Under `torchrun` all its processes train one model together. Seeds torch's global generator.
+    Under `torchrun`, all processes train one model together. Sets torch's global random seed.
 
     Raises a `MinibertError`: for an unreadable file, for a folder that holds something else, for
     data or settings that differ from the run to resume, for a device without enough memory, and for
@@ -102,7 +102,7 @@ def train(
             )
         tokenizer = Tokenizer.from_pretrained(config.init, revision)
         windows = asdict(config.window_settings)
-        # before the data are read, because it checks these settings
+        # made before the data are read, because the constructor checks these settings
         qa = QuestionAnswerer(model, tokenizer, **windows, precision=config.precision)
         teachers = load_teachers(config, tokenizer, device)
         data = load_data(config, tokenizer)
@@ -123,9 +123,8 @@ def train(
 
         with run.open(resume, allow_other_machine):
             run.report_skipped(data.skipped)
-            train_epochs(
-                run, batches_of(data.features, config), partial(train_step, job), end_of_epoch
-            )
+            epochs = batches_of(data.features, config)
+            train_epochs(run, epochs, partial(train_step, job), end_of_epoch)
         return run.metrics
 
 
@@ -138,16 +137,15 @@ class TrainingData(NamedTuple):
 def load_data(config: TrainingConfig, tokenizer: Tokenizer) -> TrainingData:
     """Read, sample and label the training data, and read the dev data."""
     skipped: list[DataError] = []
-    collected = skipped if config.skip_invalid else None  # None: the first wrong question raises
+    collected = skipped if config.skip_invalid else None  # None: an error ends the run
     every = examples = load_squad(config.train_file, "train", collected)
     if config.max_train_examples is not None and config.max_train_examples < len(examples):
         examples = random.Random(config.seed).sample(examples, config.max_train_examples)
     if config.negatives:
         made = make_negatives(examples, config.negatives, config.seed, every)
         examples = [*examples, *chain(*made.values())]
-    features = prepare_train_features(
-        examples, tokenizer, skipped=collected, **asdict(config.window_settings)
-    )
+    windows = asdict(config.window_settings)
+    features = prepare_train_features(examples, tokenizer, skipped=collected, **windows)
     dev_examples, misplaced = [], list[DataError]()
     if config.dev_file:
         dev_examples = load_squad(config.dev_file, "validation", misplaced=misplaced)

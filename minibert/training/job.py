@@ -13,8 +13,16 @@ from ..tokenization import Tokenizer
 from .config import TrainingConfig, resolved
 from .parallel import SINGLE_PROCESS, ProcessGroup
 
-# oneDNN keeps kernels for each shape that it has met. Lengths in steps of 8 keep the shapes few.
+# oneDNN keeps kernels for each shape that it has met. Multiples of 8 limit the number of shapes.
 PAD_MULTIPLE = 8
+
+
+class StepResult(NamedTuple):
+    """The figures of one step."""
+
+    loss: float  # mean over the batch, before the step
+    grad_norm: float  # norm of all gradients together, before clipping
+    finite: bool  # whether loss, gradients and all logits were finite; if not, no step was taken
 
 
 @dataclass
@@ -41,13 +49,5 @@ class Job:
 
     @property
     def pad_multiple(self) -> int:
-        """Batches are padded to a multiple of this length. It never exceeds `max_length`."""
+        """Batches are padded to a multiple of this. It divides `max_length`, so all batches fit."""
         return math.gcd(PAD_MULTIPLE, self.config.max_length)
-
-
-class StepResult(NamedTuple):
-    """The figures of one step."""
-
-    loss: float  # mean over the batch, before the step
-    grad_norm: float  # norm of all gradients together, before clipping
-    finite: bool  # whether loss, gradients and all logits were finite; if not, no step was taken

@@ -1,6 +1,6 @@
 """The training loop: epochs -> steps -> checkpoints, from where the run stopped.
 
-The caller passes the step as a function, and what happens at the end of an epoch.
+The caller passes two functions. One takes a step, the other is called after each epoch.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,9 +24,10 @@ def train_epochs(
 ) -> None:
     """Take one `step` on every batch of every epoch, and call `end_of_epoch` after each epoch.
 
-    A resumed run skips the steps that it has taken. When it stopped after the last step of an
-    epoch, this epoch's end is still to come. `end_of_epoch` may run a second time: it must write
-    the same files again. Raises `NonFiniteError`, and `Interrupted` after a stop signal.
+    A resumed run skips the steps that it has taken. If it stopped after the last step of an epoch,
+    it calls `end_of_epoch` for this epoch first. This may be the second call for the same epoch, so
+    `end_of_epoch` must write the same files again. Raises `NonFiniteError`, and `Interrupted` after
+    a stop signal.
     """
     config, optimizer = run.job.config, run.job.optimizer
     total_steps = sum(map(len, epochs))
@@ -48,20 +49,16 @@ def train_epochs(
                 param_group["lr"] = learning_rate
             result = step(windows)
             if not result.finite:
-                raise non_finite(run, result, windows)
+                raise NonFiniteError(
+                    f"step {run.step + 1}: not a finite number: loss {result.loss}, gradient norm "
+                    f"{result.grad_norm}, or a logit; last good checkpoint: "
+                    f"{run.last_checkpoint or 'none yet'}; examples: "
+                    f"{', '.join(window.example_id for window in windows)}"
+                )
             figures = {"loss": result.loss, "grad_norm": result.grad_norm}
             run.log_step(epoch, len(windows), figures | {"learning_rate": learning_rate})
             run.save_if_due()
-        run.save()  # before the epoch's end writes a model: it never lacks a checkpoint
+        run.save()  # before `end_of_epoch`: a folder with a model must also have a checkpoint
         end_of_epoch(epoch)
         run.epochs_done = epoch
         run.save()
-
-
-def non_finite(run: Run, result: StepResult, windows: Sequence[Feature]) -> NonFiniteError:
-    return NonFiniteError(
-        f"step {run.step + 1}: not a finite number: loss {result.loss}, gradient norm "
-        f"{result.grad_norm}, or a logit; last good checkpoint: "
-        f"{run.last_checkpoint or 'none yet'}; examples: "
-        f"{', '.join(window.example_id for window in windows)}"
-    )

@@ -44,8 +44,9 @@ def mask_tokens(
     """Choose 15 % of the tokens; most become [MASK]. The same `seed` gives the same result.
 
     Returns the model's input, (B, T), and which tokens it must guess: bool, (B, T).
-    Special tokens, including padding, are never chosen. A chosen token becomes [MASK] in 80 % of
-    the cases and a random token of the vocabulary in 10 %, because fine-tuning shows no [MASK].
+    Special tokens, including padding, are never chosen. Of the chosen tokens, 80 % become [MASK],
+    10 % become a random token, and 10 % do not change. Not all become [MASK], because fine-tuning
+    shows no [MASK].
     """
     generator = torch.Generator().manual_seed(seed)
     chosen, how = torch.rand((2, *input_ids.shape), generator=generator)  # two of (B, T)
@@ -72,7 +73,7 @@ class MaskedLMHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(vocab_size))
 
     def forward(self, hidden: Tensor, words: Tensor) -> Tensor:
-        """(K, H) hidden states and (V, H) embeddings -> (K, V) logits."""
+        """States (K, H) of K tokens, and word embeddings (V, width) -> logits (K, V)."""
         hidden = self.norm(F.gelu(self.dense(hidden)))
         return F.linear(hidden, words, self.bias)
 
@@ -141,10 +142,8 @@ def adapt(config: TrainingConfig, resume: bool = False, allow_other_machine: boo
     from this encoder. Errors, stopping and resuming work as in `train`.
     """
     for name in ("dev_file", "negatives", "teachers"):
-        if getattr(config, name):
-            raise InputError(
-                f"{name}={getattr(config, name)}: this setting is for train, not for adapt"
-            )
+        if value := getattr(config, name):
+            raise InputError(f"{name}={value}: this setting is for train, not for adapt")
     with started(config, resume) as (config, device, group):
         assert config.attention
         revision = pinned(config.init, config.revision)
@@ -177,13 +176,11 @@ def load_passages(
     skipped: list[DataError] = []
     collected = skipped if config.skip_invalid else None
     examples = load_squad(config.train_file, "train", collected)
-    epochs = []
+    epochs, windows = [], asdict(config.window_settings)
     for epoch in range(1, math.ceil(config.epochs) + 1):
         seed = config.seed + epoch
         asked = one_question_each(examples, seed)[: config.max_train_examples]
-        features = prepare_train_features(
-            asked, tokenizer, skipped=collected, **asdict(config.window_settings)
-        )
+        features = prepare_train_features(asked, tokenizer, skipped=collected, **windows)
         batches = length_batches(features, config.batch_size, seed)
         part = min(1.0, config.epochs - epoch + 1)  # the last epoch may be cut short
         batches = batches[: math.ceil(part * len(batches))]

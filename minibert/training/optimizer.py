@@ -42,5 +42,5 @@ def make_optimizer(
     return torch.optim.AdamW(
         decay_groups(model, config.weight_decay),
         config.learning_rate,
-        fused=device.type in ("cpu", "cuda"),  # not every torch has the kernel elsewhere
+        fused=device.type in ("cpu", "cuda"),  # not every torch has it for other devices
     )

@@ -1,6 +1,7 @@
 """A training run: its folder, its log, its progress bar and its stop signals.
 
-`run.json` says which run it is. `require_same_run` compares it with a run that wants to resume.
+`run.json` has the settings and digests that identify the run. `require_same_run` compares them
+with those of a run that wants to resume.
 """
 
 import json
@@ -89,7 +90,7 @@ class Run:
 
     @contextmanager
     def open(self, resume: bool, allow_other_machine: bool) -> Iterator[None]:
-        """Start or resume, and open log and progress bar. Stop signals now wait for a checkpoint.
+        """Start or resume. Within the block, log and progress bar are open, and stop signals wait.
 
         Raises `CheckpointError` if the run to resume is another one, `InputError` if the disk lacks
         space.
@@ -101,18 +102,18 @@ class Run:
             self.restore(allow_other_machine)
         weights = sum(p.numel() * p.element_size() for p in self.job.model.parameters())  # bytes
         checkpoint = 3 * weights  # with Adam's two moments
-        # the old checkpoints remain while a new one is written; and there is the saved model
+        # the old checkpoints, the new one while it is written, and the saved model
         needed = (config.keep_checkpoints + 1) * checkpoint + weights
         require_space(make_folder(self.folder), needed)
-        group.wait()  # every process has looked at the folder before rank 0 writes there
+        group.wait()  # until every process has looked at the folder, because rank 0 writes there
         writes = group.rank == 0
         if writes:
             for draft in self.folder.glob(f"{UNFINISHED}*"):  # of a process that was killed
                 shutil.rmtree(draft, ignore_errors=True)
             self.write_text("run.json", json.dumps(self.identity, indent=2) + "\n")
-        log_path = self.folder / "metrics.jsonl" if writes else Path(os.devnull)
+        log_path = self.folder / "metrics.jsonl"
         with (
-            open_log(log_path, self.log_size) as self.log,
+            open_log(log_path, self.log_size) if writes else Path(os.devnull).open("w") as self.log,
             progress_bar(config.progress and writes) as self.bar,
             StopSignals() as self.stop,
         ):
@@ -156,7 +157,6 @@ class Run:
         self.began, self.windows_done = time.perf_counter(), 0
 
     def advance(self, windows: int, status: str = "") -> None:
-        """Advance the bar by this number of windows."""
         self.windows_done += windows
         self.bar.update(self.task, completed=self.windows_done, status=status)
 
@@ -177,7 +177,7 @@ class Run:
         self.log.write(json.dumps({"step": self.step, "epoch": epoch, **figures}) + "\n")
 
     def save_if_due(self) -> None:
-        """Save every `checkpoint_every` steps. After a stop signal save too, and raise."""
+        """Save every `checkpoint_every` steps. If a signal came, save and raise `Interrupted`."""
         group = self.job.group
         received = next(filter(None, group.gather(self.stop.received)), None)
         if received or self.step % self.job.config.checkpoint_every == 0:
@@ -214,7 +214,7 @@ class Run:
 
 
 def require_folder(folder: Path, resume: bool) -> None:
-    """Raises `InputError`, naming the files, for a folder whose files a run would overwrite.
+    """Raise `InputError` for a folder whose files a run would overwrite.
 
     To resume, the folder must hold a checkpoint, or the files of a run that stopped before its
     first checkpoint, or nothing.
@@ -255,7 +255,7 @@ def identity_of(
 def require_same_run(
     was: dict[str, Any], now: dict[str, Any], allow_other_machine: bool = False
 ) -> None:
-    """Raises `CheckpointError` for a difference that would change the weights.
+    """Raise `CheckpointError` for a difference that would change the weights.
 
     With `allow_other_machine`, another "machine" is only a warning.
     """
@@ -263,17 +263,15 @@ def require_same_run(
     machine = changed.pop("machine", None)
     if changed:
         raise CheckpointError(f"this is not the run to resume: {'; '.join(changed.values())}")
-    if machine and allow_other_machine:
-        warnings.warn(f"{machine}: the weights may differ in their last bits", stacklevel=2)
-    elif machine:
-        raise CheckpointError(
-            f"{machine}: the weights may differ in their last bits; to resume all the same, use "
-            "--allow-other-machine"
-        )
+    if machine:
+        message = f"{machine}: the weights may differ in their last bits"
+        if not allow_other_machine:
+            raise CheckpointError(f"{message}; to resume all the same, use --allow-other-machine")
+        warnings.warn(message, stacklevel=2)
 
 
 def require_space(folder: Path, size: int) -> None:
-    """Raises `InputError` when `folder` cannot grow to `size` bytes on its disk."""
+    """Raise `InputError` when `folder` cannot grow to `size` bytes on its disk."""
     free = shutil.disk_usage(folder).free
     size -= sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     if free < size:
@@ -284,8 +282,6 @@ def require_space(folder: Path, size: int) -> None:
 
 def open_log(path: Path, size: int) -> TextIO:
     """Open a log to append lines after its first `size` bytes; later bytes are cut off."""
-    if path == Path(os.devnull):
-        return path.open("w", encoding="utf-8")
     try:
         path.touch()
         log = path.open("r+", buffering=1, encoding="utf-8")
