@@ -1,7 +1,7 @@
 """The official metric: predictions and gold answers -> exact match and F1.
 
-The figures equal those of the official evaluation scripts for SQuAD v1.1 (arXiv:1606.05250) and
-v2.0 (arXiv:1806.03822).
+The figures equal the figures of the official evaluation scripts for SQuAD v1.1 (arXiv:1606.05250)
+and v2.0 (arXiv:1806.03822).
 """
 
 import math

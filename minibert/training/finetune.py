@@ -1,6 +1,6 @@
 """Fine-tuning: examples -> labelled windows -> the training loop -> a folder with a trained model.
 
-Adam, weight decay, warm-up and linear decay of the learning rate, and dropout 0.1 are those of
+Adam, weight decay, warm-up and linear decay of the learning rate, and dropout 0.1 come from
 BERT's pretraining (arXiv:1810.04805v2, appendix A.2). Appendix A.3 keeps them for fine-tuning.
 """
 

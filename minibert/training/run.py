@@ -1,7 +1,7 @@
 """A training run: its folder, its log, its progress bar and its stop signals.
 
-`run.json` has the settings and digests that identify the run. `require_same_run` compares them
-with those of a run that wants to resume.
+`run.json` has the settings and digests that identify the run. A run that wants to resume must have
+the same ones: see `require_same_run`.
 """
 
 import json
