@@ -42,9 +42,9 @@ def to_answer(span: Span, context: str, places: Array) -> Answer:
 def answers_of(reading: Reading, settings: AnswerSettings) -> list[Answer]:
     """The `settings.top_k` best answers to an example, best first.
 
-    With `no_answer`, "no answer" is always in the list, in addition: at its rank, or at the end if
-    it isn't among the best. With `align_to_words`, answers are widened to whole words after
-    scoring. If several answers become equal, the best one remains.
+    With `no_answer`, "no answer" is always in the list, in addition to these: at its rank, or at
+    the end if it isn't among the best. With `align_to_words`, answers are widened to whole words
+    after scoring. If several answers become equal, the best one remains.
     """
     context, calibration, windows = reading.example.context, reading.calibration, reading.windows
     offsets, words = reading.pieces.offsets, None

@@ -1,7 +1,7 @@
 """Why this span: question and context in, an `Explanation` out, which is plain data for a page.
 
-Except for the attribution, all of it comes from the logits that S and E give to every window's
-tokens after each layer. BERT (arXiv:1810.04805v2) section 4.2.
+Except for the attribution, everything is computed from the logits that S and E give to every
+window's tokens after each layer. BERT (arXiv:1810.04805v2) section 4.2.
 """
 
 import html
