@@ -451,7 +451,7 @@ ASKED = ("--question", "Who?", "--context", "a lamp")
         (("answer", "--model", "MODEL", "--question", "Who?"), "--context"),
         (("answer", "--model", "MODEL", "--context", "a"), "--question"),
         (("answer", "--model", "MODEL", "--input", "none.jsonl"), "none.jsonl: cannot be opened"),
-        (("answer", "--model", "MODEL", "--input", "x", "--question", "Who?"), "--input has its"),
+        (("answer", "--model", "MODEL", "--input", "x", "--question", "Who?"), "--input excludes"),
         (
             ("evaluate", "--model", "MODEL", "--data", NOTES, "--output", "o", "--tune-threshold"),
             "--null-threshold and --tune-threshold need --no-answer",
