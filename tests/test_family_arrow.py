@@ -138,7 +138,7 @@ def test_inspect_prints_the_family_and_every_key(folders, monkeypatch, capsys, m
 def test_the_bench_s_engines_answer(transformers, folders, field_notes, model_type):
     """minibert beside transformers on the same weights: the same answers, mostly."""
     examples, folder = field_notes[:12], str(folders[model_type])
-    ours = answering.ours(answering.loaded(folder, "fp32")).answer(examples)
+    ours = answering.ENGINES["minibert, float32"][1](folder).answer(examples)
     well = answering.reference_run_well(folder, torch.float32).answer(examples)
     plain = answering.reference_as_blog_post(folder).answer(examples)
     assert ours.keys() == well.keys() == plain.keys()

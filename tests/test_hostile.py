@@ -204,7 +204,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "no [UNK]": (vocabulary(lambda v: [w for w in v if w != "[UNK]"]), "no [UNK]"),
     "more words than embeddings": (vocabulary(lambda v: [*v, "surplus"]), "1190 tokens"),
     "a word twice": (vocabulary(lambda v: [*v, v[-1]]), "1190 tokens"),
-    "an id beyond all": (write("tokenizer.json", beyond_all()), "id of"),
+    "an id beyond all": (write("tokenizer.json", beyond_all()), "too large"),
     "empty vocabulary": (write(VOCAB, ""), VOCAB),
     "vocabulary of bytes": (write(VOCAB, b"\xff\xfe\x00"), VOCAB),
     "tokenizer.json cut": (write("tokenizer.json", '{"version": "1.0"'), "tokenizer.json"),
