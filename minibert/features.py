@@ -102,7 +102,7 @@ def prepare_train_features(
 
     These are the tokens that share a character with the answer (`answer_tokens`). If a window does
     not contain all of them, or if the example has no answer, the label is [CLS], position 0. The
-    windows equal those of `prepare_train_features` in the example scripts of `transformers`. For
+    windows equal the output of `prepare_train_features` in the `transformers` example scripts. For
     answers without white space at their edges, the labels are equal too, with two exceptions. If an
     answer starts in a window's last token of context, HF's start comes after its end. If the first
     or last character of an answer has several pieces (a Hangul syllable can), HF labels only one.

@@ -130,8 +130,8 @@ def best_spans(
 
     flat = grid.ravel()
     count = min(settings.top_k, int(np.count_nonzero(flat > -np.inf)))
-    # Find all spans whose logit is at least that of the last wanted span, then sort only these. The
-    # sort is stable, so spans with equal logits keep their order.
+    # Find all spans with at least the logit of the last wanted span, then sort only these. The sort
+    # is stable: spans with equal logits keep their order.
     threshold = np.partition(flat, -count)[-count]
     reached = np.flatnonzero(flat >= threshold)
     chosen = reached[np.argsort(-flat[reached], kind="stable")][:count]

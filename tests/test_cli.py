@@ -235,7 +235,7 @@ def options_of(name: str) -> dict[str, Any]:
     ("name", "without"), [("train", {}), ("adapt", training_commands.NOT_IN_ADAPT)]
 )
 def test_every_setting_of_training_has_an_option(name, without):
-    """Or a reason not to have one. Names, defaults and help are those of the fields."""
+    """Or a reason not to have one. The fields give the names, defaults and help texts."""
     options = options_of(name)
     settings = {field.name: field for field in fields(minibert.TrainingConfig)}
     assert options.keys() & settings.keys() == settings.keys() - without.keys()

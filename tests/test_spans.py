@@ -362,5 +362,5 @@ def test_blank_pieces_have_no_part_in_a_text_s_probability():
     assert sorted(texts) == ["France", "the", "the France"]
     grid, _ = candidate_grid(windows, 30, offsets)
     scores = text_scores(texts, grid, -math.inf, "the France", offsets, 1.0)
-    # "the France" and "France" have one normalised text, and that of "the" is empty
+    # "the France" and "France" have one normalised text; the normalised text of "the" is empty
     assert sum(sorted(set(scores))) == pytest.approx(1)
