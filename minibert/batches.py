@@ -87,22 +87,26 @@ SHORTEST = 0.7
 
 
 def token_batches(
-    features: Sequence[Feature], max_tokens: int, multiple: int = 1
+    features: Sequence[Feature], max_tokens: int, multiple: int = 1, padded: bool = True
 ) -> list[list[int]]:
-    """Batches of windows, longest first, as indices: up to `max_tokens` tokens with padding.
+    """Batches of windows, longest first, as indices: up to `max_tokens` tokens.
 
-    The padding that `collate` adds with this `multiple` is counted. A batch has at least one
-    window. Its shortest window has at least `SHORTEST` times the tokens of its longest one. The
-    longest windows come first: if memory is too small, the error comes at once.
+    With `padded`, the padding that `collate` adds with this `multiple` is counted. A batch has at
+    least one window. Its shortest window has at least `SHORTEST` times the tokens of its longest
+    one. The longest windows come first: if memory is too small, the error comes at once.
     """
-    order = sorted(range(len(features)), key=lambda k: -len(features[k]))
-    batches = []
-    while order:
-        longest = len(features[order[0]])
-        size = max(1, max_tokens // (longest + -longest % multiple))
-        batch = [k for k in order[:size] if len(features[k]) >= SHORTEST * longest]
-        batches.append(batch)
-        order = order[len(batch) :]
+    batches: list[list[int]] = []
+    tokens = longest = 0
+    for k in sorted(range(len(features)), key=lambda k: -len(features[k])):
+        length = len(features[k])
+        fits = batches and length >= SHORTEST * longest
+        counted = longest + -longest % multiple if padded and fits else length
+        if not fits or tokens + counted > max_tokens:
+            batches.append([])
+            tokens, longest = 0, length
+            counted = length + -length % multiple if padded else length
+        batches[-1].append(k)
+        tokens += counted
     return batches
 
 

@@ -169,7 +169,8 @@ class QuestionAnsweringPipeline:
         stride = qa.window_settings.doc_stride if stride is None else stride
         windows = WindowSettings(length, stride, chosen["max_question_len"])
         size = chosen["batch_size"]
-        engine = Engine(qa.model, qa.tokenizer, windows, size, qa.precision, qa.calibration)
+        precision: Precision = "bf16" if qa.autocast else "fp32"  # the weights stay as they are
+        engine = Engine(qa.model, qa.tokenizer, windows, size, precision, qa.calibration)
         wanted = AnswerSettings(
             chosen["top_k"], chosen["max_answer_len"], no_answer, chosen["align_to_words"]
         )

@@ -6,6 +6,7 @@ Outside of training, this is the only place where windows go through the model.
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from .batches import Batch, chunks, collate, token_batches
 from .config import Attention, BertConfig
@@ -21,6 +23,7 @@ from .errors import InputError, PretrainedError
 from .fast.processor import Precision, choose_precision, device_errors
 from .fast.quantized import QuantizedLayer
 from .fast.threads import side_by_side
+from .fast.unpadded import UnpaddedBert
 from .features import Feature, example_windows
 from .graphemes import whole_graphemes
 from .qa import BertForQuestionAnswering, QuestionAnsweringOutput
@@ -53,6 +56,11 @@ ASCII_WORD = re.compile(
 # precision, with the C library's default settings. (With them, the library requests each larger
 # block of memory from the kernel.)
 BATCH_SIZE = 4
+
+
+PRECISION_NAMES = {
+    torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +117,24 @@ class Engine:
         self.tokenizer = tokenizer
         self.window_settings = window_settings
         self.batch_size = batch_size
-        quantized = any(isinstance(part, QuantizedLayer) for part in model.modules())
-        floats = choose_precision(precision, self.device, float_weights=not quantized)
-        self.precision = "int8" if quantized else floats
+        self.quantized = any(isinstance(part, QuantizedLayer) for part in model.modules())
+        chosen = choose_precision(precision, self.device, float_weights=not self.quantized)
+        self.autocast = chosen == "bf16"
         self.calibration = calibration
 
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+    @property
+    def precision(self) -> str:
+        """The precision of the large matrix products: of the integers, autocast or the weights."""
+        if self.quantized:
+            return "int8"
+        dtype = self.model.head.S.dtype
+        if self.autocast and dtype == torch.float32:
+            dtype = torch.bfloat16
+        return PRECISION_NAMES.get(dtype, str(dtype))
 
     @property
     def attention(self) -> Attention:
@@ -227,7 +245,6 @@ class Engine:
         output has the hidden states of all layers. On a CPU with several threads, several passes
         run at the same time, and `keep` is called in each pass's thread.
         """
-        self.model.eval()  # after an epoch of training, it is still in training mode
         # Lengths are multiples of 16, because oneDNN builds kernels for each shape. They never
         # exceed max_length.
         max_length = self.window_settings.max_length
@@ -239,21 +256,36 @@ class Engine:
                 keep(indices, self._forward(batch, every_layer))
             return len(indices)
 
-        passes = list(token_batches(features, self.batch_size * max_length, multiple))
+        padded = not isinstance(self.model.bert, UnpaddedBert)
+        passes = token_batches(features, self.batch_size * max_length, multiple, padded)
         on_cpu = self.device.type == "cpu"
-        for windows in (side_by_side if on_cpu else map)(read_pass, passes):
-            on_batch(windows)
+        with eval_mode(self.model):
+            for windows in (side_by_side if on_cpu else map)(read_pass, passes):
+                on_batch(windows)
 
     def _forward(self, batch: Batch, every_layer: bool) -> QuestionAnsweringOutput:
         """The model's output for a batch whose last window is its shortest."""
         ids, mask, segments = batch.to(self.device)[:3]
         full = bool(batch.attention_mask[-1].all())  # true for most windows of a long context
-        autocast = self.precision == "bf16" and self.model.head.S.dtype == torch.float32
+        autocast = self.autocast and self.model.head.S.dtype == torch.float32
         with device_errors(self.device), torch.autocast(self.device.type, torch.bfloat16, autocast):
             out: QuestionAnsweringOutput = self.model(
                 ids, None if full else mask, segments, output_hidden_states=every_layer
             )
         return out
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Switch dropout off. Afterwards each part is in the mode that it was in before."""
+    parts = [part for part in model.modules() if part.training]
+    for part in parts:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.training = True
 
 
 def as_array(*tensors: torch.Tensor) -> npt.NDArray[Any]:

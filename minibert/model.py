@@ -210,8 +210,9 @@ class Bert(nn.Module):
         if attention_mask is not None:
             # The mask is added to the scores: 0 at tokens. At padding it is the lowest finite
             # number, whose exponential is exactly 0. (-inf would give NaN if a whole row is
-            # padding.) We use bfloat16's: in bfloat16, float32's lowest number would become -inf.
-            lowest = torch.finfo(torch.bfloat16).min
+            # padding.) It is bfloat16's, because in bfloat16 float32's would become -inf. In
+            # float16, whose numbers are smaller, it is float16's.
+            lowest = max(torch.finfo(kind).min for kind in (torch.bfloat16, x.dtype))
             mask = torch.zeros(attention_mask.shape, dtype=x.dtype, device=x.device)
             mask = mask.masked_fill(attention_mask == 0, lowest)[:, None, None, :]  # (B, 1, 1, T)
 

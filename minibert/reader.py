@@ -5,7 +5,9 @@ text -> windows -> encoder -> S and E -> spans -> the context's own characters. 
 """
 
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -55,6 +57,7 @@ class QuestionAnswerer(Engine):
             max_length = min(384, model.config.max_length, tokenizer.max_length or 384)
         settings = WindowSettings(max_length, doc_stride, max_question_len)
         super().__init__(model, tokenizer, settings, batch_size, precision, calibration)
+        self.source: tuple[str | Path, str | None] | None = None  # folder or hub id, revision
 
     @classmethod
     def from_pretrained(
@@ -100,23 +103,50 @@ class QuestionAnswerer(Engine):
             tokenizer = Tokenizer.from_pretrained(tokenizer)
         with prefix_errors(source):
             stored = stored_calibration(read_config(source, revision))
-            return cls(
+            qa = cls(
                 model, tokenizer, max_length, doc_stride, precision=precision, calibration=stored
             )
+        qa.source = source, revision
+        return qa
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model (in float32), calibration and tokenizer in Hugging Face's format.
 
-        No file changes before all are complete. Raises `InputError` if they cannot be written.
+        Loading in bfloat16 rounds the weights. If they have not changed since, the weights of the
+        source are written, which are not rounded. Otherwise a warning says what is written. No file
+        changes before all are complete. Raises `InputError` if they cannot be written.
         """
+        model = self.model_to_save()
         with complete_files(folder) as draft:
-            self.model.save_pretrained(draft)
+            model.save_pretrained(draft)
             self.tokenizer.save_pretrained(draft)
             if self.calibration != UNCALIBRATED:
                 path = draft / "config.json"
                 config = json.loads(path.read_text(encoding="utf-8"))
                 config["minibert"] = asdict(self.calibration)  # transformers ignores this key
                 path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+    def model_to_save(self) -> BertForQuestionAnswering:
+        """The model, or one with the same weights before they were rounded."""
+        weights, dtype = self.model.state_dict(), self.model.head.S.dtype
+        if dtype in (torch.float32, torch.float64):
+            return self.model
+        if self.source is not None:
+            source, revision = self.source
+            with suppress(PretrainedError):  # the source may have been removed or replaced
+                exact = BertForQuestionAnswering.from_pretrained(source, revision=revision)
+                read = exact.state_dict()
+                if read.keys() == weights.keys() and all(
+                    torch.equal(tensor.to(dtype), weights[name].cpu())
+                    for name, tensor in read.items()
+                ):
+                    return exact
+        warnings.warn(
+            f"the weights that are saved were rounded to {dtype}: before you change and save a "
+            "model, load it with precision='fp32'",
+            stacklevel=3,
+        )
+        return self.model
 
     @overload
     def __call__(

@@ -45,6 +45,28 @@ def test_a_reader_says_what_was_chosen(tiny):
     assert told.computes_with == "cpu, fp32, eager attention"
 
 
+@pytest.mark.parametrize(
+    ("dtype", "asked", "said"),
+    [
+        (torch.float32, "fp32", "fp32"), (torch.float32, "bf16", "bf16"),
+        (torch.bfloat16, "fp32", "bf16"), (torch.bfloat16, "bf16", "bf16"),
+        (torch.float16, "fp32", "fp16"), (torch.float64, "bf16", "fp64"),
+    ],
+)  # fmt: skip
+def test_the_precision_is_the_one_of_the_products(tiny, dtype, asked, said):
+    """Of the weights, except for float32 weights under autocast."""
+    model = minibert.BertForQuestionAnswering.from_pretrained(tiny).to(dtype)
+    products = []
+    model.bert.layers[0].attention.query.register_forward_hook(
+        lambda part, inputs, output: products.append(output.dtype)
+    )
+    qa = minibert.QuestionAnswerer(model, minibert.Tokenizer.from_pretrained(tiny), precision=asked)
+    qa("Who?", "Ada lit it.")
+    names = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    assert qa.precision == said and products == [names.get(said, torch.float64)]
+    assert qa.computes_with == f"cpu, {said}, eager attention"
+
+
 def test_the_command_line_says_what_was_chosen(tiny, capsys, monkeypatch):
     monkeypatch.setattr(program, "keep_freed_memory", lambda: None)
     asked = ("--question", "Who?", "--context", "Ada lit it.", "--precision", "fp32")

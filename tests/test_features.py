@@ -271,6 +271,17 @@ def test_batches_hold_no_more_tokens_than_asked(tiny, field_notes, multiple):
     assert len(set(shapes)) < len(shapes) or multiple == 1
 
 
+def test_batches_without_padding_hold_the_tokens_of_their_windows(tiny, field_notes):
+    """So all of them are nearly full, except the last ones and those that lengths end."""
+    tokenizer = minibert.Tokenizer.from_pretrained(tiny)
+    features = minibert.prepare_features(field_notes, tokenizer, 96, 32)
+    batches = token_batches(features, 500, 16, padded=False)
+    assert sorted(k for batch in batches for k in batch) == list(range(len(features)))
+    sizes = [sum(len(features[k]) for k in batch) for batch in batches]
+    assert max(sizes) <= 500 and sorted(sizes)[len(sizes) // 2] > 500 - 96
+    assert len(batches) < len(token_batches(features, 500, 16))
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_batches_hold_every_window_once_and_like_lengths(tiny, field_notes, seed):
     tokenizer = minibert.Tokenizer.from_pretrained(tiny)

@@ -6,9 +6,11 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from minibert import BertConfig, BertForQuestionAnswering, InputError, QuestionAnswerer
 from minibert.fast.linear import FusedLayer, PackedLinear, fuse, supported
+from minibert.fast.quantized import quantize
 from minibert.fast.unpadded import UnpaddedBert
 
 pytestmark = pytest.mark.skipif(
@@ -97,7 +99,7 @@ def test_windows_without_their_padding_are_read_as_with_it(attention):
             for x, y in zip(a.hidden_states, b.hidden_states, strict=True):
                 torch.testing.assert_close(y[mask == 1], x[mask == 1], rtol=1e-5, atol=1e-5)
             assert not b.hidden_states[-1][mask == 0].any()
-    assert read == [(119, [50, 1, 17, 49, 2])] * 4
+    assert read == [(128, [50, 1, 17, 49, 2, 9])] * 4  # 119 tokens, filled up to a multiple of 16
 
 
 @torch.inference_mode()
@@ -163,13 +165,94 @@ def test_a_copy_answers_alike(tiny, copied):
     assert copied(qa)(*question) == qa(*question)
 
 
+def change_in_place(model):
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+
+
+def change_data(model):
+    """As older code for moving averages does: torch does not count these changes."""
+    for weight in model.parameters():
+        weight.data.lerp_(torch.randn_like(weight), 0.1)
+
+
+def change_one_row(model):
+    with torch.no_grad():
+        model.bert.layers[1].feed_forward.contract.weight[3] = 5
+
+
+def prune_layer(model):
+    prune.l1_unstructured(model.bert.layers[1].attention.query, "weight", 0.9)
+
+
+def to_bfloat16(model):
+    model.bfloat16()
+
+
+def train_steps(model):
+    model.requires_grad_(True).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
+    for _ in range(3):
+        model(torch.arange(9)[None]).start_logits.square().sum().backward()
+        optimizer.step()
+    model.eval()
+
+
+CHANGES = {
+    "loaded": lambda model: model.load_state_dict(BertForQuestionAnswering(CONFIG).state_dict()),
+    "assigned": lambda model: model.load_state_dict(
+        BertForQuestionAnswering(CONFIG).state_dict(), assign=True
+    ),
+    "in place": change_in_place, "data": change_data, "row": change_one_row,
+    "pruned": prune_layer, "trained": train_steps, "bfloat16": to_bfloat16,
+    "averaged": lambda model: nn.utils.vector_to_parameters(
+        0.1 * torch.randn(sum(p.numel() for p in model.parameters())), model.parameters()
+    ),
+}  # fmt: skip
+
+
 @torch.inference_mode()
-def test_other_weights_are_computed_with_once_they_are_loaded():
-    models = [BertForQuestionAnswering(CONFIG, "sdpa").eval() for _ in range(2)]
-    fuse(models[0])
-    models[0].load_state_dict(models[1].state_dict())
-    a, b = (model(torch.arange(9)[None]).start_logits for model in models)
-    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+def read_both_ways(model):
+    """Start logits without padding in the batch, and with it."""
+    ids, mask = torch.arange(18).view(2, 9), torch.ones(2, 9, dtype=torch.int64)
+    mask[1, 5:] = 0
+    return torch.cat([model(ids).start_logits, model(ids, mask).start_logits])
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("faster", [fuse, quantize])
+def test_weights_that_change_are_the_ones_that_are_read(change, faster):
+    """The layers hold copies of the weights. After a change they must equal new copies."""
+    model = BertForQuestionAnswering(CONFIG, "sdpa").eval()
+    faster(model)
+    before = read_both_ways(model)
+    change(model)
+    if change is to_bfloat16 and (faster is quantize or not supported(torch.bfloat16)):
+        with pytest.raises(InputError, match=r"are now torch\.bfloat16"):
+            read_both_ways(model)
+        return
+    after = read_both_ways(model)
+    for layer in model.bert.layers:
+        layer.pack()
+    assert torch.equal(after, read_both_ways(model)) and not torch.equal(before, after)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("faster", [fuse, quantize])
+@pytest.mark.parametrize(
+    "change",
+    [lambda m: m.half(), lambda m: m.double(), lambda m: m.to("meta")],
+    ids=["half", "double", "device"],
+)
+def test_weights_that_the_kernels_cannot_read_are_one_line(change, faster):
+    model = BertForQuestionAnswering(CONFIG, "sdpa").eval()
+    faster(model)
+    change(model)
+    ids = torch.arange(9)[None].to(model.head.S.device)
+    with pytest.raises(InputError, match=r"the weights are now torch\..*from_pretrained") as caught:
+        model(ids)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_reader_fuses(tiny):

@@ -15,6 +15,7 @@ from machine import needs_proc
 
 import minibert
 from minibert import InputError, QuestionAnswerer
+from minibert.fast.linear import supported
 from minibert.qa import QuestionAnsweringOutput
 
 # characters that the pair ("Who?", "Ada") counts as, where questions are read in chunks
@@ -340,6 +341,9 @@ def test_an_iterator_is_read_no_further_than_the_buffer(qa, monkeypatch):
     assert next(read) == 30
 
 
+needs_bf16 = pytest.mark.skipif(
+    not supported(torch.bfloat16), reason="bfloat16 is emulated on this processor"
+)
 # Peaks are VmHWM: a child's ru_maxrss begins with its parent's.
 PEAK = """
 import re, runpy, sys
@@ -349,7 +353,10 @@ def megabytes():
 AS_A_LIBRARY = (
     PEAK
     + """
+import minibert.fast.linear
 from minibert import QuestionAnswerer
+if sys.argv[4] != "auto":  # whether the processor has AMX decides if bfloat16 is read with padding
+    minibert.fast.linear.processor_has = lambda *names: sys.argv[4] == "padded"
 qa = QuestionAnswerer.from_pretrained(precision=sys.argv[1])
 qa("Who lit the lamp?", "The keeper lit the lamp at dusk.")
 before, told = megabytes(), 0
@@ -369,6 +376,7 @@ finally:
 )
 MEGABYTE = '[("Who lit the lamp?", "The keeper lit the lamp at dusk. " * 32_000)]'
 PAIRS = '((f"Who is {k}?", f"Ada lit lamp {k} of all.") for k in range(%d))'
+MIXED = '((f"Who is {k}?", f"Ada lit lamp {k}" + " of all" * (k * 7 %% 19)) for k in range(%d))'
 # The third of the largest chunks ends before 8,000 of these; the peak is flat after the first.
 COUNT = int(os.environ.get("MINIBERT_PAIRS", 8_000))
 
@@ -381,26 +389,33 @@ def measured(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 @needs_proc
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("precision", "pairs", "count", "budget"),
+    ("precision", "pairs", "count", "budget", "padding"),
     [
-        ("fp32", MEGABYTE, 1, 500),
-        ("auto", MEGABYTE, 1, 500),
-        ("fp32", PAIRS % COUNT, COUNT, 300),
-        ("auto", PAIRS % COUNT, COUNT, 300),
-        ("auto", f"list({PAIRS % COUNT})", COUNT, 300),
+        ("fp32", MEGABYTE, 1, 500, "auto"),
+        ("auto", MEGABYTE, 1, 500, "auto"),
+        ("auto", PAIRS % COUNT, COUNT, 300, "auto"),
+        ("auto", f"list({PAIRS % COUNT})", COUNT, 300, "auto"),
+        ("fp32", MIXED % COUNT, COUNT, 300, "auto"),
+        ("int8", MIXED % COUNT, COUNT, 300, "auto"),
+        pytest.param("bf16", MIXED % COUNT, COUNT, 300, "unpadded", marks=needs_bf16),
+        pytest.param("bf16", MIXED % COUNT, COUNT, 300, "padded", marks=needs_bf16),
     ],
-    ids=["megabyte-fp32", "megabyte", "pairs-fp32", "pairs", "list"],
-)
-def test_memory_is_bounded(precision, pairs, count, budget):
+    ids=[
+        "megabyte-fp32", "megabyte", "pairs", "list",
+        "mixed-fp32", "mixed-int8", "mixed-bf16-unpadded", "mixed-bf16-padded",
+    ],
+)  # fmt: skip
+def test_memory_is_bounded(precision, pairs, count, budget, padding):
     """In MB beyond what the bundled model takes once it has answered a first question."""
-    told, more = map(int, measured(AS_A_LIBRARY, precision, pairs, False).stdout.split())
+    run = measured(AS_A_LIBRARY, precision, pairs, False, padding)
+    told, more = map(int, run.stdout.split())
     assert told == count and more < budget, more
 
 
 @needs_proc
 @pytest.mark.slow
 def test_memory_of_text_scores_is_bounded():
-    told, more = map(int, measured(AS_A_LIBRARY, "auto", MEGABYTE, True).stdout.split())
+    told, more = map(int, measured(AS_A_LIBRARY, "auto", MEGABYTE, True, "auto").stdout.split())
     assert told == 1 and more < 500, more
 
 
@@ -412,8 +427,8 @@ def test_memory_of_the_command_is_bounded(tmp_path, precision):
     pairs, context = tmp_path / "pairs.jsonl", tmp_path / "megabyte.txt"
     pairs.write_text(
         "".join(
-            json.dumps({"question": f"Who is {k}?", "context": f"Ada lit lamp {k} of all."}) + "\n"
-            for k in range(COUNT)
+            json.dumps(dict(zip(("question", "context"), pair, strict=True))) + "\n"
+            for pair in eval(MIXED % COUNT)
         )
     )
     context.write_text("The keeper lit the lamp at dusk. " * 32_000)

@@ -1,6 +1,7 @@
 """The whole arrow: its promise, its windows, and the best answers of the reference pipeline."""
 
 import json
+import shutil
 from dataclasses import astuple, replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minibert
-from minibert import QuestionAnswerer
+from minibert import InputError, QuestionAnswerer
 from minibert.data.metric import normalize_answer
 from minibert.fast.processor import choose_device
 
@@ -153,6 +154,47 @@ def test_full_windows_are_read_without_a_mask(tiny, monkeypatch, attention):
         assert (a.start, a.end) == (b.start, b.end)
         assert a.score == pytest.approx(b.score, abs=1e-5)
     assert any(unmasked) and not all(unmasked)  # the last window is shorter
+
+
+def test_a_model_stays_in_its_mode(tiny):
+    """A model that is being trained is read without dropout, and its training continues."""
+    model = minibert.BertForQuestionAnswering.from_pretrained(tiny).train()
+    model.bert.embeddings.eval()  # frozen, as some users do
+    modes = [part.training for part in model.modules()]
+    qa = QuestionAnswerer(model, minibert.Tokenizer.from_pretrained(tiny))
+    answers = [qa("Who?", "Ada lit it.") for _ in range(2)]
+    assert answers[0] == answers[1]
+    assert [part.training for part in model.modules()] == modes and any(modes)
+    with pytest.raises(InputError):
+        list(qa.answer_many(iter([("Who?", "Ada lit it."), ("", "")])))
+    assert [part.training for part in model.modules()] == modes
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_saved_weights_are_the_source_s(tiny, tmp_path, precision):
+    """Loading in bfloat16 rounds them. A copy of the source is written as long as it is one."""
+    qa = QuestionAnswerer.from_pretrained(tiny, precision=precision)
+    qa.save_pretrained(tmp_path / "same")
+    wanted, saved = (
+        minibert.BertForQuestionAnswering.from_pretrained(folder).state_dict()
+        for folder in (tiny, tmp_path / "same")
+    )
+    assert all(torch.equal(saved[name], tensor) for name, tensor in wanted.items())
+
+
+def test_rounded_weights_are_saved_with_a_warning(tiny, tmp_path):
+    """If the weights have changed, or the source is gone."""
+    source = shutil.copytree(tiny, tmp_path / "source")
+    qa, other = (QuestionAnswerer.from_pretrained(source, precision="bf16") for _ in range(2))
+    with torch.no_grad():
+        qa.model.head.S.add_(1)
+    with pytest.warns(UserWarning, match=r"rounded to torch\.bfloat16.*precision='fp32'"):
+        qa.save_pretrained(tmp_path / "changed")
+    saved = minibert.BertForQuestionAnswering.from_pretrained(tmp_path / "changed")
+    assert torch.equal(saved.head.S, qa.model.head.S.float())
+    shutil.rmtree(source)
+    with pytest.warns(UserWarning, match="rounded"):
+        other.save_pretrained(tmp_path / "orphan")
 
 
 def test_max_answer_len_counts_tokens(qa):

@@ -8,32 +8,67 @@ from oneDNN. `torch.compile` inserts the same kernels (torch/_inductor/fx_passes
 but they need no compiler. They have no gradient.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..model import EncoderLayer
 from ..qa import BertForQuestionAnswering
 from .processor import processor_has
 from .unpadded import replace_layers
 
-PACKED = ("project", "merge", "expand", "contract")  # a layer's maps, packed for the kernels
+# The maps of a layer, packed for the kernels, and what we know about the weights that were packed.
+PACKED = ("project", "merge", "expand", "contract", "packed_from")
+SAMPLES = 8  # numbers of each matrix that are compared
 
 
 class FusedLayer(EncoderLayer):
     """An `EncoderLayer` for reading. It takes over the parts of `layer`: weights keep their names.
 
-    In training mode, and when gradients are recorded, it computes as `layer` does.
+    In training mode, and when gradients are recorded, it computes as `layer` does. Weights that
+    change afterwards are packed again before the next reading: see `state_of`.
     """
+
+    packed_from: "Snapshot"
 
     def __init__(self, layer: EncoderLayer) -> None:
         nn.Module.__init__(self)
         for name, part in layer.named_children():
             self.add_module(name, part)
         self.training = layer.training
+        self.refresh()
+
+    def maps(self) -> tuple[nn.Linear, ...]:
+        """The six linear maps of the layer."""
+        attention, feed_forward = self.attention, self.feed_forward
+        projections = attention.query, attention.key, attention.value, attention.output
+        return *projections, feed_forward.expand, feed_forward.contract
+
+    def refresh(self) -> None:
+        """Pack the weights, unless they are those that were packed last.
+
+        Raises `InputError` if the kernels can't read the weights, for example after `.half()` or
+        `.to("cuda")`.
+        """
+        maps = self.maps()
+        if "packed_from" in self.__dict__ and self.packed_from.matches(maps):
+            return
+        weight = maps[0].weight
+        if weight.device.type != "cpu" or not self.reads(weight.dtype):
+            raise InputError(
+                f"the weights are now {weight.dtype} on {weight.device}, and this model's layers "
+                "cannot read them: load it again with from_pretrained(device=..., precision=...)"
+            )
+        packed_from = Snapshot(maps)
         self.pack()
-        self.register_load_state_dict_post_hook(repack)  # type: ignore[no-untyped-call]
+        self.packed_from = packed_from  # last, because several threads can read at the same time
+
+    def reads(self, dtype: torch.dtype) -> bool:
+        """Whether the kernels can read weights of this type."""
+        return supported(dtype)
 
     def pack(self) -> None:
         """Copy the weights for the kernels."""
@@ -44,21 +79,23 @@ class FusedLayer(EncoderLayer):
         self.contract = PackedLinear(feed_forward.contract)
 
     def __getstate__(self) -> dict[str, Any]:
-        """The state without the packed weights, because they can't be pickled or copied."""
+        """The state without the packed weights, because these can't be pickled or copied."""
         return {k: v for k, v in self.__dict__.items() if k not in PACKED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self.pack()
+        self.refresh()
 
     def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if self.training or torch.is_grad_enabled():
             return super().forward(x, mask)
+        self.refresh()
         mixed, probabilities = self.mix(self.project(x), mask)
         return self.finish(mixed, x), probabilities
 
     def read_unpadded(self, x: Tensor, lengths: list[int]) -> Tensor:
         """(n, H) -> (n, H): windows of these lengths, one after another."""
+        self.refresh()
         windows = self.project(x).split_with_sizes(lengths)  # each (T, 3H)
         return self.finish(torch.cat([self.mix(window[None])[0][0] for window in windows]), x)
 
@@ -74,8 +111,28 @@ class FusedLayer(EncoderLayer):
         return x
 
 
-def repack(layer: FusedLayer, _: object) -> None:
-    layer.pack()
+class Snapshot:
+    """Recognises weights as long as they are not replaced, moved or changed in place.
+
+    Torch counts changes in place, but not those through `.data`, so some of the numbers are kept
+    too. A change through `.data` of other numbers alone is not noticed.
+    """
+
+    def __init__(self, maps: Sequence[nn.Linear]) -> None:
+        weights = [part.weight.detach().flatten() for part in maps]
+        self.versions = versions(maps)
+        self.views = [flat[:: max(1, len(flat) // SAMPLES)] for flat in weights]
+        self.numbers = torch.cat(self.views)
+
+    def matches(self, maps: Sequence[nn.Linear]) -> bool:
+        """Whether the weights of these maps are the ones that were packed."""
+        return self.versions == versions(maps) and torch.equal(self.numbers, torch.cat(self.views))
+
+
+def versions(maps: Sequence[nn.Linear]) -> list[tuple[int, int, torch.dtype]]:
+    """The place, the number of changes and the type of each weight and bias."""
+    tensors = (tensor for part in maps for tensor in (part.weight, part.bias))
+    return [(t.data_ptr(), 0 if t.is_inference() else t._version, t.dtype) for t in tensors]
 
 
 class PackedLinear:
@@ -109,7 +166,9 @@ def supported(dtype: torch.dtype) -> bool:
     names = ("_linear_pointwise", "_reorder_linear_weight", "_is_mkldnn_bf16_supported")
     if not all(hasattr(torch.ops.mkldnn, name) for name in names):
         return False
-    return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32
 
 
 def fuse(model: BertForQuestionAnswering) -> None:

@@ -111,6 +111,9 @@ class QuantizedLayer(FusedLayer):
         self.before = (norm,)  # a tuple, because it must not be a submodule of this layer
         super().__init__(layer)
 
+    def reads(self, dtype: torch.dtype) -> bool:
+        return dtype == torch.float32
+
     def pack(self) -> None:
         attention, feed_forward = self.attention, self.feed_forward
         maps = attention.query, attention.key, attention.value

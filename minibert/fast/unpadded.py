@@ -4,10 +4,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..model import Bert, Encoded, EncoderLayer
 from ..qa import BertForQuestionAnswering
+
+# The tokens of a batch are filled up to a multiple of this number. oneDNN makes and keeps kernels
+# for each number of rows, so the memory would grow with the variety of lengths.
+ROWS = 16
 
 
 class UnpaddedBert(Bert):
@@ -43,13 +48,16 @@ class UnpaddedBert(Bert):
         inside = attention_mask != 0
         lengths = [length for length in inside.sum(1).tolist() if length]
         x = embedded[inside]  # (n, H): the tokens of all windows
+        if extra := -len(x) % ROWS:  # one more window, which ends after the last layer
+            x = F.pad(x, (0, 0, 0, extra))
+            lengths.append(extra)
         hidden_states = [embedded]
         layers: Any = self.layers
         for k, layer in enumerate(layers):
             x = layer.read_unpadded(x, lengths)
             if output_hidden_states or k == len(layers) - 1:
                 states = torch.zeros_like(embedded)
-                states[inside] = x
+                states[inside] = x[: len(x) - extra]
                 hidden_states.append(states)
         return Encoded(tuple(hidden_states if output_hidden_states else hidden_states[-1:]), None)
 
