@@ -47,8 +47,8 @@ def summaries(problems: Iterable[DataError]) -> list[DataError]:
 def counted(count: int, one: str, several: str) -> str:
     """The count, and the words for one thing or for several things.
 
-    >>> counted(1, "question has errors", "questions have errors")
-    '1 question has errors'
+    >>> counted(1, "question has an error", "questions have errors")
+    '1 question has an error'
     """
     return f"{count:,} {one if count == 1 else several}"
 

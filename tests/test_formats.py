@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -388,6 +389,35 @@ def test_reading_warns_of_nothing(tmp_path):
         warnings.simplefilter("error")
         for source in (tmp_path / "a.parquet", data_set(), pandas.DataFrame(ROWS)):
             load_squad(source)
+
+
+@pytest.mark.parametrize("kind", ["JSON", "lines", "CSV", "Parquet", "PDF", "nothing"])
+def test_standard_input(monkeypatch, tmp_path, kind):
+    """What it holds decides how it is read. The same holds for a file with an unknown name."""
+    rows = [row | {"answers": json.dumps(row["answers"])} for row in ROWS]
+    data_set().to_parquet(tmp_path / "a.parquet")
+    content = {
+        "JSON": json.dumps({"data": ROWS}).encode(),
+        "lines": "\n".join(map(json.dumps, ROWS)).encode(),
+        "CSV": as_csv(rows, ";").encode(),
+        "Parquet": (tmp_path / "a.parquet").read_bytes(),
+        "PDF": b"%PDF-1.7",
+        "nothing": b"",
+    }[kind]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    path = tmp_path / "data.txt"
+    path.write_bytes(content)
+    for source, name in (("-", "standard input"), (path, str(path))):
+        if kind in ("PDF", "nothing"):
+            with pytest.raises(
+                DataError, match=f"{re.escape(name)}: not readable as JSON: (it is a PDF|the)"
+            ):
+                load_squad(source)
+        else:
+            assert load_squad(source) == EXPECTED
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(DataError, match="standard input: not readable as JSON: it is closed"):
+        load_squad("-")
 
 
 def test_a_zero_character_is_text(tmp_path):

@@ -421,7 +421,7 @@ def test_check_data_counts_parts_of_words_and_several_answers(run, tmp_path, tin
     code, out, err = run("check-data", path, "--tokenizer", tiny)
     report = dict(line.split() for line in out.splitlines())
     assert code == 0 and report["answers_inside_a_word"] == "2"
-    assert report["questions_with_several_answers"] == "2"
+    assert report["several_answers"] == "2"
     told = f"warning: {path}: row 1: the answer is only a part of a word: 'nan' (and 1 more of"
     assert err.startswith(told) and err.count("\n") == 1
 
@@ -546,7 +546,7 @@ def test_one_reason_is_given_once_beside_good_rows(run, tmp_path, tiny, count):
     assert code == 2 and err.count("\n") == 1
     if count == 1:
         assert out.startswith(f"{path}: row 1: 'id' is list") and "questions  " in out
-        assert err == f"error: {path}: 1 question has errors\n"
+        assert err == f"error: {path}: 1 question has an error\n"
     else:
         assert not out and f"row 1: 'id' is list, expected text (and {count - 1:,} more" in err
 

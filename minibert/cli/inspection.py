@@ -7,7 +7,7 @@ from itertools import chain
 from typer import Argument, Exit, Option, echo
 
 from ..bench.parity import TOLERANCE, parity
-from ..data.examples import answers_report, load_squad
+from ..data.examples import doubts_report, load_squad
 from ..data.negatives import make_negatives, negatives_report
 from ..errors import DataError, counted, summaries, summary
 from ..features import data_report, has_outer_white_space
@@ -73,7 +73,7 @@ def check_data(
     if have_one_kind(skipped) and limit is not None and len(skipped) > limit:
         raise summary(skipped)
     print_problems(skipped, limit)
-    for name, value in (report | answers_report(examples, doubtful) | counts).items():
+    for name, value in (report | doubts_report(doubtful) | counts).items():
         echo(f"{name:30} {value:,.6g}")
     for doubt in summaries(doubtful):
         echo(f"warning: {doubt}", err=True)
@@ -87,7 +87,7 @@ def check_data(
             err=True,
         )
     if skipped:
-        count = counted(len(skipped), "question has errors", "questions have errors")
+        count = counted(len(skipped), "question has an error", "questions have errors")
         raise DataError(f"{data}: {count}")
 
 

@@ -54,30 +54,32 @@ def load_squad(
     misplaced: list[DataError] | None = None,
     doubtful: list[DataError] | None = None,
 ) -> list[Example]:
-    """Examples from a file, a folder of files, a hub id, or an object in memory.
+    """Examples from a file, a folder, a hub id, or an object in memory.
 
-    A file is a table (`.csv` or `.tsv`, with a header, or `.parquet`), JSON lines (`.jsonl`), or
-    JSON: a list of rows, or articles as in SQuAD v1.1 and v2.0. It may be gzipped (`.csv.gz`). A
-    `.csv` may be separated by semicolons, tabs or bars too. `split` is "train" or "validation". A
-    folder, a hub data set and a `DatasetDict` need it. A folder's files are named `train-*` and
-    `dev-*` (as in SQuAD) or `validation-*`. A folder that `save_to_disk` wrote is read as its data
-    set. An object in memory is a `Dataset`, a `DatasetDict`, a `DataFrame` of pandas, or what a
-    JSON file would hold.
+    - A file is a table (`.csv` or `.tsv` with a header, `.parquet`), JSON lines (`.jsonl`), or
+      JSON: a list of rows, or articles as in SQuAD v1.1 and v2.0. It may be gzipped (`.csv.gz`). A
+      table may be separated by commas, semicolons, tabs or bars. "-" is standard input.
+    - A folder has files named `train-*` and `dev-*` (as in SQuAD) or `validation-*`, or
+      `save_to_disk` of the library `datasets` wrote it.
+    - An object is a `Dataset`, a `DatasetDict`, a `DataFrame` of pandas, or the content of a JSON
+      file.
+
+    `split` is "train" or "validation". A folder, a hub data set and a `DatasetDict` need it.
 
     All formats follow the same rule. A row has `question`, `context`, and either `answer` and
     `answer_start`, or `answers`: a list of {"text", "answer_start"}, or one such object whose
-    values are lists. In a table, `answers` may be the text of such a list or object, as JSON or as
-    pandas writes it. Articles (`paragraphs`) and paragraphs (`context`, `qas`) are split into rows.
-    The names may be in capitals. A row may have MRQA's `detected_answers` instead of answers.
+    values are lists. A cell of a table may hold this list or object as text: as JSON, or as pandas
+    writes it. The lines of MRQA have `detected_answers` instead. Articles (`paragraphs`) and
+    paragraphs (`context`, `qas`) are split into rows. All these names may be in capitals.
 
     A cell is empty when it is missing, null, NaN or "". An empty answer means that the context does
     not answer the question. If `is_impossible` is true, the question has no answer, whatever the
     answers say. A row without an `id` gets its place as the id, such as "row 3". A number may be
     given as text ("20", also "20.0"), and a text as a number (1998).
 
-    The start may be empty if the context has the answer exactly once. Places where the answer is
-    only a part of a word count only if there is no other place. If the context does not have the
-    answer "20.0", "20" is searched.
+    The start may be empty if the context has the answer exactly once. Whole words are searched
+    first, and parts of words only if there is no whole word. If the context does not have "20.0",
+    "20" is the answer.
 
     A row is wrong if a field is missing or has the wrong type, if question or context is empty, if
     an answer has no words or is not at its `answer_start`, if `is_impossible` is false without
@@ -88,10 +90,10 @@ def load_squad(
     Scoring does not need `answer_start`. With a list `misplaced`, an answer that is not at its
     `answer_start` is kept with `char_start` -1, and the error is added to this list.
 
-    A row is doubtful if an answer without a start is only a part of a word, and if `is_impossible`
-    is true although the row has answers or no field for answers. It is kept, and one warning for
-    each kind names the first such row. With a list `doubtful`, there is no warning, and one error
-    for each such row is added to this list.
+    A row is doubtful if an answer without a start is only a part of a word, or if `is_impossible`
+    is true and the row has answers or no field for answers. Such a row is kept. One warning for
+    each reason names the first row and the number of others. With a list `doubtful`, there is no
+    warning, and an error for each doubtful row is added to this list.
     """
     examples: list[Example] = []
     problems: list[DataError] = []
@@ -128,14 +130,10 @@ def load_squad(
     return examples
 
 
-def answers_report(examples: Iterable[Example], doubtful: Iterable[DataError]) -> dict[str, int]:
-    """Counts of questions: several different gold answers, and the kinds of doubtful rows.
-
-    `doubtful` is the list of `load_squad`.
-    """
+def doubts_report(doubtful: Iterable[DataError]) -> dict[str, int]:
+    """How many rows are doubtful, and why. `doubtful` is the list of `load_squad`."""
     kinds = Counter(doubt.kind for doubt in doubtful)
     return {
-        "questions_with_several_answers": sum(len(set(e.answers)) > 1 for e in examples),
         "answers_inside_a_word": kinds[INSIDE_A_WORD],
         "unanswerable_by_is_impossible": kinds[WITH_ANSWERS] + kinds[WITHOUT_ANSWERS],
     }
@@ -168,7 +166,7 @@ IMPOSSIBLE = {"true": True, "1": True, "1.0": True, "false": False, "0": False, 
 
 
 class Checked(NamedTuple):
-    """A row as an example, the errors in its answers' starts, and what is doubtful about it."""
+    """A row as an example, the errors in its answers' starts, and the reasons for doubt."""
 
     example: Example
     wrong_starts: list[DataError]
@@ -298,7 +296,7 @@ INSIDE_WORD = regex.compile(
 
 
 def _likeliest_places(text: str, context: str) -> list[GoldAnswer]:
-    """The answer at each of its places. Whole words count first, and the text as it is written.
+    """The answer at its places in the context: whole words, or parts of words if there are none.
 
     >>> _likeliest_places("art", "party, art")
     [GoldAnswer(text='art', char_start=7)]

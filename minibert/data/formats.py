@@ -8,9 +8,10 @@ import gzip
 import io
 import json
 import re
+import sys
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     import datasets
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-OTHER_DELIMITERS = ";\t|,"  # that spreadsheet programs write into a .csv
 JSON_LINES = (".jsonl", ".ndjson")
 SUFFIXES = (*DELIMITERS, *JSON_LINES, ".json", ".parquet")
 ACCEPTED = "minibert reads tables (.csv, .tsv, .parquet) and JSON (.json, .jsonl)"
@@ -48,6 +48,8 @@ def read_rows(source: Any, split: str | None) -> tuple[str, Rows]:
     if not isinstance(source, str | Path):
         return "the data set", rows_of(_from_object(source, "the data set", split))
     path = Path(source)
+    if str(path) == "-":
+        return "standard input", rows_of(_from_file(path))
     if path.is_dir():
         if any((path / name).is_file() for name in SAVED):
             return str(path), rows_of(_from_object(_from_disk(path), str(path), split))
@@ -142,25 +144,35 @@ def _suffix(path: Path) -> str:
 
 
 def _from_file(path: Path) -> Iterable[Any]:
-    suffix = _suffix(path)
+    """The items of a file, or of standard input for "-"."""
+    name, suffix = str(path), _suffix(path)
     try:
-        refuse_pointer(path)
-        raw = path.read_bytes()
+        if name == "-":
+            name = "standard input"
+            if sys.stdin is None:
+                raise ValueError("it is closed")
+            raw = sys.stdin.buffer.read()
+        else:
+            refuse_pointer(path)
+            raw = path.read_bytes()
         if path.name.lower().endswith(".gz"):
             raw = gzip.decompress(raw)
         if raw.startswith(b"PAR1") or (suffix == ".parquet" and raw):
-            return _parquet_rows(raw, path)
+            return _parquet_rows(raw, name)
         text = decoded(raw, "utf-8-sig")  # spreadsheet programs write a byte order mark
         del raw  # it takes as much memory as the file
         if not text or text.isspace():
             raise ValueError("the file is empty")
+        delimiter = table_delimiter(text)
+        if suffix not in SUFFIXES and delimiter:
+            suffix = ".csv"
         if suffix in DELIMITERS:
-            return _table_rows(text, path)
+            return _table_rows(text, delimiter or DELIMITERS[suffix], name)
         return _json_lines(text) if suffix in JSON_LINES else _json_items(text)
     except (OSError, EOFError, zlib.error, csv.Error, ValueError, RecursionError) as error:
         kind = suffix[1:] if suffix in (*DELIMITERS, *JSON_LINES, ".parquet") else "JSON"
         advice = "" if suffix in SUFFIXES else f"; {ACCEPTED}"
-        raise DataError(f"{path}: not readable as {kind}: {error}{advice}") from error
+        raise DataError(f"{name}: not readable as {kind}: {error}{advice}") from error
     except PretrainedError as error:
         raise DataError(str(error)) from error
 
@@ -187,41 +199,44 @@ def decoded(raw: bytes, encoding: str = "utf-8") -> str:
         ) from error
 
 
-def _parquet_rows(raw: bytes, path: Path) -> Iterable[Any]:
+def _parquet_rows(raw: bytes, name: str) -> Iterable[Any]:
     import pyarrow.parquet  # here, because it is large; `datasets` needs it too
 
     try:
         table = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(raw)).read()
     except pyarrow.ArrowException as error:
         raise ValueError(first_line(error)) from error
-    _require_once(table.column_names, str(path))
+    _require_once(table.column_names, name)
     rows: list[Any] = table.to_pylist()
     return rows
 
 
-def _table_rows(text: str, path: Path) -> list[dict[Any, Any]]:
+def _table_rows(text: str, delimiter: str, name: str) -> list[dict[Any, Any]]:
     limit = csv.field_size_limit(len(text) + 1)  # process-wide; its default is 131,072
     try:
-        delimiter = _delimiter(text, DELIMITERS[_suffix(path)])
         file = io.StringIO(text, newline="")
         reader = csv.DictReader(file, delimiter=delimiter, strict=True)
-        _require_once(reader.fieldnames or (), str(path))
+        _require_once(reader.fieldnames or (), name)
         return list(reader)
     finally:
         csv.field_size_limit(limit)
 
 
-def _delimiter(text: str, usual: str) -> str:
-    """The first delimiter that makes the header name a question and a context, or the usual one."""
-    for delimiter in usual + OTHER_DELIMITERS:
+def table_delimiter(text: str, columns: Collection[str] = ("question", "context")) -> str | None:
+    """What separates the cells of a table, if the text begins with a header with these columns.
+
+    >>> table_delimiter("ID;Question;Context;Answer")
+    ';'
+    """
+    for delimiter in ",;\t|":  # as spreadsheet programs write them
         lines = io.StringIO(text[:10_000], newline="")
         try:
             header = next(csv.reader(lines, delimiter=delimiter, strict=True), [])
         except csv.Error:
             continue
-        if {"question", "context"} <= set(map(field_name, header)):
+        if set(columns) <= set(map(field_name, header)):
             return delimiter
-    return usual
+    return None
 
 
 def _require_once(columns: Iterable[Any], name: str) -> None:
