@@ -9,7 +9,9 @@ way of a text through the program:
     families, config, hub, pretrained   folder or hub id -> files -> tensors under our names
     fast.processor                      device, precision and attention to compute with
     tokenizer_files, tokenization       text -> pieces that know their characters
-    data.examples, data.metric          data sets -> examples; the official metric
+    data.rows, data.formats             files and data sets -> rows
+    data.examples                       rows -> questions with their answers
+    data.metric                         the official metric
     data.negatives                      questions with an answer -> questions without one
     features, batches                   question + context -> windows -> padded batches
     identity                            digests of models and data; how two jobs differ

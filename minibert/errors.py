@@ -32,8 +32,25 @@ def summary(problems: Sequence[DataError]) -> DataError:
     same = sum(problem.kind == first.kind for problem in problems) - 1
     others = len(problems) - 1 - same
     counts = [f"{same:,} more of this kind"] * (same > 0)
-    counts += [f"{others:,} other problem{'s' * (others > 1)}"] * (others > 0)
+    counts += [counted(others, "other problem", "other problems")] * (others > 0)
     return DataError(f"{first} (and {' and '.join(counts)})" if counts else str(first), first.kind)
+
+
+def summaries(problems: Iterable[DataError]) -> list[DataError]:
+    """The `summary` of each kind of problem."""
+    kinds: dict[str, list[DataError]] = {}
+    for problem in problems:
+        kinds.setdefault(problem.kind, []).append(problem)
+    return [summary(group) for group in kinds.values()]
+
+
+def counted(count: int, one: str, several: str) -> str:
+    """The count, and the words for one thing or for several things.
+
+    >>> counted(1, "question has an error", "questions have errors")
+    '1 question has an error'
+    """
+    return f"{count:,} {one if count == 1 else several}"
 
 
 def report_lines(problems: Iterable[DataError], limit: int | None = 20) -> Iterator[str]:

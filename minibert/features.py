@@ -228,6 +228,7 @@ def data_report(
     return {
         "questions": len(examples),
         "unanswerable": len(examples) - len(answerable),
+        "several_answers": sum(len(set(example.answers)) > 1 for example in answerable),
         "contexts": len({example.context for example in examples}),
         "longest_context_tokens": max(contexts.values()),
         "longest_question_tokens": max(len(f.prefix) for f in features) - around,

@@ -365,7 +365,7 @@ def test_check_data(run, tiny, tmp_path):
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     size = ("--max-length", 32, "--doc-stride", 8)
     code, out, err = run("check-data", path, "--tokenizer", tiny, *size)
-    assert code == 2 and err == f"error: {path}: 1 questions have errors\n"
+    assert code == 2 and err == f"error: {path}: 1 question has an error\n"
     assert out.startswith(f"{path}: row 2: answer 'Ada' is not at answer_start=1")
     assert dict(line.split() for line in out.splitlines()[1:])["answers_without_a_window"] == "1"
 

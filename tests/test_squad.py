@@ -112,7 +112,6 @@ def test_hub_ids_go_through_datasets(monkeypatch, field_notes):
         ({"answers": ["lamp"]}, "expected an object, got str"),
         ({"question": [7]}, "'question' is list"),
         ({"id": [7]}, "'id' is list"),
-        ({"is_impossible": True}, "is_impossible=True with 1 answers"),
         ({"is_impossible": False, "answers": []}, "is_impossible=False with 0 answers"),
         ({"is_impossible": "no"}, "neither true nor false: 'no'"),
     ],

@@ -7,9 +7,9 @@ from itertools import chain
 from typer import Argument, Exit, Option, echo
 
 from ..bench.parity import TOLERANCE, parity
-from ..data.examples import load_squad
+from ..data.examples import doubts_report, load_squad
 from ..data.negatives import make_negatives, negatives_report
-from ..errors import DataError
+from ..errors import DataError, counted, summaries, summary
 from ..features import data_report, has_outer_white_space
 from ..hub import pinned
 from ..pretrained import empty_model, map_tensors, read_config, read_tensors
@@ -56,31 +56,43 @@ def check_data(
     With --negatives, the counts include the questions that `train` adds with the same seed.
     """
     skipped: list[DataError] = []
-    vocabulary = Tokenizer.from_pretrained(tokenizer, revision)
+    doubtful: list[DataError] = []
     limit = None if show_all else 20
+    vocabulary = Tokenizer.from_pretrained(tokenizer, revision)
     try:
-        examples = load_squad(data, split, skipped)
+        examples = load_squad(data, split, skipped, doubtful=doubtful)
         made = make_negatives(examples, negatives, seed)
         counts = negatives_report(made, negatives, examples) if negatives else {}
         examples = [*examples, *chain(*made.values())]
         report = data_report(examples, vocabulary, max_length, doc_stride, skipped)
-    except DataError:
-        if len({problem.kind for problem in skipped}) > 1:  # the error itself names a single kind
-            print_problems(skipped, limit)
+    except DataError as error:
+        if have_one_kind(skipped) and not show_all:
+            raise summary(skipped) from error
+        print_problems(skipped, limit)
         raise
+    if have_one_kind(skipped) and limit is not None and len(skipped) > limit:
+        raise summary(skipped)
     print_problems(skipped, limit)
-    for name, value in (report | counts).items():
+    for name, value in (report | doubts_report(doubtful) | counts).items():
         echo(f"{name:30} {value:,.6g}")
+    for doubt in summaries(doubtful):
+        echo(f"warning: {doubt}", err=True)
     untidy = [example for example in examples if has_outer_white_space(example)]
     if untidy:
         first = next(a for a in untidy[0].answers if a.text != a.text.strip())
+        count = counted(len(untidy), "question has", "questions have")
         echo(
-            f"warning: {len(untidy):,} questions have an answer that begins or ends with white "
+            f"warning: {count} an answer that begins or ends with white "
             f"space (the first is {first.text!r} of {untidy[0].id}); labels exclude this space",
             err=True,
         )
     if skipped:
-        raise DataError(f"{data}: {len(skipped):,} questions have errors")
+        count = counted(len(skipped), "question has an error", "questions have errors")
+        raise DataError(f"{data}: {count}")
+
+
+def have_one_kind(problems: list[DataError]) -> bool:
+    return len({problem.kind for problem in problems}) == 1
 
 
 def inspect(
