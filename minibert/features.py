@@ -220,8 +220,9 @@ def data_report(
 
     `several_answers` counts the questions with different gold answers: another text, or the same
     text at another place. `answers_without_a_window` counts the questions that have answers, but
-    none that is completely inside a window. `answers_with_outer_white_space` counts the questions that have an answer with white
-    space at its beginning or end. `skipped` works as in `prepare_train_features`.
+    none that is completely inside a window. `answers_with_outer_white_space` counts the questions
+    that have an answer with white space at its beginning or end. `skipped` works as in
+    `prepare_train_features`.
     """
     features = prepare_train_features(examples, tokenizer, max_length, doc_stride, skipped)
     held = {feature.example_id for feature in features if feature.start_position}

@@ -204,7 +204,7 @@ def test_every_answer_of_a_question_needs_a_place(tiny):
     tokenizer = minibert.Tokenizer.from_pretrained(tiny)
     gold = (minibert.GoldAnswer("Ada", 0), minibert.GoldAnswer("lamp", -1))
     example = minibert.Example("k", "lamp", "Ada lit the lamp.", gold)
-    with pytest.raises(minibert.DataError, match="k: the data do not say where .* 'lamp'"):
+    with pytest.raises(minibert.DataError, match=r"k: the data do not say where .* 'lamp'"):
         minibert.prepare_train_features([example], tokenizer, 32, 8)
 
 
