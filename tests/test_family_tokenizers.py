@@ -286,6 +286,72 @@ def test_a_context_of_white_space_has_no_words(readers, model_type, context):
             readers[model_type](*pair)
 
 
+@cache
+def small_reader(kind: str) -> QuestionAnswerer:
+    """A small random model with this tokenizer, and windows of 32 tokens."""
+    tokenizer = of_kind(kind)
+    sizes = {
+        "vocab_size": 600, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 32, "max_position_embeddings": 64, "pad_token_id": tokenizer.pad_id,
+    }  # fmt: skip
+    family = "bert" if kind == "WordPiece" else "roberta"
+    config = minibert.BertConfig.from_dict({"model_type": family, **sizes})
+    model = minibert.BertForQuestionAnswering(config).eval()
+    return QuestionAnswerer(model, tokenizer, max_length=32, doc_stride=8)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_blank_context_is_blank_for_every_kind(kind):
+    qa = minibert.pipeline(model=small_reader(kind))
+    for blank in ("", "   ", " \n\t", "\u00a0"):
+        pair = {"question": "Who?", "context": blank}
+        assert qa(**pair, allow_blank=True) == {"score": 0.0, "start": 0, "end": 0, "answer": ""}
+        both = [pair, pair | {"context": "Ada lit it."}]
+        nothing, answer = qa(both, allow_blank=True)
+        assert nothing["answer"] == "" and answer["answer"] in "Ada lit it."
+        with pytest.raises(minibert.InputError, match="no words in the context"):
+            qa(**pair)
+
+
+SPACED = [
+    ("Who?", "\nAda lit the lamp."),
+    ("\nWho?", "  Ada lit  the lamp.  \n"),
+    (" Who  lit it? \n", "Ada lit. \n\n Then she slept."),
+    ("Who?", "Ada lit it." + 20 * " \n\t" + "She slept."),  # whole windows of white space
+    ("Who?", 60 * "\n" + "Ada lit it."),
+    ("Who?", "Ada lit it." + 60 * "\n"),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("number", range(len(SPACED)))
+def test_white_space_is_no_word_of_an_explanation(monkeypatch, kind, number):
+    monkeypatch.setattr("minibert.explain.explanation.STEPS", 8)  # takes less time
+    question, context = SPACED[number]
+    why = small_reader(kind).explain(question, context, no_answer=bool(number % 2))
+    assert why.attribution
+    for text, places in ((question, why.question_words), (context, why.context_words)):
+        assert [text[a:b] for a, b in places] == [text[a:b].strip() for a, b in places]
+        assert [a for a, _ in places] == sorted(a for a, _ in places)
+        assert "" not in [text[a:b] for a, b in places]
+    for occlusion in why.attribution.occlusions:
+        text = question if occlusion.side == "question" else context
+        rest = text[: occlusion.start] + text[occlusion.end :]
+        assert text[occlusion.start : occlusion.end].strip() and rest.strip()
+    shares = why.attribution.gradients  # the words have all of the difference
+    assert sum(shares.question) + sum(shares.context) == pytest.approx(
+        shares.log_p - shares.baseline_log_p, abs=1e-3
+    )
+    for window in why.windows:
+        first, last = window.context_start, window.context_end
+        spans = zip(window.starts[first:last], window.ends[first:last], strict=True)
+        blank = all(a >= b for a, b in spans)
+        assert [d.decoder for d in window.decoders] == ["argmax", "beam", "exact"][: 3 - blank]
+        assert not (blank and window.alone.answer)
+        assert all(decoded.rule for decoded in window.decoders) or not blank
+    assert json.dumps(why.to_dict(), allow_nan=False)  # for the page
+
+
 def text_windows(
     transformers: Any,
     model_type: str,
