@@ -571,21 +571,27 @@ def test_bad_files_with_a_vocabulary(tmp_path, files, named):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "wanted"),
+    ("tokens", "text", "wanted"),
     [
-        ([*siblings.BRACKETS, "Ada", "ada", "##a"], "Ada"),
-        ([*siblings.BRACKETS, "ada", "##a", "東"], "ada"),
-        ([*siblings.BRACKETS, "[unused1]", "[Unused2]", "ada"], "ada"),
+        (["Ada", "ada", "##a"], "Ada", "Ada"),
+        (["ada", "##a", "東"], "Ada", "ada"),
+        (["[unused1]", "[Unused2]", "ada"], "Ada", "ada"),
+        (["Élan", "elan", "élan"], "Élan", "Élan"),
+        (["élan", "elan"], "Élan", "elan"),  # lower-casing removes accents too
+        (["Ада", "ада"], "Ада", "Ада"),
+        (["ада", "ß", "ﬁ", "ª"], "Ада", "ада"),
+        (["Άδα", "αδα"], "Άδα", "Άδα"),
+        (["ada", "##É"], "Ada", "[UNK]"),
     ],
 )
 @pytest.mark.parametrize("settings", [None, {}, {"tokenizer_class": "BertTokenizer"}])
-def test_the_vocabulary_tells_whether_it_is_cased(tmp_path, tokens, wanted, settings):
-    """If no file does."""
-    write(tmp_path, vocab__txt="\n".join(tokens))
+def test_the_vocabulary_tells_whether_it_is_cased(tmp_path, tokens, text, wanted, settings):
+    """If no file does. A capital letter of any script makes a vocabulary cased."""
+    write(tmp_path, vocab__txt="\n".join([*siblings.BRACKETS, *tokens]))
     if settings is not None:
         write(tmp_path, tokenizer_config__json=settings)
     tokenizer = Tokenizer.from_pretrained(tmp_path)
-    assert tokenizer.tokens(tokenizer.encode("Ada").ids) == [wanted]
+    assert tokenizer.tokens(tokenizer.encode(text).ids) == [wanted]
 
 
 @pytest.mark.parametrize(
