@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -322,3 +323,24 @@ def test_a_run_with_teachers(tiny, tmp_path):
 def test_a_teacher_with_other_tokens_is_named(tiny, minilm, tmp_path):
     with pytest.raises(minibert.InputError, match="must have the tokenizer"):
         train(config(tiny, tmp_path / "run", teachers=(str(minilm),)))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"max_position_embeddings": 100}, "max_length=128, but this model has 100 positions"),
+        ({"vocab_size": 1000}, "embeddings for 1000"),
+        ({"type_vocab_size": 1}, "type_vocab_size=1"),
+    ],
+)
+def test_a_teacher_that_cannot_read_the_windows(tiny, tmp_path, change, named):
+    """It is refused before anything is written, so the command can run again without it."""
+    teacher = str(tmp_path / "teacher")
+    sizes = json.loads((tiny / "config.json").read_text(encoding="utf-8")) | change
+    model = minibert.BertForQuestionAnswering(minibert.BertConfig.from_dict(sizes))
+    model.save_pretrained(teacher)
+    minibert.Tokenizer.from_pretrained(tiny).save_pretrained(teacher)
+    with pytest.raises(minibert.MinibertError, match=f"^{re.escape(teacher)}: .*{named}"):
+        train(config(tiny, tmp_path / "run", teachers=(teacher,)))
+    assert not (tmp_path / "run").exists()
+    train(config(tiny, tmp_path / "run", epochs=0.1))
