@@ -145,9 +145,10 @@ def best_spans(
         score = math.exp((flat[flat_index] - top) / temperature) / total
         spans.append(Span(i, i + k, start_logit, end_logit, score, source))
     if settings.no_answer:
-        rank = int(np.count_nonzero(flat[chosen] >= null_logit))
-        null_score = math.exp((null_logit - top) / temperature) / total
         null_logits = least_null_logits(windows)
+        odds = sum(null_logits) - flat[chosen]
+        rank = int(np.count_nonzero(odds <= calibration.null_threshold))
+        null_score = math.exp((null_logit - top) / temperature) / total
         source = [window.null_logits for window in windows].index(null_logits)
         spans.insert(rank, Span(-1, -1, *null_logits, null_score, source))
     return spans
