@@ -20,6 +20,7 @@ from minibert.bench import training as bench
 from minibert.cli import app, demo_passages, main, program
 from minibert.cli import bench as bench_commands
 from minibert.cli import training as training_commands
+from minibert.scoring import evaluation
 
 NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
 Run = Callable[..., tuple[int, str, str]]
@@ -140,7 +141,7 @@ def test_serve_says_what_it_needs(run, tiny, monkeypatch):
     assert code == 2 and "pip install 'minibert-qa[serve]'" in err
 
 
-def test_evaluate_with_questions_that_have_no_answer(run, tiny, tmp_path):
+def test_evaluate_with_questions_that_have_no_answer(run, tiny, tmp_path, monkeypatch):
     arguments = ("evaluate", "--model", tiny, "--data", NOTES, "--no-answer", "--output")
     code, out, _ = run(*arguments, tmp_path / "zero")
     at_zero = json.loads(out)
@@ -159,6 +160,9 @@ def test_evaluate_with_questions_that_have_no_answer(run, tiny, tmp_path):
         assert metrics["best_f1"] == at_zero["best_f1"] >= max(metrics["f1"], at_zero["f1"])
         assert metrics["best_f1_thresh"] == at_zero["best_f1_thresh"]
 
+    code, _, err = run(*arguments, tmp_path / "tuned", "--tune-threshold")
+    assert code == 2 and "a threshold needs 50 or more" in err
+    monkeypatch.setattr(evaluation, "MIN_OF_EACH_KIND", 5)
     code, out, _ = run(*arguments, tmp_path / "tuned", "--tune-threshold")
     tuned = json.loads(out)
     assert code == 0 and list(tuned) == ["threshold_0", "tuned", "best"]
@@ -316,20 +320,22 @@ def test_the_old_name_of_no_answer(run, tiny, tmp_path):
 
 
 def test_train_then_evaluate(run, tiny, tmp_path):
-    code, out, _ = run(
+    code, out, err = run(
         "train", "--init", tiny, "--train-file", NOTES, "--dev-file", NOTES, "--epochs", 1,
         "--output", tmp_path / "run", "--max-train-examples", 20, "--batch-size", 8,
         "--learning-rate", 1e-3, "--precision", "bf16", "--seed", 7,
     )  # fmt: skip
     trained = json.loads(out)
     assert code == 0 and trained["total"] == 120
-    code, out, _ = run(
+    assert err.count("warning: 28 of 120 questions have no answer") == 1
+    code, out, err = run(
         "evaluate", "--model", tmp_path / "run", "--data", NOTES, "--output", tmp_path / "eval",
         "--precision", "bf16",
     )  # fmt: skip
     assert code == 0 and {"output", *json.loads(out)} == trained.keys()
+    assert err.count("warning: 28 of 120 questions have no answer") == 1
     assert {p.name for p in (tmp_path / "eval").iterdir()} == {
-        "predictions.json", "nbest_predictions.json", "metrics.json",
+        "predictions.json", "nbest_predictions.json", "metrics.json", "null_odds.json",
     }  # fmt: skip
 
 

@@ -384,7 +384,7 @@ def test_gold_answers_that_are_too_long_are_counted(tiny, tmp_path):
         minibert.evaluate(qa, minibert.load_squad(data), max_answer_len=tokens + 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        minibert.evaluate(qa, minibert.load_squad(data), max_answer_len=400)
+        minibert.evaluate(qa, minibert.load_squad(data), max_answer_len=400, no_answer=True)
 
 
 def test_the_evaluation_in_training_uses_max_answer_len(tiny, tmp_path):
@@ -396,7 +396,8 @@ def test_the_evaluation_in_training_uses_max_answer_len(tiny, tmp_path):
             folder, "eager", max_length=128, doc_stride=32, precision="fp32"
         )
         examples = minibert.load_squad(NOTES)
-        assert minibert.evaluate(qa, examples, max_answer_len=length) == pytest.approx(metrics)
+        again = minibert.evaluate(qa, examples, max_answer_len=length)
+        assert again == pytest.approx(metrics, abs=1e-5)  # 1e-5 for thresholds, which are logits
 
 
 # Errors.

@@ -47,7 +47,8 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 def test_a_model_learns_and_is_saved(tiny, tmp_path):
     output = tmp_path / "run"
-    metrics = train(config(tiny, output, epochs=8, learning_rate=5e-3, dev_file=NOTES))
+    with pytest.warns(UserWarning, match="^28 of 120 questions have no answer"):
+        metrics = train(config(tiny, output, epochs=8, learning_rate=5e-3, dev_file=NOTES))
     steps = [line for line in lines(output) if "loss" in line]
     assert [line["step"] for line in steps] == list(range(1, len(steps) + 1))
     first, last = (
@@ -62,7 +63,7 @@ def test_a_model_learns_and_is_saved(tiny, tmp_path):
     )
     examples = minibert.load_squad(NOTES)
     again = minibert.evaluate(qa, examples, tmp_path / "evaluation")
-    assert again == pytest.approx(metrics)
+    assert again == pytest.approx(metrics, abs=1e-5)  # 1e-5 for thresholds, which are logits
     predictions = json.loads((tmp_path / "evaluation" / "predictions.json").read_text("utf-8"))
     nbest = json.loads((tmp_path / "evaluation" / "nbest_predictions.json").read_text("utf-8"))
     assert json.loads((tmp_path / "evaluation" / "metrics.json").read_text("utf-8")) == again
@@ -70,7 +71,10 @@ def test_a_model_learns_and_is_saved(tiny, tmp_path):
         assert predictions[example.id] == nbest[example.id][0]["answer"]
         best = nbest[example.id][0]
         assert example.context[best["start"] : best["end"]] == best["answer"]
-    assert minibert.squad_metrics(predictions, examples) == again
+    best = {"best_exact", "best_exact_thresh", "best_f1", "best_f1_thresh"}
+    assert best <= again.keys()
+    official = minibert.squad_metrics(predictions, examples)
+    assert official == {name: value for name, value in again.items() if name not in best}
 
 
 def test_the_same_seed_gives_the_same_weights(tiny, tmp_path):

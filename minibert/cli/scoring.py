@@ -38,7 +38,8 @@ def evaluate(
     """Answer the questions of a data set, and score the answers with the official metric.
 
     The metric compares the texts of answers, not their places. An answer that is not at its
-    answer_start is reported, and still counts.
+    answer_start is reported, and still counts. If some questions have no answer, a prediction may
+    be "no answer" even without --no-answer.
     """
     no_answer = settings.no_answer or version_2
     if (tune_threshold or null_threshold is not None) and not no_answer:
@@ -77,6 +78,8 @@ def calibrate(
     its answer: the most similar other paragraph of its article. Then the threshold is as low as
     possible, but it may lower the F1 of questions with an answer by at most one point. If the data
     itself has questions without an answer, the threshold with the best F1 over all is chosen.
+
+    The data needs at least 200 questions with an answer, and either none or at least 50 without.
     """
     examples = load_squad(data, split)
     qa = reader.load()
