@@ -42,7 +42,7 @@ def side_by_side(work: Callable[[Item], Result], items: Sequence[Item]) -> Itera
 
 
 class Pool:
-    """The threads that work side by side. Each of them computes with one thread.
+    """The threads that work side by side. Each thread computes alone.
 
     They live until the number of threads changes, because a new thread would have to request all
     its memory from the kernel again.
