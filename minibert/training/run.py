@@ -28,7 +28,13 @@ from ..fast.processor import choose_device, device_errors, device_name
 from ..features import Feature
 from ..files import UNFINISHED, complete_files, make_folder, only_job, write_errors
 from ..hub import read_json
-from ..identity import differences, examples_digest, features_digest, tensors_digest
+from ..identity import (
+    differences,
+    examples_digest,
+    features_digest,
+    installed_version,
+    tensors_digest,
+)
 from ..tokenizer_files import TOKENIZER_FILES
 from .checkpoints import CHECKPOINTS, latest_checkpoint, load_tensors, tensors_of, write_checkpoint
 from .config import TrainingConfig, resolved
@@ -240,7 +246,8 @@ def identity_of(
     """Everything that the weights depend on. For files it has digests of their contents."""
     teachers = [tensors_digest(teacher.state_dict())[:16] for teacher in job.teachers]
     device = device_name(job.device)
-    machine = f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device}"
+    software = f"minibert {installed_version()}, torch {torch.__version__}"
+    machine = f"{software}, {torch.get_num_threads()} threads, {device}"
     return {
         **asdict(job.config),
         "processes": job.group.size,
@@ -258,7 +265,8 @@ def require_same_run(
 ) -> None:
     """Raise `CheckpointError` for a difference that would change the weights.
 
-    With `allow_other_machine`, another "machine" is only a warning.
+    With `allow_other_machine`, another "machine" is only a warning. It includes the versions of
+    minibert and torch.
     """
     changed = differences(was, now, NOT_COMPARED)
     machine = changed.pop("machine", None)
