@@ -185,6 +185,14 @@ def test_files_of_another_tokenizer_are_removed(tiny, tmp_path):
     assert again.tokenizer.special_tokens == qa.tokenizer.special_tokens
 
 
+def test_null_odds_of_another_evaluation_are_removed(tiny, tmp_path):
+    """A threshold fitted on them would not fit the predictions beside them."""
+    example = minibert.Example("1", "Who?", "Ada lit it.", (minibert.GoldAnswer("Ada", 0),))
+    evaluate(tmp_path, tiny)
+    minibert.evaluate(minibert.QuestionAnswerer.from_pretrained(tiny), [example], tmp_path)
+    assert contents(tmp_path).keys() == WRITERS[evaluate] - {"null_odds.json"}
+
+
 def test_an_error_of_another_file_names_this_file(tmp_path):
     """The folder is not to blame for it. An error without a name, as of a full disk, is its own."""
     absent = tmp_path / "source" / "vocab.txt"
