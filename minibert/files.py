@@ -31,7 +31,8 @@ def complete_files(folder: str | Path, replaces: Collection[str] = ()) -> Iterat
     """
     folder = Path(folder)
     home = make_folder(folder if folder.exists() else folder.parent)
-    work = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=home))
+    with write_errors(folder, home):
+        work = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=home))
     draft, old = work / "new", work / "old"
     try:
         with write_errors(folder, work):
@@ -128,7 +129,10 @@ def only_job(target: Path) -> Iterator[None]:
 def make_folder(path: str | Path) -> Path:
     """A folder to write to, created if necessary. Raises `InputError` when this is impossible."""
     folder = Path(path)
-    with write_errors(folder):
+    try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be a folder: {error.strerror}") from error
+    with write_errors(folder):
         tempfile.TemporaryFile(dir=folder).close()  # a test: is the folder writable?
     return folder

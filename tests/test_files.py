@@ -219,7 +219,7 @@ def test_an_error_of_a_benchmark_is_its_own(tmp_path):
     with pytest.raises(BrokenPipeError, match="a measured process"):
         write_report(measure, report)
     (tmp_path / "file").write_text("")
-    with pytest.raises(minibert.InputError, match="file: cannot be written"):
+    with pytest.raises(minibert.InputError, match="file: cannot be a folder"):
         write_report(measure, tmp_path / "file" / "report.json")
     assert report.read_text() == "old"
 
