@@ -30,6 +30,7 @@ from .pretrained import prefix_errors, read_config
 from .qa import BertForQuestionAnswering
 from .settings import MAX_QUESTION_LEN, UNCALIBRATED, AnswerSettings, Calibration, WindowSettings
 from .tokenization import Tokenizer
+from .tokenizer_files import TOKENIZER_FILES
 
 # The checkpoint that comes with the package: MiniLM, fine-tuned on SQuAD v1.1.
 BUNDLED = Path(__file__).parent / "checkpoints" / "minilm-squad"
@@ -117,7 +118,7 @@ class QuestionAnswerer(Engine):
         changes before all are complete. Raises `InputError` if they cannot be written.
         """
         model = self.model_to_save()
-        with complete_files(folder) as draft:
+        with complete_files(folder, TOKENIZER_FILES) as draft:
             model.save_pretrained(draft)
             self.tokenizer.save_pretrained(draft)
             if self.calibration != UNCALIBRATED:

@@ -26,7 +26,13 @@ from .errors import InputError, PretrainedError, first_line
 from .families import BRACKETS, FAMILIES, Family
 from .files import complete_files
 from .hub import pinned
-from .tokenizer_files import NORMALIZER_SETTINGS, read_tokenizer, special_tokens, word_pieces
+from .tokenizer_files import (
+    NORMALIZER_SETTINGS,
+    TOKENIZER_FILES,
+    read_tokenizer,
+    special_tokens,
+    word_pieces,
+)
 
 MAX_TOKENS = 10**7  # XLM-R has 250,000
 SPECIAL_TOKENS = tuple(BRACKETS.values())
@@ -197,7 +203,7 @@ class Tokenizer:
         lines = [f"[unused id {k}]" for k in range(self.vocab_size)]
         for token, k in self.backend.get_vocab().items():
             lines[k] = token
-        with complete_files(folder) as draft:
+        with complete_files(folder, TOKENIZER_FILES) as draft:
             text = json.dumps(settings, indent=2)
             (draft / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
             if pieces:

@@ -37,6 +37,12 @@ CLASSES = {
 # Vocabularies that only another library can read
 SENTENCE_PIECE = ("sentencepiece.bpe.model", "spiece.model", "spm.model")
 
+# All files that a tokenizer may have. A saved tokenizer replaces all of another one's.
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *(*CLASSES, "merges.txt", *SENTENCE_PIECE),
+)
+
 Settings = Mapping[str, Any]
 
 

@@ -13,7 +13,7 @@ from ..bench.parts import bench_parts
 from ..bench.training import bench_train
 from ..bench.turns import table_of
 from ..errors import InputError
-from ..files import complete_files
+from ..files import complete_files, make_folder
 from .options import DATA_HELP, READER, TRAINING
 
 DATA = Option(..., help=DATA_HELP)
@@ -69,8 +69,9 @@ def write_report(measure: Callable[[], dict[str, Any]], output: Path | None) -> 
         return
     if output.is_dir():
         raise InputError(f"{output}: a folder; expected a file to write")
+    make_folder(output.parent)
+    report = measure()
+    echo(table_of(report))
     with complete_files(output.parent) as draft:
-        report = measure()
-        echo(table_of(report))
         text = json.dumps(report, indent=1)
         (draft / output.name).write_text(text + "\n", encoding="utf-8")

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 from ..data.examples import Example, validated_example
 from ..engine import OnBatch
 from ..errors import InputError, Interrupted
+from ..files import only_job
 from ..identity import differences, tensors_digest
 from ..reader import QuestionAnswerer
 from ..settings import AnswerSettings
@@ -104,6 +105,7 @@ def answer_file(
         written: BinaryIO = sys.stdout.buffer
         answered: Iterable[bytes] = ()
         if output is not None:
+            stack.enter_context(only_job(output))
             made_by = identity(qa, settings)
             answered = written = stack.enter_context(partial_file(output, made_by, resume))
         totals = {"questions": total, f"windows ({qa.computes_with})": None}

@@ -105,7 +105,7 @@ def evaluate(
         files = {"predictions": predictions, "nbest_predictions": rows, "metrics": metrics}
         if no_answer:
             files["null_odds"] = odds
-        with complete_files(folder) as draft:
+        with complete_files(folder, ["null_odds.json"]) as draft:
             for name, value in files.items():
                 text = json.dumps(value, ensure_ascii=False, indent=1)
                 (draft / f"{name}.json").write_text(text + "\n", encoding="utf-8")

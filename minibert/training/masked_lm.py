@@ -26,6 +26,7 @@ from ..files import complete_files
 from ..hub import pinned
 from ..model import Bert
 from ..tokenization import Tokenizer
+from ..tokenizer_files import TOKENIZER_FILES
 from .config import TrainingConfig
 from .job import Job, StepResult
 from .loop import Batches, train_epochs
@@ -210,6 +211,6 @@ def save_encoder(bert: Bert, tokenizer: Tokenizer, folder: Path) -> None:
     architecture = family.architecture.replace("ForQuestionAnswering", "Model")
     config = bert.config.to_dict() | {"architectures": [architecture]}
     tensors = {f"bert.{name}": t.detach().cpu() for name, t in bert.state_dict().items()}
-    with complete_files(folder) as draft:
+    with complete_files(folder, TOKENIZER_FILES) as draft:
         pretrained.save_folder(draft, config, tensors)
         tokenizer.save_pretrained(draft)
