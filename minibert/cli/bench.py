@@ -14,11 +14,11 @@ from ..bench.training import bench_train
 from ..bench.turns import table_of
 from ..errors import InputError
 from ..files import complete_files
-from .options import DATA_HELP, READER, TRAINING
+from .options import READER
 
-DATA = Option(..., help=DATA_HELP)
+DATA = Option(..., help="A data file, a folder of files, or a hub id.")
 TURNS = Option(5, min=1, help="How many times each engine is measured.")
-REPORT = Option(None, help="A JSON file for all figures.")
+REPORT = Option(None, help="A JSON file for all figures.", show_default="none")
 
 
 def doubt(
@@ -33,10 +33,10 @@ def doubt(
 
 
 def train(
-    init: str = TRAINING["init"], data: str = DATA, turns: int = TURNS, output: Path | None = REPORT
+    data: str = DATA, model: str = READER["model"], turns: int = TURNS, output: Path | None = REPORT
 ) -> None:
     """Measure training, in windows per second, compared with transformers if it is installed."""
-    write_report(lambda: bench_train(init, data, turns), output)
+    write_report(lambda: bench_train(model, data, turns), output)
 
 
 def answer(

@@ -4,30 +4,35 @@ import random
 from dataclasses import asdict
 from itertools import chain
 
-from typer import Argument, Exit, Option, echo
+from typer import Exit, Option, echo
 
 from ..bench.parity import TOLERANCE, parity
 from ..data.examples import load_squad
 from ..data.negatives import make_negatives, negatives_report
-from ..errors import DataError
+from ..errors import DataError, counted
 from ..features import data_report, has_outer_white_space
 from ..hub import pinned
 from ..pretrained import empty_model, map_tensors, read_config, read_tensors
 from ..qa import BertForQuestionAnswering
 from ..reader import BUNDLED, stored_calibration
 from ..tokenization import Tokenizer
-from .options import DATA_HELP, READER, SPLIT_HELP, TRAINING
+from .lines import data_source
+from .options import DATA, READER, SPLIT, TRAINING
 from .printing import print_problems
 
 
 def show(
-    data: str = Argument(..., help=DATA_HELP),
-    split: str = Option("validation", help=SPLIT_HELP),
-    count: int = Option(10, "-n", min=1, help="How many examples."),
-    seed: int | None = Option(None, help="The same seed chooses the same examples."),
+    data: str = DATA,
+    split: str = SPLIT,
+    count: int = Option(10, "--count", "-n", min=1, help="How many examples."),
+    seed: int | None = Option(
+        None,
+        help="Random seed: the same seed chooses the same examples.",
+        show_default="other examples every time",
+    ),
 ) -> None:
     """Print random examples of a data set."""
-    examples = load_squad(data, split)
+    examples = load_squad(data_source(data), split)
     for example in random.Random(seed).sample(examples, min(count, len(examples))):
         echo(f"context:  {example.context}")
         echo(f"question: {example.question}")
@@ -39,12 +44,14 @@ def show(
 
 
 def check_data(
-    data: str = Argument(..., help=DATA_HELP),
-    tokenizer: str = Option(
-        str(BUNDLED), help="Folder or hub id with the tokenizer.", show_default="the bundled model"
+    data: str = DATA,
+    model: str = Option(
+        str(BUNDLED),
+        help="Folder or hub id of the model whose tokenizer is used.",
+        show_default="the bundled model",
     ),
     revision: str | None = READER["revision"],
-    split: str = Option("train", help=SPLIT_HELP),
+    split: str = SPLIT,
     max_length: int = TRAINING["max_length"],
     doc_stride: int | None = TRAINING["doc_stride"],
     show_all: bool = Option(False, "--all", help="Print every problem, not only 20 of each kind."),
@@ -56,10 +63,10 @@ def check_data(
     With --negatives, the counts include the questions that `train` adds with the same seed.
     """
     skipped: list[DataError] = []
-    vocabulary = Tokenizer.from_pretrained(tokenizer, revision)
+    vocabulary = Tokenizer.from_pretrained(model, revision)
     limit = None if show_all else 20
     try:
-        examples = load_squad(data, split, skipped)
+        examples = load_squad(data_source(data), split, skipped)
         made = make_negatives(examples, negatives, seed)
         counts = negatives_report(made, negatives, examples) if negatives else {}
         examples = [*examples, *chain(*made.values())]
@@ -74,19 +81,19 @@ def check_data(
     untidy = [example for example in examples if has_outer_white_space(example)]
     if untidy:
         first = next(a for a in untidy[0].answers if a.text != a.text.strip())
+        count = counted(len(untidy), "question has", "questions have")
         echo(
-            f"warning: {len(untidy):,} questions have an answer that begins or ends with white "
-            f"space (the first is {first.text!r} of {untidy[0].id}); labels exclude this space",
+            f"warning: {count} an answer that begins or ends with white space (the first is "
+            f"{first.text!r} of {untidy[0].id}); labels exclude this space",
             err=True,
         )
     if skipped:
-        raise DataError(f"{data}: {len(skipped):,} questions have errors")
+        errors = counted(len(skipped), "question has an error", "questions have errors")
+        raise DataError(f"{data}: {errors}")
 
 
 def inspect(
-    source: str = Argument(
-        str(BUNDLED), help="Folder or hub id of the model.", show_default="the bundled model"
-    ),
+    model: str = READER["model"],
     revision: str | None = READER["revision"],
     compare: bool = Option(
         False, "--parity", help="Compare the output of each layer with transformers."
@@ -97,14 +104,14 @@ def inspect(
     With --parity, compare with transformers instead, and print the largest difference of each
     layer. The exit code is 1 if a difference is above the tolerance.
     """
-    revision = pinned(source, revision)
+    revision = pinned(model, revision)
     if compare:
-        inspect_parity(source, revision)
+        inspect_parity(model, revision)
         return
-    model, expected = empty_model(BertForQuestionAnswering, source, "eager", revision)
-    tensors, report = map_tensors(read_tensors(source, revision), expected, model.config.model_type)
-    calibration = stored_calibration(read_config(source, revision))
-    for name, value in (asdict(model.config) | asdict(calibration)).items():
+    empty, expected = empty_model(BertForQuestionAnswering, model, "eager", revision)
+    tensors, report = map_tensors(read_tensors(model, revision), expected, empty.config.model_type)
+    calibration = stored_calibration(read_config(model, revision))
+    for name, value in (asdict(empty.config) | asdict(calibration)).items():
         echo(f"{name:30} {value}")
     echo(f"{'parameters':30} {sum(t.numel() for t in tensors.values()):,}")
     echo(str(report))
