@@ -25,7 +25,10 @@ from .printing import progress_bars, table
 
 @with_settings()
 def demo(*, reader: ReaderOptions) -> None:
-    """Answer the demo's questions, and show the ten best answers to one question."""
+    """Answer the demo's questions.
+
+    One of them gets its ten best answers.
+    """
     qa = reader.load()
     for passage in demo_passages():
         echo(passage["context"])
@@ -194,11 +197,11 @@ def serve(
     ),
     reader: ReaderOptions,
 ) -> None:
-    """Show a page to ask questions and see why each answer was chosen.
+    """Ask questions on a page in the browser, with explanations.
 
-    Only programs on this computer can reach the page. Ctrl-C stops the server. If you reach it
-    through a tunnel, such as `ssh -L 9000:127.0.0.1:8123 SERVER`, the browser uses another address
-    than the server. Then the option --allow-host localhost:9000 is necessary.
+    Every program on this computer can reach the page, but other computers cannot. Ctrl-C stops the
+    server. If you reach it through a tunnel, such as `ssh -L 9000:127.0.0.1:8123 SERVER`, the
+    browser uses another address than the server. Then --allow-host localhost:9000 is necessary.
     """
     try:
         from ..explain.server import serve as serve_page

@@ -28,14 +28,20 @@ def doubt(
     long_questions: int = Option(300, min=1, help="How many of them to ask about whole articles."),
     searches: int = Option(500, min=1, help="How many of them to ask about 20 passages."),
 ) -> None:
-    """Measure how reliable the scores are, compared with the old pipeline of transformers."""
+    """Measure how reliable the scores are.
+
+    This compares them with the old pipeline of transformers.
+    """
     echo(json.dumps(bench_doubt(model, data, questions, long_questions, searches), indent=1))
 
 
 def train(
     data: str = DATA, model: str = READER["model"], turns: int = TURNS, output: Path | None = REPORT
 ) -> None:
-    """Measure training, in windows per second, compared with transformers if it is installed."""
+    """Measure the speed of training.
+
+    This compares it with transformers, if that is installed.
+    """
     write_report(lambda: bench_train(model, data, turns), output)
 
 
@@ -48,12 +54,18 @@ def answer(
     ),
     output: Path | None = REPORT,
 ) -> None:
-    """Measure the speed and quality of answers, compared with the other libraries installed."""
+    """Measure the speed and quality of answers.
+
+    This compares them with the other libraries that are installed.
+    """
     write_report(lambda: bench_answer(model, data, turns, questions), output)
 
 
 def parts(data: str = DATA, model: str = READER["model"], turns: int = TURNS) -> None:
-    """Measure the parts around the model: the search, making windows, starting the program."""
+    """Measure the parts around the model.
+
+    These are the search, making windows, and starting the program.
+    """
     for name, figure in bench_parts(model, data, turns).items():
         echo(f"{name:32} {figure:.2f}")
 

@@ -58,9 +58,9 @@ def check_data(
     negatives: float = TRAINING["negatives"],
     seed: int = Option(42, help="Random seed for --negatives."),
 ) -> None:
-    """Check every question of a data set, and count questions, contexts and windows.
+    """Check every question of a data set.
 
-    With --negatives, the counts include the questions that `train` adds with the same seed.
+    This names every problem, and counts questions, contexts and windows. With --negatives, the counts include the questions that `train` adds with the same seed.
     """
     skipped: list[DataError] = []
     vocabulary = Tokenizer.from_pretrained(model, revision)
@@ -99,9 +99,9 @@ def inspect(
         False, "--parity", help="Compare the output of each layer with transformers."
     ),
 ) -> None:
-    """Print a model's configuration, its number of parameters and what was loaded.
+    """Print a model's configuration and its weights.
 
-    With --parity, compare with transformers instead, and print the largest difference of each
+    This is the number of parameters, and where minibert puts each tensor of the file. With --parity, compare with transformers instead, and print the largest difference of each
     layer. The exit code is 1 if a difference is above the tolerance.
     """
     revision = pinned(model, revision)

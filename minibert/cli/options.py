@@ -93,7 +93,9 @@ class ReaderOptions:
     revision: str | None = setting(
         None, "Branch, tag or commit of the model's hub id; by default the newest."
     )
-    max_length: int | None = setting(None, "Tokens in one window; by default at most 384.")
+    max_length: int | None = setting(
+        None, "Tokens (words and parts of words) that a window has; by default at most 384."
+    )
     doc_stride: int | None = setting(
         None, "Tokens that two neighbouring windows share; by default at most 128."
     )

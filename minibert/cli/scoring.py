@@ -35,9 +35,9 @@ def evaluate(
     skip_invalid: bool = Option(False, "--skip-invalid", help="Leave out questions with errors."),
     reader: ReaderOptions,
 ) -> None:
-    """Answer the questions of a data set, and score the answers with the official metric.
+    """Score a model on a data set.
 
-    The metric compares the texts of answers, not their places. An answer that is not at its
+    This answers every question, and prints the figures of SQuAD's official metric. The metric compares the texts of answers, not their places. An answer that is not at its
     answer_start is reported, and still counts.
     """
     skipped: list[DataError] = []
@@ -69,7 +69,10 @@ def calibrate(
     settings: AnswerSettings,
     reader: ReaderOptions,
 ) -> None:
-    """Fit the temperatures and the "no answer" threshold of a model, and save a copy with them.
+    """Make the scores of a model more reliable.
+
+    This fits two temperatures, which bring the scores closer to how often answers are right, and
+    the threshold of "no answer". It saves a copy of the model with these numbers.
 
     If every question of the data has an answer, each question is also asked about a text without
     its answer: the most similar other paragraph of its article. Then the threshold is as low as

@@ -58,7 +58,7 @@ class TrainingConfig:
     max_grad_norm: float = setting(
         1.0, "Largest norm of the gradients; larger ones are scaled down to it."
     )
-    max_length: int = setting(384, "Tokens in one window.")
+    max_length: int = setting(384, "Tokens (words and parts of words) that a window has.")
     doc_stride: int | None = setting(128, "Tokens that two neighbouring windows share.")
     max_train_examples: int | None = setting(
         None, "Train on a random sample of this many questions; by default all questions."
