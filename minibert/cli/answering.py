@@ -27,7 +27,7 @@ from .printing import progress_bars, table
 def demo(*, reader: ReaderOptions) -> None:
     """Answer the demo's questions.
 
-    One of them gets its ten best answers.
+    For one question, it shows the ten best answers.
     """
     qa = reader.load()
     for passage in demo_passages():
@@ -76,8 +76,8 @@ def answer(
     --context, --context-file and --passages; or give --input.
 
     Many questions: each line of --input is a JSON object with "question" and "context", or a row of
-    a table with these columns. The output has a JSON object for each of them, in the same order,
-    with all fields of the input and one more. This is "prediction", an object with the answer, its
+    a table with these columns. The output has one JSON object per question, in the same order, with
+    all fields of the input and one more. This is "prediction", an object with the answer, its
     score, start and end; if --top-k is above 1, it is "predictions", a list of such objects. The
     answers are written to OUTPUT.partial, which gets the name OUTPUT when all questions are
     answered. If the job stops earlier, the same command with --resume continues it.
@@ -115,7 +115,7 @@ def answer(
 
 
 def read_context(context: str | None, file: Path | None) -> str:
-    """The text of --context, or of the file of --context-file. Offsets are those of the file."""
+    """The text of --context, or of the file of --context-file, character for character."""
     if file is None:
         warn_of_a_file_name(context or "")
         return context or ""

@@ -60,7 +60,8 @@ def check_data(
 ) -> None:
     """Check every question of a data set.
 
-    This names every problem, and counts questions, contexts and windows. With --negatives, the counts include the questions that `train` adds with the same seed.
+    This names every problem, and counts questions, contexts and windows. With --negatives, the
+    counts include the questions that `train` adds with the same seed.
     """
     skipped: list[DataError] = []
     vocabulary = Tokenizer.from_pretrained(model, revision)
@@ -101,8 +102,9 @@ def inspect(
 ) -> None:
     """Print a model's configuration and its weights.
 
-    This is the number of parameters, and where minibert puts each tensor of the file. With --parity, compare with transformers instead, and print the largest difference of each
-    layer. The exit code is 1 if a difference is above the tolerance.
+    This is the number of parameters, and where minibert puts each tensor of the file. With
+    --parity, compare with transformers instead, and print the largest difference of each layer. The
+    exit code is 1 if a difference is above the tolerance.
     """
     revision = pinned(model, revision)
     if compare:

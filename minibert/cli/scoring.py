@@ -37,8 +37,9 @@ def evaluate(
 ) -> None:
     """Score a model on a data set.
 
-    This answers every question, and prints the figures of SQuAD's official metric. The metric compares the texts of answers, not their places. An answer that is not at its
-    answer_start is reported, and still counts.
+    This answers every question, and prints the figures of SQuAD's official metric. The metric
+    compares the texts of answers, not their places. An answer that is not at its answer_start is
+    reported, and still counts.
     """
     skipped: list[DataError] = []
     misplaced: list[DataError] = []

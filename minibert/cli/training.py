@@ -48,7 +48,8 @@ BY_ADAPT = {"epochs": 2.0, "batch_size": 32, "learning_rate": 5e-4, "warmup_rati
 def adapt(config: TrainingConfig, run: Resuming) -> None:
     """Continue a model's pretraining on your texts.
 
-    The model learns to predict hidden words in the passages of a data set. Fine-tune the result with `train --model OUTPUT`. Ctrl-C and --resume work as in `train`.
+    The model learns to predict hidden words in the passages of a data set. Fine-tune the result
+    with `train --model OUTPUT`. Ctrl-C and --resume work as in `train`.
     """
     masked_lm.adapt(config, run.resume, run.allow_other_machine)
     print_result({"output": config.output_dir})
