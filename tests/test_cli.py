@@ -534,8 +534,8 @@ def test_no_option_is_dropped_in_silence(outcome, base):
         (("answer", "--input", "q", "--resume"), "--resume needs --output"),
         (("answer", *ASK, "--context", "c", "--output", "o"), "--output needs --input"),
         (("answer", *ASK, "--passages", "p", "--text-score"), "--passages excludes --text-score: "),
-        (("answer", *ASK), "give --context or --context-file or --passages or --input"),
-        (("explain", *ASK, "--output", "o"), "give --context or --context-file"),
+        (("answer", *ASK), "give one of --context, --context-file, --passages and --input"),
+        (("explain", *ASK, "--output", "o"), "give one of --context and --context-file"),
         (("show", "--data", NOTES, "--split", "train"), "--split needs a folder or a hub id: "),
         (("show", "--data", "-", "--split", "train"), "--split needs a folder or a hub id: - is"),
         (("train", "--data", "d", "--output", "o", "--max-answer-len", 9), "needs --dev-data"),
@@ -858,7 +858,7 @@ ASKED = ("--question", "Who?", "--context", "a lamp")
         (("answer", "--model", "MODEL", "--input", "none.jsonl"), "none.jsonl: no such file"),
         (
             ("answer", "--model", "MODEL", "--input", "x", "--question", "Who?"),
-            "--question excludes --input",
+            "give one of --question and --input, but got",
         ),
         (
             ("evaluate", "--model", "MODEL", "--data", NOTES, "--output", "o", "--tune-threshold"),

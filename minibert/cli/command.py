@@ -18,10 +18,11 @@ def one_of(*options: str) -> Rule:
     """The user must give exactly one of these options."""
 
     def rule(given: Set[str], _: Mapping[str, Any]) -> str:
-        first, *others = [option for option in options if option in given] or [""]
-        if not first:
-            return f"give {' or '.join(options)}"
-        return f"{first} excludes {' and '.join(others)}" if others else ""
+        several = [option for option in options if option in given]
+        expected = f"give one of {', '.join(options[:-1])} and {options[-1]}"
+        if len(several) > 1:
+            return f"{expected}, but got {' and '.join(several)}"
+        return "" if several else expected
 
     return rule
 
