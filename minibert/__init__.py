@@ -40,7 +40,7 @@ way of a text through the program:
     viz                                 pictures for notebooks
     bench.turns, bench.engines, bench.training, bench.answering, bench.parts, bench.doubt
     bench.parity                        comparisons with other libraries
-    cli.options, cli.printing, cli.lines, cli.answering, cli.inspection
+    cli.command, cli.options, cli.printing, cli.lines, cli.answering, cli.inspection
     cli.training, cli.scoring, cli.bench, cli.program  the command line
 
 "The blog post" in a comment is the text that this project grew from, "Understanding BERT with

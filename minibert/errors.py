@@ -26,6 +26,15 @@ class DataError(MinibertError):
         self.kind = kind or message
 
 
+def counted(number: int, one: str, several: str) -> str:
+    """A number with the words after it, for a message.
+
+    >>> counted(1, "question has", "questions have")
+    '1 question has'
+    """
+    return f"{number:,} {one if number == 1 else several}"
+
+
 def summary(problems: Sequence[DataError]) -> DataError:
     """The first problem, and how many others there are."""
     first = problems[0]
@@ -42,15 +51,6 @@ def summaries(problems: Iterable[DataError]) -> list[DataError]:
     for problem in problems:
         kinds.setdefault(problem.kind, []).append(problem)
     return [summary(group) for group in kinds.values()]
-
-
-def counted(count: int, one: str, several: str) -> str:
-    """The count, and the words for one thing or for several things.
-
-    >>> counted(1, "question has an error", "questions have errors")
-    '1 question has an error'
-    """
-    return f"{count:,} {one if count == 1 else several}"
 
 
 def report_lines(problems: Iterable[DataError], limit: int | None = 20) -> Iterator[str]:

@@ -186,7 +186,7 @@ def test_the_command(tiny, tmp_path):
         (("--passages", "-"), "Ada", "-: line 1: not readable as JSON"),
         (("--passages", "-"), "", "no passages"),
         (("--passages", "-", "--context", "Ada"), "", "give one of"),
-        (("--passages", "none.jsonl"), "", "none.jsonl: cannot be opened"),
+        (("--passages", "none.jsonl"), "", "none.jsonl: no such file"),
     ],
 )
 def test_what_is_wrong_with_passages_is_named(tiny, arguments, text, named):

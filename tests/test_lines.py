@@ -274,4 +274,4 @@ def test_output_without_input_is_named(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(program, "keep_freed_memory", lambda: None)
     with pytest.raises(SystemExit) as ended:
         main()
-    assert ended.value.code == 2 and "--output and --resume need --input" in capsys.readouterr().err
+    assert ended.value.code == 2 and "--output needs --input" in capsys.readouterr().err

@@ -191,10 +191,11 @@ def decoded(raw: bytes, encoding: str = "utf-8") -> str:
         if b"\0" in raw[:1000]:
             raise ValueError("it is not a text file") from error
         line = raw.count(b"\n", 0, error.start) + 1
+        place = f"in line {line}, " if b"\n" in raw[:-1] else ""
         byte = raw[error.start : error.start + 1]
         letter = byte.decode("cp1252", "replace")
         raise ValueError(
-            f"it is not UTF-8 but probably Latin-1 or Windows-1252 (in line {line}, the byte "
+            f"it is not UTF-8 but probably Latin-1 or Windows-1252 ({place}the byte "
             f"0x{byte.hex()} would be {letter!r}); save it as UTF-8"
         ) from error
 

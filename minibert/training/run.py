@@ -23,7 +23,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TimeRemainingColumn
 
 from ..data.examples import Example
-from ..errors import CheckpointError, DataError, InputError, Interrupted, PretrainedError, first_of
+from ..errors import (
+    CheckpointError,
+    DataError,
+    InputError,
+    Interrupted,
+    PretrainedError,
+    counted,
+    first_of,
+)
 from ..fast.processor import choose_device, device_errors, device_name
 from ..features import Feature
 from ..files import UNFINISHED, complete_files, make_folder, only_job, write_errors
@@ -156,7 +164,8 @@ class Run:
         """List the questions that were left out in `skipped.txt`."""
         if skipped and self.job.group.rank == 0:
             self.write_text("skipped.txt", "".join(f"{problem}\n" for problem in skipped))
-            self.announce(f"{len(skipped):,} questions were left out; skipped.txt has the reasons")
+            left_out = counted(len(skipped), "question was", "questions were")
+            self.announce(f"{left_out} left out; skipped.txt has the reasons")
 
     def start_phase(self, description: str, windows: int) -> None:
         """Begin a progress bar for this number of windows."""
