@@ -150,7 +150,7 @@ def _from_file(path: Path) -> Iterable[Any]:
         if name == "-":
             name = "standard input"
             if sys.stdin is None:
-                raise ValueError("it is closed")
+                raise DataError("standard input is closed")
             raw = sys.stdin.buffer.read()
         else:
             refuse_pointer(path)
