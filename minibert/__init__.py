@@ -9,7 +9,9 @@ way of a text through the program:
     families, config, hub, pretrained   folder or hub id -> files -> tensors under our names
     fast.processor                      device, precision and attention to compute with
     tokenizer_files, tokenization       text -> pieces that know their characters
-    data.examples, data.metric          data sets -> examples; the official metric
+    data.rows, data.formats             files and data sets -> rows
+    data.examples                       rows -> questions with their answers
+    data.metric                         the official metric
     data.negatives                      questions with an answer -> questions without one
     features, batches                   question + context -> windows -> padded batches
     identity                            digests of models and data; how two jobs differ
@@ -38,7 +40,7 @@ way of a text through the program:
     viz                                 pictures for notebooks
     bench.turns, bench.engines, bench.training, bench.answering, bench.parts, bench.doubt
     bench.parity                        comparisons with other libraries
-    cli.options, cli.printing, cli.lines, cli.answering, cli.inspection
+    cli.command, cli.options, cli.printing, cli.lines, cli.answering, cli.inspection
     cli.training, cli.scoring, cli.bench, cli.program  the command line
 
 "The blog post" in a comment is the text that this project grew from, "Understanding BERT with

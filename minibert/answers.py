@@ -1,11 +1,15 @@
 """Answers: an example that the model has read -> spans of the context's own characters."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
 
 from .engine import Reading
 from .graphemes import whole_graphemes
-from .settings import AnswerSettings
+from .settings import AnswerSettings, Calibration
 from .spans import Array, Span, best_spans, candidate_grid, null_candidate, text_scores
 
 
@@ -26,9 +30,17 @@ class Answer:
     # On request, the summed probability of all spans with the same normalised text
     text_score: float | None = None
 
+    @property
+    def logit(self) -> float:
+        """start_logit + end_logit."""
+        return self.start_logit + self.end_logit
+
     def to_dict(self) -> dict[str, Any]:
         """The fields that have a value, by name."""
         return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+AnyAnswer = TypeVar("AnyAnswer", bound=Answer)
 
 
 def to_answer(span: Span, context: str, places: Array) -> Answer:
@@ -60,3 +72,35 @@ def answers_of(reading: Reading, settings: AnswerSettings) -> list[Answer]:
         scores = text_scores(texts, grid, null_logit, context, places, temperature)
         answers = [replace(a, text_score=score) for a, score in zip(answers, scores, strict=True)]
     return answers
+
+
+def null_odds(reading: Reading, best: Answer) -> float:
+    """The logit of "no answer" minus the logit of the best span."""
+    return sum(reading.null_logits) - best.logit
+
+
+def log_total(answers: Sequence[Answer], calibration: Calibration) -> float:
+    """The logarithm of the sum of exp(logit / temperature) over all spans of an example.
+
+    `answers` are some of these spans, best first. "No answer" did not compete with them.
+    """
+    return answers[0].logit / calibration.temperature - math.log(answers[0].score)
+
+
+def rank_no_answer(
+    answers: Sequence[AnyAnswer], null: AnyAnswer, total: float, calibration: Calibration
+) -> list[AnyAnswer]:
+    """Insert "no answer" at its rank among the spans of one or more examples, and score all anew.
+
+    `answers` are the best spans, best first. `total` is the `log_total` of all spans, also of those
+    that are not among the answers. `null` is "no answer" with its logits.
+    """
+    temperature, threshold = calibration.temperature, calibration.null_threshold
+    rank = sum(null.logit - answer.logit <= threshold for answer in answers)
+    total = float(np.logaddexp(total, (null.logit - threshold) / temperature))
+    ranked = [*answers[:rank], null, *answers[rank:]]
+    logits = [answer.logit - threshold * (answer is null) for answer in ranked]
+    return [
+        replace(answer, score=math.exp(logit / temperature - total))
+        for answer, logit in zip(ranked, logits, strict=True)
+    ]

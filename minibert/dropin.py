@@ -181,7 +181,7 @@ class QuestionAnsweringPipeline:
             for index, pair in enumerate(pairs):
                 example = to_example(f"item {index}", pair)
                 pieces = engine.tokenizer.encode(example.context)
-                blank.append(chosen["allow_blank"] and not len(pieces))
+                blank.append(chosen["allow_blank"] and bool(pieces.blank.all()))
                 if not blank[-1]:
                     yield example
 

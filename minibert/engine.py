@@ -105,14 +105,9 @@ class Engine:
         Raises `InputError` for a setting out of range, and `PretrainedError` when the model cannot
         read the tokenizer's tokens.
         """
-        positions = model.config.max_length
-        if window_settings.max_length > positions:
-            raise InputError(
-                f"max_length={window_settings.max_length}, but this model has {positions} positions"
-            )
+        require_fit(model.config, tokenizer, window_settings.max_length)
         if batch_size < 1:
             raise InputError(f"batch_size={batch_size}: expected 1 or more")
-        require_fit(model.config, tokenizer)
         self.model = model
         self.tokenizer = tokenizer
         self.window_settings = window_settings
@@ -294,8 +289,16 @@ def as_array(*tensors: torch.Tensor) -> npt.NDArray[Any]:
     return array
 
 
-def require_fit(config: BertConfig, tokenizer: Tokenizer) -> None:
-    """Raise `PretrainedError` when a model of this configuration cannot read the tokens."""
+def require_fit(config: BertConfig, tokenizer: Tokenizer, max_length: int) -> None:
+    """Raise an error when a model of this configuration cannot read the tokenizer's windows.
+
+    `InputError`: the windows have more tokens (`max_length`) than the model has positions.
+    `PretrainedError`: the model cannot read the tokens.
+    """
+    if max_length > config.max_length:
+        raise InputError(
+            f"max_length={max_length}, but this model has {config.max_length} positions"
+        )
     if tokenizer.vocab_size > config.vocab_size:
         raise PretrainedError(
             f"the tokenizer has {tokenizer.vocab_size} tokens, but the model has embeddings "

@@ -26,14 +26,31 @@ class DataError(MinibertError):
         self.kind = kind or message
 
 
+def counted(number: int, one: str, several: str) -> str:
+    """A number with the words after it, for a message.
+
+    >>> counted(1, "question has", "questions have")
+    '1 question has'
+    """
+    return f"{number:,} {one if number == 1 else several}"
+
+
 def summary(problems: Sequence[DataError]) -> DataError:
     """The first problem, and how many others there are."""
     first = problems[0]
     same = sum(problem.kind == first.kind for problem in problems) - 1
     others = len(problems) - 1 - same
     counts = [f"{same:,} more of this kind"] * (same > 0)
-    counts += [f"{others:,} other problem{'s' * (others > 1)}"] * (others > 0)
+    counts += [counted(others, "other problem", "other problems")] * (others > 0)
     return DataError(f"{first} (and {' and '.join(counts)})" if counts else str(first), first.kind)
+
+
+def summaries(problems: Iterable[DataError]) -> list[DataError]:
+    """The `summary` of each kind of problem."""
+    kinds: dict[str, list[DataError]] = {}
+    for problem in problems:
+        kinds.setdefault(problem.kind, []).append(problem)
+    return [summary(group) for group in kinds.values()]
 
 
 def report_lines(problems: Iterable[DataError], limit: int | None = 20) -> Iterator[str]:

@@ -25,7 +25,9 @@ class Family:
     names: Mapping[str, str | None] = field(default_factory=dict)
     # Values of fields that config.json leaves out, if different from BERT's
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    positions_after_padding: bool = False  # the first token's position is pad_token_id + 1, not 0
+    # The first token's position is pad_token_id + 1, not 0, and only tokens that are not padding
+    # are counted.
+    positions_after_padding: bool = False
     context_segment: int = 1  # the question's segment is 0
     separators: int = 1  # between question and context
     # The special tokens, for a checkpoint whose tokenizer files do not name them

@@ -98,14 +98,16 @@ def prepare_train_features(
     skipped: list[DataError] | None = None,
     max_question_len: int | None = MAX_QUESTION_LEN,
 ) -> list[Feature]:
-    """`prepare_features`, with each window labelled with the tokens of the example's first answer.
+    """`prepare_features`, with each window labelled with the tokens of an answer.
 
-    These are the tokens that share a character with the answer (`answer_tokens`). If a window does
-    not contain all of them, or if the example has no answer, the label is [CLS], position 0. The
-    windows equal the output of `prepare_train_features` in the `transformers` example scripts. For
-    answers without white space at their edges, the labels are equal too, with two exceptions. If an
-    answer starts in a window's last token of context, HF's start comes after its end. If the first
-    or last character of an answer has several pieces (a Hangul syllable can), HF labels only one.
+    These are the tokens that share a character with the answer (`answer_tokens`). If an example has
+    several gold answers, each window gets the first answer that it contains whole. If it contains
+    none of them whole, the label is [CLS], position 0. The windows equal the output of
+    `prepare_train_features` in the `transformers` example scripts. For questions with one answer,
+    without white space at its edges, the labels are equal too, with two exceptions. If an answer
+    starts in a window's last token of context, HF's start comes after its end. If the first or last
+    character of an answer has several pieces (a Hangul syllable can), HF labels only one. Of
+    several answers, HF labels only the first.
 
     An example that no window can hold raises `InputError`, and an answer that no token covers
     raises `DataError`. With a list `skipped`, such an example is left out and its error is added to
@@ -118,13 +120,13 @@ def prepare_train_features(
     rows = example_windows(examples, tokenizer, settings, {}, skipped, questions_cut.append)
     for example, windows in zip(examples, rows, strict=True):
         try:
-            tokens = answer_tokens(example, windows[0].context) if windows else None
+            answers = answer_tokens(example, windows[0].context) if windows else []
         except DataError as error:
             if skipped is None:
                 raise
             skipped.append(error)
         else:
-            features += [label(feature, tokens) for feature in windows]
+            features += [label(feature, answers) for feature in windows]
     if questions_cut:
         warnings.warn(
             f"{len(questions_cut)} of {len(examples)} questions are cut at {max_question_len} "
@@ -216,9 +218,11 @@ def data_report(
 ) -> dict[str, float]:
     """Counts for a data set, and how much of the data fits into windows of this size.
 
-    `answers_without_a_window` counts the questions whose first answer is not completely inside any
-    window. `answers_with_outer_white_space` counts the questions that have an answer with white
-    space at its beginning or end. `skipped` works as in `prepare_train_features`.
+    `several_answers` counts the questions with different gold answers: another text, or the same
+    text at another place. `answers_without_a_window` counts the questions that have answers, but
+    none that is completely inside a window. `answers_with_outer_white_space` counts the questions
+    that have an answer with white space at its beginning or end. `skipped` works as in
+    `prepare_train_features`.
     """
     features = prepare_train_features(examples, tokenizer, max_length, doc_stride, skipped)
     held = {feature.example_id for feature in features if feature.start_position}
@@ -228,6 +232,7 @@ def data_report(
     return {
         "questions": len(examples),
         "unanswerable": len(examples) - len(answerable),
+        "several_answers": sum(len(set(example.answers)) > 1 for example in answerable),
         "contexts": len({example.context for example in examples}),
         "longest_context_tokens": max(contexts.values()),
         "longest_question_tokens": max(len(f.prefix) for f in features) - around,
@@ -243,36 +248,44 @@ def has_outer_white_space(example: Example) -> bool:
     return any(answer.text != answer.text.strip() for answer in example.answers)
 
 
-def answer_tokens(example: Example, context: Pieces) -> tuple[int, int] | None:
-    """The first and the last piece of the context that share a character with the first answer.
+def answer_tokens(example: Example, context: Pieces) -> list[tuple[int, int]]:
+    """For each gold answer, the first and the last piece of the context that share a character
+    with it.
 
-    White space at the answer's edges does not change the result, and characters that the tokenizer
-    removes do not either. Returns None for an example without an answer. Raises `DataError` if no
-    piece shares a character with the answer, and if the position of the answer is unknown.
+    White space at an answer's edges does not change the result, and characters that the tokenizer
+    removes do not either. Raises `DataError` if no piece shares a character with an answer, and if
+    the position of an answer is unknown.
     """
-    if not example.answers:
-        return None
-    answer = example.answers[0]
     starts, ends = context.offsets.T
-    first = int(ends.searchsorted(answer.char_start, side="right"))  # ends after the answer's start
-    last = int(starts.searchsorted(answer.char_end, side="left")) - 1  # starts before its end
-    if answer.char_start < 0:
-        kind = "the data do not say where the context has the answer"
-    elif first > last:
-        kind = "no token of the context covers the answer"
-    else:
-        return first, last
-    raise DataError(f"{place_of(example)}{kind} {answer.text!r}", kind)
+    tokens = []
+    for answer in example.answers:
+        # from the first piece that ends after the answer's start
+        first = int(ends.searchsorted(answer.char_start, side="right"))
+        # to the last piece that starts before its end
+        last = int(starts.searchsorted(answer.char_end, side="left")) - 1
+        if answer.char_start < 0:
+            kind = "the data do not say where the context has the answer"
+        elif first > last:
+            kind = "no token of the context covers the answer"
+        else:
+            tokens.append((first, last))
+            continue
+        raise DataError(f"{place_of(example)}{kind} {answer.text!r}", kind)
+    return tokens
 
 
-def label(feature: Feature, tokens: tuple[int, int] | None) -> Feature:
-    """The window with its labels: the positions of the answer's first and last piece.
+def label(feature: Feature, answers: Sequence[tuple[int, int]]) -> Feature:
+    """The window with its labels: the positions of the first and last piece of an answer.
 
-    `tokens` are these pieces (the last one inclusive), counted in the whole context. If the window
-    lacks one of them, or `tokens` is None, both labels are 0, the position of [CLS].
+    `answers` are such pieces (the last one inclusive), counted in the whole context. The first
+    answer that is completely inside the window counts. If there is none, both labels are 0, the
+    position of [CLS].
     """
-    start = end = 0
-    if tokens and feature.token_start <= tokens[0] and tokens[1] <= feature.token_end:
-        shift = len(feature.prefix) - feature.token_start
-        start, end = tokens[0] + shift, tokens[1] + shift
+    shift = len(feature.prefix) - feature.token_start
+    inside = (
+        (first + shift, last + shift)
+        for first, last in answers
+        if feature.token_start <= first and last <= feature.token_end
+    )
+    start, end = next(inside, (0, 0))
     return replace(feature, start_position=start, end_position=end)

@@ -1,7 +1,8 @@
-"""Digests of models and data, and the differences between two jobs."""
+"""Digests of models and data, minibert's version, and the differences between two jobs."""
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -38,6 +39,14 @@ def tensors_digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
         plain = tensor.detach().cpu().contiguous()
         sha256.update(plain.view(-1).view(torch.uint8).numpy().data)
     return sha256.hexdigest()
+
+
+def installed_version() -> str:
+    """The version of the installed package, or "(not installed)" for the source alone."""
+    try:
+        return version("minibert-qa")
+    except PackageNotFoundError:
+        return "(not installed)"
 
 
 def differences(

@@ -23,14 +23,15 @@ from .hub import pinned
 class Embeddings(nn.Module):
     """Word + position + segment, then LayerNorm. BERT section 3, "Input/Output Representations".
 
-    DistilBERT has no segments. RoBERTa's first position is not 0. ELECTRA's vectors can be narrower
-    than H; then `project` widens them.
+    DistilBERT has no segments. RoBERTa's first position is not 0, and padding has no position of
+    its own. ELECTRA's vectors can be narrower than H; then `project` widens them.
     """
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         width, segments = config.embedding_size or config.hidden_size, config.type_vocab_size
         self.first_position = config.first_position
+        self.pad_id = config.pad_token_id if config.family.positions_after_padding else None
         self.word = nn.Embedding(config.vocab_size, width)
         self.position = nn.Embedding(config.max_position_embeddings, width)
         self.token_type = nn.Embedding(segments, width) if segments else None
@@ -41,11 +42,13 @@ class Embeddings(nn.Module):
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)  # (T,)
+        if self.pad_id is not None:  # only tokens count, so padding may come first
+            positions = ((input_ids != self.pad_id).cumsum(1) - 1).clamp(min=0)  # (B, T)
         # added in the same order as in transformers, because float addition is not associative
         x: Tensor = self.word(input_ids)  # (B, T) -> (B, T, width)
         if self.token_type is not None:
             x = x + self.token_type(token_type_ids)
-        x = x + self.position(positions + self.first_position)  # (B, T, width) + (T, width)
+        x = x + self.position(positions + self.first_position)  # (B, T, width) + ([B,] T, width)
         x = self.dropout(self.norm(x))
         return self.project(x) if self.project else x  # (B, T, H)
 

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from hashlib import blake2b
 
 import numpy as np
 
-from .answers import Answer, answers_of
+from .answers import Answer, answers_of, log_total, rank_no_answer
 from .data.examples import Example, validated_example
-from .engine import Engine, OnBatch, ignore
+from .engine import ASCII_WORD, Engine, OnBatch, ignore
 from .errors import InputError
 from .settings import AnswerSettings
 
@@ -18,6 +19,7 @@ class PassageAnswer(Answer):
     """An answer of `best_of`: `passages[passage][start:end] == answer`."""
 
     passage: int | None = None  # index of its passage, from 0; None for "no answer"
+    passages: tuple[int, ...] = ()  # indices of all passages with this text; `passage` is the first
 
 
 def best_of(
@@ -32,40 +34,56 @@ def best_of(
     Each score is a probability over the spans of all passages together and "no answer", which means
     that no passage has an answer. The logit of "no answer" is the lowest of all windows of all
     passages, minus the threshold of the calibration. It always takes part; `settings.no_answer` has
-    no effect. Passages may be an iterator; only `top_k` answers of each passage are kept. Raises
-    `InputError` if there is no passage, and for a bad passage. The message names its index.
+    no effect.
+
+    If several passages have exactly the same text, this text counts once, and each of its answers
+    lists the indices of all these passages. A passage without words is skipped. Passages may be an
+    iterator; only `top_k` answers and a short digest of each passage are kept. Raises `InputError`
+    if no passage has words, and for a bad passage. The message names its index.
     """
     settings = replace(settings, no_answer=False)  # "no answer" is added below, once for all
     if isinstance(passages, str):
         raise InputError("passages is a str: expected several, as a list of strings")
-
-    def examples() -> Iterator[Example]:
-        for index, passage in enumerate(passages):
-            yield validated_example(f"passage {index}", question, passage)
-
     if isinstance(passages, Sequence):
-        engine.require_readable(examples())
-    temperature, threshold = engine.calibration.temperature, engine.calibration.null_threshold
-    best: list[tuple[float, PassageAnswer]] = []  # each answer with its logit
-    log_totals = []  # for each passage, the logarithm of the sum over its spans
+        engine.require_readable(different_passages(engine, question, passages, []))
+    calibration = engine.calibration
+    places: list[list[int]] = []
+    best: list[tuple[int, Answer]] = []  # with the position of their passage in `places`
+    totals = []  # the `log_total` of each passage
     null_logits = (math.inf, math.inf)
-    for index, reading in enumerate(engine.read(examples(), on_batch)):
+    examples = different_passages(engine, question, passages, places)
+    for number, reading in enumerate(engine.read(examples, on_batch)):
         answers = answers_of(reading, settings)
-        logits = [answer.start_logit + answer.end_logit for answer in answers]
-        log_totals.append(logits[0] / temperature - math.log(answers[0].score))
-        best += [
-            (logit, PassageAnswer(**asdict(answer), passage=index))
-            for logit, answer in zip(logits, answers, strict=True)
-        ]
-        best = sorted(best, key=lambda item: -item[0])[: settings.top_k]  # stable: keeps ties
+        totals.append(log_total(answers, calibration))
+        best += [(number, answer) for answer in answers]
+        best = sorted(best, key=lambda item: -item[1].logit)[: settings.top_k]  # stable: keeps ties
         null_logits = min(null_logits, reading.null_logits, key=sum)
-    if not log_totals:
-        raise InputError("no passages: expected one or more")
-    null_logit = sum(null_logits) - threshold
-    rank = sum(logit >= null_logit for logit, _ in best)  # as in `best_spans`
-    best.insert(rank, (null_logit, PassageAnswer("", 0.0, 0, 0, *null_logits)))
-    log_total = float(np.logaddexp.reduce([*log_totals, null_logit / temperature]))
-    return [
-        replace(answer, score=math.exp(logit / temperature - log_total))
-        for logit, answer in best[: settings.top_k]
+    if not totals:
+        raise InputError("no passages with words: expected one or more")
+    spans = [
+        PassageAnswer(**asdict(answer), passage=places[k][0], passages=tuple(places[k]))
+        for k, answer in best
     ]
+    null = PassageAnswer("", 0.0, 0, 0, *null_logits)
+    total = float(np.logaddexp.reduce(totals))
+    return rank_no_answer(spans, null, total, calibration)[: settings.top_k]
+
+
+def different_passages(
+    engine: Engine, question: str, passages: Iterable[str], places: list[list[int]]
+) -> Iterator[Example]:
+    """Yield each passage that has words; of passages with the same text, only the first.
+
+    For each passage that it yields, it adds a list to `places`: the indices of all passages with
+    this text. A list is complete when all passages have been read.
+    """
+    indices: dict[bytes, list[int]] = {}  # by a digest of the text, which is short
+    for index, passage in enumerate(passages):
+        example = validated_example(f"passage {index}", question, passage)
+        digest = blake2b(passage.encode(), digest_size=16).digest()
+        if digest in indices:
+            indices[digest].append(index)
+        elif ASCII_WORD.search(passage) or not engine.tokenizer.encode(passage).blank.all():
+            indices[digest] = [index]
+            places.append(indices[digest])
+            yield example

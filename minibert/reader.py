@@ -30,6 +30,7 @@ from .pretrained import prefix_errors, read_config
 from .qa import BertForQuestionAnswering
 from .settings import MAX_QUESTION_LEN, UNCALIBRATED, AnswerSettings, Calibration, WindowSettings
 from .tokenization import Tokenizer
+from .tokenizer_files import TOKENIZER_FILES
 
 # The checkpoint that comes with the package: MiniLM, fine-tuned on SQuAD v1.1.
 BUNDLED = Path(__file__).parent / "checkpoints" / "minilm-squad"
@@ -64,17 +65,19 @@ class QuestionAnswerer(Engine):
         cls,
         source: str | Path = BUNDLED,
         attention: Attention | None = None,
-        device: str = "cpu",
+        device: str = "auto",
         max_length: int | None = None,
         doc_stride: int | None = None,
         precision: Precision = "auto",
         revision: str | None = None,
         tokenizer: str | Path | Tokenizer | None = None,
+        batch_size: int = BATCH_SIZE,
     ) -> "QuestionAnswerer":
         """From a folder or hub id that has a trained span head; by default the bundled one.
 
         `revision` is the hub id's branch, tag or commit. `tokenizer` is a `Tokenizer`, or the
         folder or hub id to load one from (its newest revision). None means the model's own.
+        `Engine` explains `batch_size`.
 
         `device` and `precision` are explained at `choose_device` and `choose_precision`. With
         bfloat16, the weights are stored in bfloat16 too. On a CPU, `fuse` (for "int8", `quantize`)
@@ -104,7 +107,13 @@ class QuestionAnswerer(Engine):
         with prefix_errors(source):
             stored = stored_calibration(read_config(source, revision))
             qa = cls(
-                model, tokenizer, max_length, doc_stride, precision=precision, calibration=stored
+                model,
+                tokenizer,
+                max_length,
+                doc_stride,
+                batch_size=batch_size,
+                precision=precision,
+                calibration=stored,
             )
         qa.source = source, revision
         return qa
@@ -117,7 +126,7 @@ class QuestionAnswerer(Engine):
         changes before all are complete. Raises `InputError` if they cannot be written.
         """
         model = self.model_to_save()
-        with complete_files(folder) as draft:
+        with complete_files(folder, TOKENIZER_FILES) as draft:
             model.save_pretrained(draft)
             self.tokenizer.save_pretrained(draft)
             if self.calibration != UNCALIBRATED:

@@ -52,7 +52,7 @@ class AnswerSettings:
     """Which answers are chosen from the logits. Raises `InputError` for a value out of range."""
 
     top_k: int = setting(1, "How many answers, best first.")
-    max_answer_len: int = setting(30, "Longest answer, in tokens.")
+    max_answer_len: int = setting(30, "Longest answer, in tokens (words and parts of words).")
     no_answer: bool = setting(False, 'Allow the answer "": the context has no answer.')
     align_to_words: bool = setting(False, "Widen answers to whole words, after scoring.")
     text_score: bool = setting(

@@ -11,7 +11,7 @@ is SQuAD v2.0's name for the answer "no answer".
 import math
 import random
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -145,9 +145,10 @@ def best_spans(
         score = math.exp((flat[flat_index] - top) / temperature) / total
         spans.append(Span(i, i + k, start_logit, end_logit, score, source))
     if settings.no_answer:
-        rank = int(np.count_nonzero(flat[chosen] >= null_logit))
-        null_score = math.exp((null_logit - top) / temperature) / total
         null_logits = least_null_logits(windows)
+        odds = sum(null_logits) - flat[chosen]
+        rank = int(np.count_nonzero(odds <= calibration.null_threshold))
+        null_score = math.exp((null_logit - top) / temperature) / total
         source = [window.null_logits for window in windows].index(null_logits)
         spans.insert(rank, Span(-1, -1, *null_logits, null_score, source))
     return spans
@@ -188,7 +189,7 @@ def scores_of_best(
     grid, _ = candidate_grid(windows, max_answer_len, offsets)
     i, k = divmod(int(grid.argmax()), grid.shape[1])
     text = context[offsets[i, 0] : offsets[i + k, 1]]
-    logits = logits_of_texts(grid, context, offsets)(normalize_answer(text))
+    [logits] = logits_of_texts([normalize_answer(text)], grid, context, offsets).values()
     scores: Array = np.empty((2, len(temperatures)))
     for k, temperature in enumerate(temperatures.tolist()):
         top, total = softmax_total(grid, -math.inf, temperature)
@@ -213,41 +214,48 @@ def text_scores(
     this candidate is "". The text of a span goes from the first character of its first token to the
     end of its last token: `places` (T, 2).
     """
-    logits_of = logits_of_texts(grid, context, places)
+    wanted = [normalize_answer(text) for text in texts]
+    logits = logits_of_texts(set(wanted), grid, context, places)
+    if "" in logits:
+        logits[""] = np.append(logits[""], null_logit)
     top, total = softmax_total(grid, null_logit, temperature)
-
-    @cache
-    def score(wanted: str) -> float:
-        logits = logits_of(wanted)
-        if not wanted:
-            logits = np.append(logits, null_logit)
-        return float(np.exp((logits - top) / temperature).sum()) / total
-
-    return [score(normalize_answer(text)) for text in texts]
+    scores = {
+        text: float(np.exp((values - top) / temperature).sum()) / total
+        for text, values in logits.items()
+    }
+    return [scores[text] for text in wanted]
 
 
-def logits_of_texts(grid: Array, context: str, places: Array) -> Callable[[str], Array]:
-    """A function: a normalised text -> the logits of all spans in the grid that have this text."""
-    legal = grid > -np.inf
-    # Equal texts have equal sums (see `letter_sums`). Few spans have the sum of a given text, so
-    # only the texts of these few are compared.
+def logits_of_texts(
+    wanted: Collection[str], grid: Array, context: str, places: Array
+) -> dict[str, Array]:
+    """For each of these normalised texts, the logits of all spans in the grid that have this text.
+
+    The grid is read once, however many texts are wanted.
+    """
+    # Equal texts have equal sums (see `letter_sums`). Few spans have one of the wanted sums, so
+    # only the texts of these few are normalised and compared.
     before = letter_sums(context)
     padded = np.zeros(len(grid) + grid.shape[1] - 1, dtype=np.uint64)
     padded[: len(grid)] = before[places[:, 1]]
     sums = np.lib.stride_tricks.sliding_window_view(padded, grid.shape[1])  # (tokens, K)
-    sums = sums - before[places[:, 0], None]
+    sums = (sums - before[places[:, 0], None]).ravel()
+    wanted_sums = np.array([letter_sums(text)[-1] for text in wanted], dtype=np.uint64)
+    # A table of the last 16 bits of the wanted sums excludes nearly all spans in one fast step
+    wanted_bits = np.zeros(2**16, dtype=bool)
+    wanted_bits[wanted_sums.astype(np.uint16)] = True
+    likely = np.flatnonzero(wanted_bits[sums.astype(np.uint16)] & (grid > -np.inf).ravel())
+    likely = likely[np.isin(sums[likely], wanted_sums)]
+
+    i, k = np.divmod(likely, grid.shape[1])
+    bounds = zip(places[i, 0].tolist(), places[i + k, 1].tolist(), strict=True)
     normalized = cache(normalize_answer)
-
-    def logits_of(wanted: str) -> Array:
-        chosen = [
-            (i, k)
-            for i, k in np.argwhere(legal & (sums == letter_sums(wanted)[-1])).tolist()
-            if normalized(context[places[i, 0] : places[i + k, 1]]) == wanted
-        ]
-        logits: Array = grid[tuple(np.array(chosen, dtype=np.intp).reshape(-1, 2).T)]
-        return logits
-
-    return logits_of
+    spans: dict[str, list[int]] = {text: [] for text in wanted}
+    for index, (start, end) in zip(likely.tolist(), bounds, strict=True):
+        text = normalized(context[start:end])
+        if text in spans:
+            spans[text].append(index)
+    return {text: grid.ravel()[np.array(s, dtype=np.intp)] for text, s in spans.items()}
 
 
 def letter_sums(text: str) -> Array:

@@ -26,7 +26,13 @@ from .errors import InputError, PretrainedError, first_line
 from .families import BRACKETS, FAMILIES, Family
 from .files import complete_files
 from .hub import pinned
-from .tokenizer_files import NORMALIZER_SETTINGS, read_tokenizer, special_tokens, word_pieces
+from .tokenizer_files import (
+    NORMALIZER_SETTINGS,
+    TOKENIZER_FILES,
+    read_tokenizer,
+    special_tokens,
+    word_pieces,
+)
 
 MAX_TOKENS = 10**7  # XLM-R has 250,000
 SPECIAL_TOKENS = tuple(BRACKETS.values())
@@ -40,9 +46,10 @@ Places = npt.NDArray[np.int32]  # (T, 2): char_start and char_end, in code point
 class Pieces:
     """The pieces of a text: piece k is `ids[k]`, and covers text[a:b] with a, b = offsets[k].
 
-    In byte pairs and unigrams, a piece can be white space only. Such a blank piece covers no text:
-    its `a` is where the next letter starts, its `b` is where the last letter ended, so a >= b. So
-    any span of pieces covers the text from its first piece's `a` to its last piece's `b`.
+    In byte pairs and unigrams, a piece can be white space only, or a space that the tokenizer put
+    before a word. Such a blank piece covers no text: its `a` is where the next letter starts, its
+    `b` is where the last letter ended, so a >= b. So any span of pieces covers the text from its
+    first piece's `a` to its last piece's `b`.
     """
 
     ids: npt.NDArray[np.int32]  # (T,)
@@ -121,25 +128,32 @@ class Tokenizer:
         added = backend.get_added_tokens_decoder().values()
         self._as_read: str | None = None  # the original tokenizer.json, if `protected` changed it
         self.backend = self.protected(backend)
+        # The piece that is only a space. If the tokenizer put the space there, this piece has the
+        # offsets of the letter after it.
+        space = space_sign(backend)
+        self._space_id = None if space is None else backend.token_to_id(space)
         # whether pieces may begin or end with white space
-        self._trims = not isinstance(backend.model, WordPiece)
-        self._trims |= any(token.lstrip or token.rstrip for token in added)
-        # The unigram model's sign for a space. It has the offsets of the letter after it.
-        self._space_id = backend.token_to_id("▁") if isinstance(backend.model, Unigram) else None
+        self._trims = space is not None or any(token.lstrip or token.rstrip for token in added)
 
     def protected(self, backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-        """The tokenizer with two changes: text never becomes one of the model's own tokens, but a
-        token that a user added is always recognised in a text.
+        """The tokenizer with three changes: text never becomes one of the model's own tokens, a
+        token that a user added is always recognised in a text, and offsets are not trimmed.
 
         The library looks in a text for every added token that is not marked special. So exactly the
         model's own tokens get this mark. In a unigram model, "</s>" in a text could still become
         the token, because it is also a piece of the vocabulary. Then its first letter is split off.
+
+        The library's post-processor can trim a space from the offsets of a piece. If the text does
+        not have this space, because the tokenizer put it there, the piece loses its first letter.
+        So there is no post-processor: `Feature` joins a pair, and `trimmed` looks at the text.
         """
         own = set(self.special_tokens.values())
         added = backend.get_added_tokens_decoder().values()
-        if any(token.special != (token.content in own) for token in added):
+        trims = '"trim_offsets":true' in state_of(backend.post_processor)
+        if trims or any(token.special != (token.content in own) for token in added):
             self._as_read = str(backend.to_str(pretty=True))
             state = json.loads(self._as_read)
+            state["post_processor"] = None
             for token in state["added_tokens"]:
                 token["special"] = token["content"] in own
             backend = tokenizers.Tokenizer.from_str(json.dumps(state))
@@ -189,7 +203,7 @@ class Tokenizer:
         lines = [f"[unused id {k}]" for k in range(self.vocab_size)]
         for token, k in self.backend.get_vocab().items():
             lines[k] = token
-        with complete_files(folder) as draft:
+        with complete_files(folder, TOKENIZER_FILES) as draft:
             text = json.dumps(settings, indent=2)
             (draft / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
             if pieces:
@@ -239,6 +253,18 @@ def pair_template(backend: tokenizers.Tokenizer) -> list[str]:
         if text is None or template[-1:] != [name]:
             template.append(name)
     return template if len(template) > 2 else []  # with only two there are no special tokens
+
+
+def state_of(part: Any) -> str:
+    """The JSON of a tokenizer's part, for example of its post-processor; "" for None."""
+    return "" if part is None else part.__getstate__().decode()
+
+
+def space_sign(backend: tokenizers.Tokenizer) -> str | None:
+    """How the vocabulary writes a space; None for WordPieces, which have no spaces."""
+    if '"ByteLevel"' in state_of(backend.pre_tokenizer):
+        return "Ġ"
+    return None if isinstance(backend.model, WordPiece) else "▁"
 
 
 def read_limit(settings: Mapping[str, Any]) -> int | None:

@@ -37,6 +37,12 @@ CLASSES = {
 # Vocabularies that only another library can read
 SENTENCE_PIECE = ("sentencepiece.bpe.model", "spiece.model", "spm.model")
 
+# All files that a tokenizer may have. A saved tokenizer replaces all of another one's.
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *(*CLASSES, "merges.txt", *SENTENCE_PIECE),
+)
+
 Settings = Mapping[str, Any]
 
 
@@ -108,9 +114,14 @@ def refuse_other_kinds(name: str, settings: Settings) -> None:
 
 
 def is_uncased(tokens: Sequence[str]) -> bool:
-    """Whether a vocabulary is in lower case, except names such as "[unused1]" and "<S>"."""
+    """Whether a vocabulary has no capital letter of any script. Names such as "[unused1]" and "<S>"
+    are not looked at.
+
+    >>> is_uncased(["[CLS]", "élan", "東"]), is_uncased(["[CLS]", "Élan"])
+    (True, False)
+    """
     plain = (token for token in tokens if token[:1] + token[-1:] not in ("[]", "<>"))
-    return not any("A" <= letter <= "Z" for token in plain for letter in token)
+    return all(token == token.lower() for token in plain)
 
 
 def read_flag(settings: Settings, name: str, default: bool | None = None) -> bool | None:

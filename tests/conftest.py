@@ -16,6 +16,10 @@ import pytest
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // int(workers)))
 
+# A reader uses a GPU if there is one, but exact comparisons are for a CPU. To run the tests with a
+# GPU, set this variable, for example to 0.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
 import torch
 
 import minibert

@@ -86,6 +86,17 @@ def byte_level(size: int, add_prefix_space: bool = False, trim_offsets: bool = T
     return tokenizer
 
 
+def space_pairs(size: int) -> Tokenizer:
+    """Pairs of characters, with "▁" for the space before a word."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre.Metaspace(replacement="▁", prepend_scheme="always")
+    tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
+    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=ANGLES, show_progress=False)
+    tokenizer.train_from_iterator(paragraphs(), trainer)
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    return tokenizer
+
+
 def unigram(size: int, words_first: bool) -> Tokenizer:
     """XLM-R's, which splits at white space before it puts the "▁"; or CamemBERT's, which doesn't,
     and has its control tokens elsewhere in the vocabulary."""

@@ -100,6 +100,36 @@ def test_the_order_of_the_passages_moves_only_their_indices(qa):
             assert b.passage == len(PASSAGES) - 1 - a.passage
 
 
+@pytest.mark.parametrize("kind", [list, iter])
+def test_equal_passages_count_once(qa, kind):
+    """The probability is not split between them, and the answer names all their places."""
+    once = qa.best_of(QUESTION, kind(PASSAGES), top_k=10**6)
+    repeated = [PASSAGES[0], *PASSAGES, PASSAGES[2], PASSAGES[0]]
+    places = {0: (0, 1, 5), 1: (2,), 2: (3, 4), None: ()}
+    answers = qa.best_of(QUESTION, kind(repeated), top_k=10**6)
+    for ours, plain in zip(answers, once, strict=True):
+        assert ours.passages == places[plain.passage]
+        assert ours.passage == (None if plain.passage is None else ours.passages[0])
+        assert (ours.answer, ours.start, ours.end) == (plain.answer, plain.start, plain.end)
+        assert ours.score == plain.score
+        for place in ours.passages:
+            assert repeated[place][ours.start : ours.end] == ours.answer
+    assert {place for answer in once for place in answer.passages} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("kind", [list, iter])
+@pytest.mark.parametrize("blank", ["", " \n", "\u200b\u200b", "\x00"])
+def test_blank_passages_are_skipped(qa, kind, blank):
+    """Also a text that has characters, but no words. The other passages keep their indices."""
+    plain = qa.best_of(QUESTION, kind(PASSAGES), top_k=10**6)
+    places = {0: 1, 1: 2, 2: 4, None: None}
+    answers = qa.best_of(
+        QUESTION, kind([blank, *PASSAGES[:2], blank, PASSAGES[2], blank]), top_k=10**6
+    )
+    assert [places[a.passage] for a in plain] == [a.passage for a in answers]
+    assert [a.score for a in plain] == [a.score for a in answers]
+
+
 def test_an_iterator_is_enough_and_batches_are_shared(qa):
     seen = []
     answers = qa.best_of(QUESTION, iter(PASSAGES), on_batch=seen.append)
@@ -112,7 +142,8 @@ def test_an_iterator_is_enough_and_batches_are_shared(qa):
     [
         ("", PASSAGES, "no words in the question"),
         ("Who?", [], "no passages"),
-        ("Who?", ["Ada", " "], "passage 1: no words in the context"),
+        ("Who?", ["", " ", "\u200b"], "no passages with words"),
+        ("Who?", iter([" "]), "no passages with words"),
         ("Who?", ["Ada", None], "passage 1: the context is a NoneType"),
         ("Who?", "Ada lit it", "passages is a str"),
     ],
@@ -139,8 +170,8 @@ def test_the_command(tiny, tmp_path):
     answers = json.loads(output)
     reader = QuestionAnswerer.from_pretrained(tiny)
     expected = reader.best_of(QUESTION, PASSAGES, top_k=4)
-    assert [(a["passage"], a["answer"]) for a in answers] == [
-        (a.passage, a.answer) for a in expected
+    assert [(a["passage"], a["passages"], a["answer"]) for a in answers] == [
+        (a.passage, list(a.passages), a.answer) for a in expected
     ]
     code, table = run(*options, "--passages", "-", text=path.read_text("utf-8"))
     assert code == 0
@@ -155,7 +186,7 @@ def test_the_command(tiny, tmp_path):
         (("--passages", "-"), "Ada", "-: line 1: not readable as JSON"),
         (("--passages", "-"), "", "no passages"),
         (("--passages", "-", "--context", "Ada"), "", "give one of"),
-        (("--passages", "none.jsonl"), "", "none.jsonl: cannot be opened"),
+        (("--passages", "none.jsonl"), "", "none.jsonl: no such file"),
     ],
 )
 def test_what_is_wrong_with_passages_is_named(tiny, arguments, text, named):

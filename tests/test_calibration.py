@@ -2,6 +2,8 @@
 
 import json
 import math
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +19,15 @@ from minibert.cli import app
 from minibert.cli.lines import identity
 from minibert.data.metric import exact_match
 from minibert.reader import BUNDLED
+from minibert.scoring import calibration as fitting
+from minibert.scoring import evaluation
 from minibert.scoring.calibration import (
+    TEMPERATURES,
     auroc,
     calibrate,
     coverage_at,
     expected_calibration_error,
+    fit_temperatures,
     risk_coverage,
     save_calibrated,
     threshold_at_loss,
@@ -144,6 +150,13 @@ def notes(field_notes) -> list[minibert.Example]:
     return [example for example in field_notes if example.title in ("Lighthouses", "Tides")]
 
 
+@pytest.fixture
+def few_are_enough(monkeypatch) -> None:
+    """Fit on the few questions of a test."""
+    monkeypatch.setattr(fitting, "MIN_QUESTIONS", 1)
+    monkeypatch.setattr(evaluation, "MIN_OF_EACH_KIND", 1)
+
+
 @pytest.fixture(scope="module")
 def qa() -> QuestionAnswerer:
     """The bundled model without its calibration."""
@@ -163,7 +176,7 @@ def replace_calibration(qa: QuestionAnswerer, calibration: Calibration) -> Quest
     return QuestionAnswerer(qa.model, qa.tokenizer, calibration=calibration)
 
 
-def test_what_is_fitted_is_stored_and_used(qa, notes, tmp_path):
+def test_what_is_fitted_is_stored_and_used(qa, few_are_enough, notes, tmp_path):
     """Fitted with answers and without; saved in a copy; read back; used by reader and pipeline."""
     calibration, report = calibrate(qa, notes)
     assert report["questions"] == len(notes) and report["ece_before"] >= 0
@@ -195,7 +208,7 @@ def test_what_is_fitted_is_stored_and_used(qa, notes, tmp_path):
     assert said_no > 0
 
 
-def test_the_fit_is_the_best_of_a_plain_search(qa, notes):
+def test_the_fit_is_the_best_of_a_plain_search(qa, few_are_enough, notes):
     """Log loss of the forced answers, and of their texts, at each temperature, one at a time."""
     calibration, report = calibrate(qa, notes)
     answerable = [example for example in notes if example.answers]
@@ -219,7 +232,7 @@ def test_the_fit_is_the_best_of_a_plain_search(qa, notes):
         )
 
 
-def test_without_unanswerable_questions_some_are_made(qa, notes):
+def test_without_unanswerable_questions_some_are_made(qa, few_are_enough, notes):
     answerable = [example for example in notes if example.answers]
     calibration, report = calibrate(qa, answerable)
     assert report["unanswerable"] == report["negatives_made"] > 0.9 * len(answerable)
@@ -273,10 +286,69 @@ def test_a_copy_goes_into_a_new_folder(tiny, tmp_path):
         save_calibrated(tiny, tmp_path / "full", Calibration())
 
 
-def test_only_answerable_examples_or_none(qa, notes):
-    impossible = [example for example in notes if not example.answers]
-    with pytest.raises(minibert.InputError, match="no question with an answer"):
-        calibrate(qa, impossible)
+@pytest.fixture(scope="module")
+def random_qa(tiny) -> QuestionAnswerer:
+    return QuestionAnswerer.from_pretrained(tiny, precision="fp32")
+
+
+def copies(examples: list[minibert.Example], count: int) -> list[minibert.Example]:
+    """This many examples, with different ids."""
+    return [
+        replace(examples[k % len(examples)], id=f"{k} {bool(examples[0].answers)}")
+        for k in range(count)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answerable", "unanswerable", "named"),
+    [
+        (0, 10, "^0 questions with an answer: a temperature needs 200 or more$"),
+        (3, 0, "^3 questions with an answer: a temperature needs 200 or more$"),
+        (199, 100, "^199 questions with an answer: a temperature needs 200 or more$"),
+        (200, 49, "^the data has 49 questions without an answer: a threshold needs 50 or more$"),
+        (200, 1, "^the data has 1 questions without an answer: a threshold needs 50 or more$"),
+    ],
+)
+def test_nothing_is_fitted_on_a_few_questions(random_qa, notes, answerable, unanswerable, named):
+    kinds = [[e for e in notes if bool(e.answers) is wanted] for wanted in (True, False)]
+    examples = copies(kinds[0], answerable) + copies(kinds[1], unanswerable)
+    with pytest.raises(minibert.InputError, match=named):
+        calibrate(random_qa, examples)
+
+
+@pytest.mark.filterwarnings("ignore:.*at the edge")
+def test_the_least_numbers_of_questions_are_enough(random_qa, notes):
+    kinds = [[e for e in notes if bool(e.answers) is wanted] for wanted in (True, False)]
+    _, report = calibrate(random_qa, copies(kinds[0], 200) + copies(kinds[1], 50))
+    assert (report["questions"], report["unanswerable"]) == (250, 50)
+
+
+def test_a_temperature_at_the_edge_is_a_warning():
+    """The best value of those that were tried can be far from the best value."""
+    k = np.arange(len(TEMPERATURES))
+    inside = 1 / (1 + np.exp(-1 / TEMPERATURES))  # 0.5 to 0.98
+    sure = 0.9 - 0.01 * k  # the lowest temperature is the surest
+    right = [True] * 9 + [False]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit_temperatures(np.tile(inside, (10, 2, 1)), right)
+    for outcome, edge in ((True, "0.25"), (False, "4")):
+        with pytest.warns(
+            UserWarning, match=rf"^(text_)?temperature={edge} is at the edge"
+        ) as told:
+            fit_temperatures(np.tile(sure, (10, 2, 1)), [outcome] * 10)
+        assert [str(w.message).partition(" ")[0] for w in told] == [
+            f"temperature={edge}", f"text_temperature={edge}",
+        ]  # fmt: skip
+
+
+def test_repeated_ids_are_refused(random_qa, notes, tmp_path):
+    """As in files: the predictions are named by ids, so one of them would be lost."""
+    examples = [*notes, replace(notes[3], question="Who?"), notes[5]]
+    named = f"the id occurs twice: '{min(notes[3].id, notes[5].id)}' and 1 more"
+    for work in (calibrate, minibert.evaluate):
+        with pytest.raises(minibert.DataError, match=named):
+            work(random_qa, examples)
 
 
 def test_a_copy_is_the_same_model(tiny, tmp_path, transformers):
@@ -297,7 +369,7 @@ def test_a_copy_is_the_same_model(tiny, tmp_path, transformers):
     assert identity(tuned, AnswerSettings()) != identity(reader, AnswerSettings())
 
 
-def test_the_commands(tiny, tmp_path):
+def test_the_commands(tiny, few_are_enough, tmp_path):
     """`calibrate` writes a copy, which `inspect` shows; a folder that is full is met first."""
     arguments = ["calibrate", "--model", str(tiny), "--data", NOTES, "--output"]
     result = CliRunner().invoke(app, [*arguments, str(tmp_path / "copy")])

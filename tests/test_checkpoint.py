@@ -88,6 +88,10 @@ def result(output: Path) -> tuple[bytes, list[dict[str, Any]]]:
     return (output / "model.safetensors").read_bytes(), rows
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def survives(tiny: Path, folder: Path, kills: int) -> None:
     long = {"epochs": kills}  # the run must last until the last kill
     train(TrainingConfig(**config(tiny, folder / "whole", **long)))
@@ -134,6 +138,41 @@ def test_a_stop_signal_saves_the_last_step(tiny, tmp_path, number, code):
     (saved,) = output.glob("checkpoint-*.safetensors")
     assert number.name in out and str(saved) in out
     assert read_checkpoint(saved)[1]["step"] == steps_done(output) >= 2
+
+
+@needs_signals
+def test_only_one_job_writes_to_a_folder(tiny, tmp_path):
+    """A second job is refused with one line, and changes nothing. A killed job's lock is gone."""
+    short = {"epochs": 1, "batch_size": 4, "dev_file": None}
+    output, settings = tmp_path / "run", config(tiny, tmp_path / "run", **short)
+    train(TrainingConfig(**config(tiny, tmp_path / "whole", **short)))
+    first = start(settings)
+    wait(first, lambda: steps_done(output) >= 4)
+    first.send_signal(signal.SIGSTOP)
+    before = contents(output)
+    with pytest.raises(minibert.InputError, match="run: another job is writing here"):
+        train(TrainingConfig(**settings), resume=True)
+    assert contents(output) == before
+    first.kill()
+    first.communicate()
+    train(TrainingConfig(**settings), resume=True)
+    assert result(output) == result(tmp_path / "whole")
+    assert not list(output.glob(".*"))
+
+
+def test_a_job_that_wrote_in_the_meantime_is_not_overwritten(tiny, tmp_path, monkeypatch):
+    """It begins and ends while this job, which began in an empty folder, reads its data."""
+    folder = tmp_path / "run"
+    load = finetune.load_data
+
+    def load_slowly(*arguments: Any) -> Any:
+        if not folder.exists():
+            shutil.copytree(tiny, folder)
+        return load(*arguments)
+
+    monkeypatch.setattr(finetune, "load_data", load_slowly)
+    with pytest.raises(minibert.InputError, match="holds a model or a run already"):
+        train(TrainingConfig(**config(tiny, folder)))
 
 
 # A stop or a kill at every moment, for both kinds of training, in this process.
@@ -191,7 +230,7 @@ class Killed(BaseException):
 def test_a_run_may_be_stopped_before_any_file_appears(few_steps, tmp_path, monkeypatch, how):
     """Each file of a checkpoint, of a model, and `run.json` appears by a move. Before each one."""
     signals: list[run.StopSignals] = []
-    move, enter = Path.replace, run.StopSignals.__enter__
+    move, enter, rename = Path.replace, run.StopSignals.__enter__, Path.rename
     moves = stop_at = 0
 
     def replace(path: Path, target: Path) -> Path:
@@ -203,11 +242,17 @@ def test_a_run_may_be_stopped_before_any_file_appears(few_steps, tmp_path, monke
             signals[-1].receive(signal.SIGTERM, None)
         return move(path, target)
 
+    def move_back(path: Path, target: Path) -> Path:
+        if moves == stop_at and how == "kill":  # a killed process undoes nothing
+            raise Killed
+        return rename(path, target)
+
     def remember(self: run.StopSignals) -> run.StopSignals:
         signals.append(self)
         return enter(self)
 
     monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(Path, "rename", move_back)
     monkeypatch.setattr(run.StopSignals, "__enter__", remember)
     few_steps(tmp_path / "whole")
     whole = result(tmp_path / "whole")

@@ -1,14 +1,19 @@
 """The command line, used as a user does: what it prints, and one line for what goes wrong."""
 
 import contextlib
+import csv
+import inspect
 import io
+import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,9 +25,21 @@ from minibert.bench import training as bench
 from minibert.cli import app, demo_passages, main, program
 from minibert.cli import bench as bench_commands
 from minibert.cli import training as training_commands
+from minibert.cli.command import OLD_NAMES
+from minibert.cli.options import NAMES, ReaderOptions
+from minibert.passages import PassageAnswer
+from minibert.scoring import evaluation
 
 NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
 Run = Callable[..., tuple[int, str, str]]
+
+
+PROGRAM: Any = typer.main.get_command(app)
+# Every command by its name
+COMMANDS: dict[str, Any] = {
+    **{name: command for name, command in PROGRAM.commands.items() if name != "bench"},
+    **{f"bench {name}": one for name, one in PROGRAM.commands["bench"].commands.items()},
+}
 
 
 @pytest.fixture
@@ -67,8 +84,8 @@ def test_offsets_are_the_file_s_own(run, tiny, tmp_path):
 def test_passages_refuse_options_without_effect(run, tiny, option):
     asked = ("answer", "--model", tiny, "--question", "Who?", "--passages", "none.jsonl", option)
     code, out, err = run(*asked)
-    assert code == 2 and out == "" and err.startswith("error: --passages has no --no-answer")
-    assert err.count("\n") == 1 and option in err
+    assert code == 2 and out == "" and err.startswith(f"error: --passages excludes {option}: ")
+    assert err.count("\n") == 1
 
 
 def test_demo(run, tiny):
@@ -80,15 +97,15 @@ def test_demo(run, tiny):
 
 
 def test_show(run):
-    code, out, _ = run("show", NOTES, "-n", 2, "--seed", 1)
+    code, out, _ = run("show", "--data", NOTES, "-n", 2, "--seed", 1)
     assert code == 0 and out.count("question:") == 2
-    assert out == run("show", NOTES, "-n", 2, "--seed", 1)[1]
+    assert out == run("show", "--data", NOTES, "-n", 2, "--seed", 1)[1]
 
 
 def test_inspect(run, tiny, minilm):
-    code, out, _ = run("inspect", tiny)
+    code, out, _ = run("inspect", "--model", tiny)
     assert code == 0 and "hidden_size" in out and "0 missing, 0 unexpected" in out
-    code, out, _ = run("inspect", minilm)
+    code, out, _ = run("inspect", "--model", minilm)
     assert code == 0 and "22,565,376" in out
     assert "missing     head.S" in out and "ignored     pooler.dense.weight" in out
 
@@ -119,18 +136,18 @@ def test_explain(run, tiny, tmp_path):
 
 def test_inspect_parity(run, tiny, monkeypatch, transformers):
     """Compared with transformers; and with other numbers in one layer, which is named."""
-    code, out, _ = run("inspect", tiny, "--parity")
+    code, out, _ = run("inspect", "--model", tiny, "--parity")
     assert code == 0 and out.count("exact") == 6 and "first divergence: none" in out
     tensors = parity.computed(tiny, has_head=True)
     tensors["hidden_states.2"] = tensors["hidden_states.2"] + 0.5
     monkeypatch.setattr(parity, "computed", lambda *_: tensors)
-    code, out, _ = run("inspect", tiny, "--parity")
+    code, out, _ = run("inspect", "--model", tiny, "--parity")
     assert code == 1 and "first divergence: hidden_states.2" in out
     assert out.count("DIVERGES") == 1
 
 
 def test_inspect_parity_of_an_encoder(run, minilm, transformers):
-    code, out, _ = run("inspect", minilm, "--parity")
+    code, out, _ = run("inspect", "--model", minilm, "--parity")
     assert code == 0 and "logits" not in out and out.count("exact") == 7
 
 
@@ -140,7 +157,7 @@ def test_serve_says_what_it_needs(run, tiny, monkeypatch):
     assert code == 2 and "pip install 'minibert-qa[serve]'" in err
 
 
-def test_evaluate_with_questions_that_have_no_answer(run, tiny, tmp_path):
+def test_evaluate_with_questions_that_have_no_answer(run, tiny, tmp_path, monkeypatch):
     arguments = ("evaluate", "--model", tiny, "--data", NOTES, "--no-answer", "--output")
     code, out, _ = run(*arguments, tmp_path / "zero")
     at_zero = json.loads(out)
@@ -159,6 +176,9 @@ def test_evaluate_with_questions_that_have_no_answer(run, tiny, tmp_path):
         assert metrics["best_f1"] == at_zero["best_f1"] >= max(metrics["f1"], at_zero["f1"])
         assert metrics["best_f1_thresh"] == at_zero["best_f1_thresh"]
 
+    code, _, err = run(*arguments, tmp_path / "tuned", "--tune-threshold")
+    assert code == 2 and "a threshold needs 50 or more" in err
+    monkeypatch.setattr(evaluation, "MIN_OF_EACH_KIND", 5)
     code, out, _ = run(*arguments, tmp_path / "tuned", "--tune-threshold")
     tuned = json.loads(out)
     assert code == 0 and list(tuned) == ["threshold_0", "tuned", "best"]
@@ -227,8 +247,7 @@ def test_a_bad_line_comes_after_the_answers_before_it(run, tiny, tmp_path, line,
 
 def options_of(name: str) -> dict[str, Any]:
     """The options of a command, by the names of its parameters."""
-    group: Any = typer.main.get_command(app)
-    return {option.name: option for option in group.commands[name].params}
+    return {option.name: option for option in COMMANDS[name].params}
 
 
 @pytest.mark.parametrize(
@@ -240,7 +259,9 @@ def test_every_setting_of_training_has_an_option(name, without):
     settings = {field.name: field for field in fields(minibert.TrainingConfig)}
     assert options.keys() & settings.keys() == settings.keys() - without.keys()
     assert without.keys() <= settings.keys() and all(without.values())
-    other_defaults = {"init"} if name == "train" else {*training_commands.BY_ADAPT, "dropout"}
+    other_defaults = {"init"}
+    if name == "adapt":
+        other_defaults |= {*training_commands.BY_ADAPT, "dropout"}
     for field in settings.values():
         if field.name not in without:
             option = options[field.name]
@@ -269,8 +290,7 @@ def test_every_setting_of_training_arrives(run, monkeypatch, name):
     without = training_commands.NOT_IN_ADAPT if name == "adapt" else {}
     arguments = ["--resume", "--allow-other-machine"]
     for field, value in given.items():
-        flag = "--" + {"output_dir": "output", "teachers": "teacher"}.get(field, field)
-        flag = flag.replace("_", "-")
+        flag = NAMES.get(field, f"--{field.replace('_', '-')}")
         if field in without:
             continue
         if isinstance(value, bool):
@@ -290,10 +310,10 @@ def test_defaults_of_a_command(run, monkeypatch):
         monkeypatch.setattr(f"minibert.training.{function}", lambda *a: calls.append(a) or {})
     for name in ("train", "adapt"):
         paths = {"init": "i", "train_file": "t", "output_dir": "o"}
-        assert run(name, "--init", "i", "--train-file", "t", "--output", "o")[0] == 0
+        assert run(name, "--model", "i", "--data", "t", "--output", "o")[0] == 0
         other = training_commands.BY_ADAPT | {"dropout": 0.0} if name == "adapt" else {}
         assert calls.pop() == (minibert.TrainingConfig(**paths, **other), False, False)
-    code, _, err = run("train", "--train-file", "t", "--output", "o", "--epochs", "0")
+    code, _, err = run("train", "--data", "t", "--output", "o", "--epochs", "0")
     assert code == 2 and err == "error: epochs=0.0: expected more than 0\n"
 
 
@@ -308,35 +328,426 @@ def test_explain_and_answer_compute_alike(run, tiny, tmp_path):
         assert options_of(name)["precision"].default == "auto"
 
 
-def test_the_old_name_of_no_answer(run, tiny, tmp_path):
+def test_one_idea_has_one_name_and_one_default():
+    """Whatever several commands have is called the same, and has the same default and help."""
+    told = {}
+    for name, command in COMMANDS.items():
+        for option in command.params:
+            told.setdefault(option.opts[0], {})[name] = option
+    single = {name: told[name] for name in told if name not in ("--teacher", "--allow-host")}
+    defaults = {name: {o.default for o in options.values()} for name, options in single.items()}
+    assert defaults["--model"] == {str(minibert.reader.BUNDLED)}
+    assert defaults["--split"] == {"validation"} and defaults["--no-answer"] == {False}
+    assert defaults["--device"] == defaults["--precision"] == {"auto"}
+    assert all(option.required for option in told["--data"].values())
+    asks = {"show", "check-data", "train", "adapt", "evaluate", "calibrate"}
+    assert told["--data"].keys() == asks | {name for name in COMMANDS if name.startswith("bench")}
+    assert told["--model"].keys() == COMMANDS.keys() - {"show"}
+    assert {name: option.default for name, option in told["--top-k"].items()} == {
+        "answer": 1, "explain": 10, "evaluate": 20,
+    }  # fmt: skip
+    signature_ = inspect.signature(minibert.QuestionAnswerer.from_pretrained)
+    assert signature_.parameters["device"].default == "auto"
+    assert signature_.parameters["precision"].default == "auto"
+
+
+def test_every_option_has_a_plain_line_and_says_its_default():
+    for name, command in COMMANDS.items():
+        for option in command.params:
+            told = (name, option.opts[0])
+            assert option.help and option.help[0].isupper() and option.help.endswith("."), told
+            off = option.is_flag and option.default is False
+            no_default = option.required or told[1] in CHOICES or off
+            in_words = isinstance(option.show_default, str)
+            assert no_default or in_words or option.default is not None, told
+
+
+def test_old_names_still_work_and_no_help_shows_them(run, monkeypatch):
+    calls = []
+    for function in ("finetune.train", "masked_lm.adapt"):
+        monkeypatch.setattr(f"minibert.training.{function}", lambda *a: calls.append(a) or {})
+    new = ("train", "--model", "i", "--data", "t", "--dev-data", "d", "--output", "o")
+    old = ("train", "--init", "i", "--train-file=t", "--dev-file", "d", "--output", "o")
+    assert run(*new)[0] == run(*old)[0] == 0 and calls[0] == calls[1]
+    show = ("show", "--seed", 1, "-n", 2)
+    named = run(*show, "--data", NOTES)
+    assert named[0] == 0 and run(*show, NOTES) == run("show", NOTES, *show[1:]) == named
+    code, _, err = run(*show, NOTES, "another")
+    assert code == 2 and "another" in err
+    for name in COMMANDS:
+        text = run(*name.split(), "--help")[1]
+        for old_names in OLD_NAMES.values():
+            assert not any(f"{old_name} " in text for old_name in old_names)
+
+
+def test_old_names_in_scoring(run, tiny, tmp_path):
     arguments = ("evaluate", "--model", tiny, "--data", NOTES, "--output")
-    metrics = [run(*arguments, tmp_path / name, name)[1] for name in ("--no-answer", "--version-2")]
-    assert metrics[0] == metrics[1] and "NoAns_total" in metrics[0]
-    assert "version-2" not in run("evaluate", "--help")[1]
+    for name, options in (
+        ("new", ("--no-answer", "--top-k", 2)),
+        ("old", ("--version-2", "--n-best", 2)),
+    ):
+        assert run(*arguments, tmp_path / name, *options)[0] == 0
+    for file in ("metrics.json", "nbest_predictions.json"):
+        assert (tmp_path / "new" / file).read_bytes() == (tmp_path / "old" / file).read_bytes()
+    rows = json.loads((tmp_path / "new" / "nbest_predictions.json").read_text(encoding="utf-8"))
+    assert "NoAns_total" in (tmp_path / "new" / "metrics.json").read_text()
+    assert {len(answers) for answers in rows.values()} <= {2, 3}  # "no answer" is added
+
+
+class Recorded:
+    """Takes the place of a model, of data or of long work, and writes down every use."""
+
+    computes_with = "nothing"
+
+    def __init__(self, log: list[str], name: str, result: Any = None) -> None:
+        self.log, self.name, self.result = log, name, result
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        text = re.sub(r" at 0x\w+", "", f"{self.name} {arguments} {named}")
+        self.log.append(text)
+        return self.result
+
+    def __getattr__(self, name: str) -> "Recorded":
+        answer = PassageAnswer("Ada", 1.0, 0, 3, 0.0, 0.0, passage=0)
+        page = SimpleNamespace(answers=[answer], to_html=lambda: "a page")
+        results = {"best_of": [answer], "answer_examples": iter([[answer]]), "explain": page}
+        return Recorded(self.log, name, results.get(name))
+
+
+# A value for each option, other than its default. Each is used alone and with each other one.
+VALUES = {
+    "--question": "Who?", "--context": "Ada lit it.", "--context-file": "text.txt",
+    "--passages": "rows.jsonl", "--input": "rows.jsonl", "--output": "new", "--data": "own/data",
+    "--split": "train", "--model": "own/model", "--precision": "fp32", "--device": "cpu",
+    "--attention": "eager", "--allow-host": "localhost:9000",
+}  # fmt: skip
+NUMBERS = {"--negatives": "0.5", "--warmup-ratio": "0.5", "--dropout": "0.5"}
+# Options of which a user chooses one: they need no default.
+CHOICES = ("--question", "--context", "--context-file", "--passages", "--input")
+ASK = ("--question", "Who?")
+BASES = [
+    ("answer", *ASK, "--context", "Ada lit it."),
+    ("answer", *ASK, "--context-file", "text.txt"),
+    ("answer", *ASK, "--passages", "rows.jsonl"),
+    ("answer", "--input", "rows.jsonl"),
+    ("answer", "--input", "rows.jsonl", "--output", "new"),
+    ("explain", *ASK, "--context", "Ada lit it.", "--output", "new"),
+    ("serve",), ("demo",), ("inspect",), ("inspect", "--parity"),
+    ("show", "--data", "own/data", "--seed", "1"), ("show", "--data", "rows.jsonl", "--seed", "1"),
+    ("check-data", "--data", "own/data"), ("check-data", "--data", "rows.jsonl"),
+    ("train", "--data", "own/data", "--output", "new"),
+    ("train", "--data", "own/data", "--output", "new", "--dev-data", "own/dev"),
+    ("adapt", "--data", "own/data", "--output", "new"),
+    ("evaluate", "--data", "own/data", "--output", "new"),
+    ("evaluate", "--data", "own/data", "--output", "new", "--no-answer"),
+    ("evaluate", "--data", "rows.jsonl", "--output", "new"),
+    ("calibrate", "--data", "own/data", "--output", "new"),
+    ("calibrate", "--data", "rows.jsonl", "--output", "new"),
+    ("bench answer", "--data", "own/data"), ("bench train", "--data", "own/data"),
+    ("bench doubt", "--data", "own/data"), ("bench parts", "--data", "own/data"),
+]  # fmt: skip
+
+
+@pytest.fixture
+def outcome(monkeypatch, capsys, tmp_path) -> Callable[[tuple[str, ...]], Any]:
+    """What a command did and printed, without models and data; or its refusal as a string."""
+    log: list[str] = []
+    row = {"question": "Who?", "context": "Ada lit it.", "answer": "Ada"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    (tmp_path / "text.txt").write_text("Bo lit it.")
+    monkeypatch.chdir(tmp_path)
+    rows = minibert.load_squad(tmp_path / "rows.jsonl") * 20
+
+    def replace(place: str, result: Any = None) -> None:
+        monkeypatch.setattr(f"minibert.{place}", Recorded(log, place.rpartition(".")[2], result))
+
+    reader = Recorded(log, "reader")
+    monkeypatch.setattr(ReaderOptions, "load", lambda self: log.append(str(self)) or reader)
+    for place in ("answering.answer_file", "answering.webbrowser.open", "answering.ask"):
+        replace(f"cli.{place}", [PassageAnswer("Ada", 1.0, 0, 3, 0.0, 0.0, passage=0)])
+    for module in ("inspection", "scoring"):
+        replace(f"cli.{module}.load_squad", rows)
+    replace("cli.inspection.Tokenizer.from_pretrained")
+    replace("cli.inspection.data_report", {})
+    replace("cli.inspection.print_problems")
+    replace("cli.inspection.make_negatives", {})
+    replace("cli.inspection.inspect_parity")
+    replace("cli.inspection.empty_model", (SimpleNamespace(config=minibert.BertConfig()), {}))
+    replace("cli.inspection.pinned")
+    replace("cli.inspection.read_tensors")
+    replace("cli.inspection.map_tensors", ({}, "report"))
+    replace("cli.inspection.read_config", {})
+    replace("training.finetune.train", {})
+    replace("training.masked_lm.adapt")
+    replace("scoring.evaluation.evaluate", {})
+    replace("scoring.calibration.calibrate", (minibert.Calibration(), {}))
+    replace("scoring.calibration.save_calibrated")
+    replace("cli.bench.table_of", "table")
+    for name in ("answer", "train", "doubt", "parts"):
+        replace(f"cli.bench.bench_{name}", {})
+    served = lambda *a: log.append(f"serve {a[1]} {a[3]}") or a[2]("url")  # noqa: E731
+    monkeypatch.setattr("minibert.explain.server.serve", served)
+
+    def run(arguments: tuple[str, ...]) -> Any:
+        name, *options = arguments
+        log.clear()
+        new = tmp_path / "new"
+        new.rmdir() if new.is_dir() else new.unlink(missing_ok=True)
+        try:
+            PROGRAM.main([*name.split(), *options], prog_name="minibert", standalone_mode=False)
+        except minibert.InputError as error:
+            capsys.readouterr()
+            return str(error)
+        made = sorted(path.name for path in tmp_path.iterdir())
+        return [*log, *capsys.readouterr(), made]
+
+    return run
+
+
+@pytest.mark.parametrize("base", BASES, ids=" ".join)
+def test_no_option_is_dropped_in_silence(outcome, base):
+    """Alone and with each other option, an option changes what a command does, or is refused."""
+    pytest.importorskip("minibert.explain.server", reason="pip install -e '.[serve]'")
+    options = []
+    for option in COMMANDS[base[0]].params:
+        name = option.opts[0]
+        if name in base or name == "--help":
+            continue
+        flag = option.secondary_opts[0] if option.default is True else name
+        value = NUMBERS.get(name) or VALUES.get(name, "7")
+        options.append((flag,) if option.is_flag else (name, value))
+    plain = outcome(base)
+    assert not isinstance(plain, str), plain
+    alone = {option: outcome((*base, *option)) for option in options}
+    for option, result in alone.items():
+        assert result != plain, f"{option} has no effect"
+        assert not isinstance(result, str) or option[0] in result, result
+    for one, other in itertools.combinations(options, 2):
+        both = outcome((*base, *one, *other))
+        if isinstance(both, str):
+            assert one[0] in both or other[0] in both, both
+        else:
+            assert both != alone[one], f"{other} has no effect with {one}"
+            assert both != alone[other], f"{one} has no effect with {other}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("answer", "--input", "q", "--json"), "--input excludes --json: "),
+        (("answer", "--input", "q", "--resume"), "--resume needs --output"),
+        (("answer", *ASK, "--context", "c", "--output", "o"), "--output needs --input"),
+        (("answer", *ASK, "--passages", "p", "--text-score"), "--passages excludes --text-score: "),
+        (("answer", *ASK), "give one of --context, --context-file, --passages and --input"),
+        (("explain", *ASK, "--output", "o"), "give one of --context and --context-file"),
+        (("show", "--data", NOTES, "--split", "train"), "--split needs a folder or a hub id: "),
+        (("show", "--data", "-", "--split", "train"), "--split needs a folder or a hub id: - is"),
+        (("train", "--data", "d", "--output", "o", "--max-answer-len", 9), "needs --dev-data"),
+        (("check-data", "--data", NOTES, "--seed", 1), "--seed needs --negatives"),
+        (("adapt", "--data", "d", "--output", "o", "--allow-other-machine"), "needs --resume"),
+        (("train", "--data", "-", "--output", "o"), "cannot be - in training: give a file"),
+        (("train", "--data", "d", "--output", "o", "--dev-data", "-"), "cannot be - in training"),
+        (
+            ("evaluate", "--data", NOTES, "--output", "o", "--no-answer", "--tune-threshold",
+             "--null-threshold", 1),
+            "--tune-threshold excludes --null-threshold: ",
+        ),
+        # wrong usage looks like every other error
+        (("answer", "--such"), "No such option: --such"),
+        (("answer", "--top-k", "x"), "--top-k"),
+        (("show",), "--data"),
+        (("show", "--data"), "--data"),
+        (("no-such-command",), "no-such-command"),
+        (("serve", "--port", 99999), "--port"),
+    ],
+)  # fmt: skip
+def test_wrong_usage_is_one_line(run, monkeypatch, tmp_path, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(*arguments)
+    assert code == 2 and out == "" and err.startswith("error: ") and err.count("\n") == 1
+    assert message in err and list(tmp_path.iterdir()) == []
+
+
+def test_the_program_alone_shows_its_help_and_its_version(run):
+    code, out, err = run("--version")
+    assert code == 0 and re.fullmatch(r"minibert (\d+\.\d+.*|\(not installed\))\n", out)
+    for arguments in ((), ("bench",)):
+        _, out, err = run(*arguments)
+        assert "Usage: " in out + err and "answer" in out + err and "error" not in out + err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="streams are closed as POSIX shells do it")
+@pytest.mark.parametrize("command", ["answer", "show", "inspect"])
+@pytest.mark.parametrize("closed", ["stdin", "stdout", "stderr"])
+def test_a_closed_stream_is_one_line(tiny, tmp_path, command, closed):
+    """Standard input only if it is read; standard output always; without stderr all is quiet."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"question": "Who?", "context": "Ada", "answer": "Ada"}\n')
+    arguments = {
+        "answer": ["--model", str(tiny), "--input", str(path)],
+        "show": ["--data", str(path)],
+        "inspect": ["--model", str(tiny)],
+    }[command]
+    number = ["stdin", "stdout", "stderr"].index(closed)
+    shell = ["sh", "-c", f'exec "$@" {number}<&-', "sh", sys.executable, "-m", "minibert", command]
+    done = subprocess.run([*shell, *arguments], capture_output=True, text=True)
+    if closed == "stdout":
+        assert done.returncode == 2 and done.stderr.startswith("error: standard output is closed")
+        assert done.stderr.count("\n") == 1
+    else:
+        assert done.returncode == 0 and done.stdout and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("answer", "--input", "-"),
+        ("answer", *ASK, "--passages", "-"),
+        ("answer", *ASK, "--context-file", "-"),
+        ("explain", *ASK, "--context-file", "-", "--output", "o"),
+        ("show", "--data", "-"),
+        ("check-data", "--data", "-"),
+        ("evaluate", "--data", "-", "--output", "o"),
+        ("calibrate", "--data", "-", "--output", "o"),
+    ],
+    ids=" ".join,
+)
+def test_every_command_reads_standard_input(run, tiny, tmp_path, monkeypatch, arguments):
+    """A closed one is one line, an empty one too; otherwise it is read as a file is."""
+    monkeypatch.chdir(tmp_path)
+    model = [*arguments, *(() if arguments[0] == "show" else ("--model", tiny))]
+    monkeypatch.setattr("sys.stdin", None)
+    code, out, err = run(*model)
+    assert code == 2 and out == "" and err == "error: standard input is closed\n"
+    row = {"question": "Who?", "context": "Ada lit it.", "answer": "Ada"}
+    text = json.dumps(row).encode() + b"\n"
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
+    code, out, err = run(*model)
+    if arguments[0] != "calibrate":  # which may want more than one question
+        assert code == 0, err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device is full here")
+def test_a_full_disk_is_one_line(tiny):
+    for arguments in (["show", "--data", NOTES], ["inspect", "--model", str(tiny)]):
+        with Path("/dev/full").open("w") as full:
+            command = [sys.executable, "-m", "minibert", *arguments]
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1
+        assert done.stderr.startswith("error: a standard stream cannot be used: No space left")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "semicolons.csv", "text.txt", "-"])
+def test_a_table_of_questions(run, tiny, tmp_path, monkeypatch, name):
+    """It is answered as the same JSON lines. Cells may hold several lines."""
+    delimiter = "\t" if name == "a.tsv" else ";" if name == "semicolons.csv" else ","
+    rows = [
+        {"id": "7", "question": "Who lit it?", "context": 'Ada, "the keeper",\nlit; it.'},
+        {"id": "8", "question": "Who rang?", "context": "Bo\trang it."},
+    ]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], delimiter=delimiter)
+    writer.writerow({"id": "id", "question": "Question", "context": "CONTEXT"})
+    writer.writerows(rows)
+    table, lines = text.getvalue().encode("utf-8-sig"), tmp_path / "rows.jsonl"
+    lines.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    path = Path("-") if name == "-" else tmp_path / name
+    if name == "-":
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(table)))
+    else:
+        path.write_bytes(table)
+    answered = [run("answer", "--model", tiny, "--input", source)[1] for source in (path, lines)]
+    assert answered[0] == answered[1] and answered[0].count("\n") == 2
+    if name != "-":
+        asked = ("answer", "--model", tiny, *ASK, "--top-k", 3, "--passages")
+        assert run(*asked, path)[1] == run(*asked, lines)[1]
+        output = tmp_path / "out.jsonl"  # a stopped job continues
+        run("answer", "--model", tiny, "--input", path, "--output", output)
+        first, _ = output.read_text().splitlines(keepends=True)
+        (tmp_path / "out.jsonl.partial").write_text(first)
+        assert output.read_text() == answered[0]
+
+
+@pytest.mark.parametrize(
+    ("table", "named"),
+    [
+        ("question,text\nWho?,Ada\n", "expected a header with the column 'context'"),
+        ("context,text\nWho?,Ada\n", "row 1: expected an object with 'question' and 'context'"),
+        ("question,context\nWho?,Ada\nWho?,Ada,Bo\n", "row 2: more fields than the header has"),
+        ("question,context,Context\nWho?,Ada,Bo\n", "the header has a column twice"),
+        ('question,context\nWho?,"Ada\n', "row 1: not readable as a table"),
+        ("question,context\nWho?\n", "row 1: no words in the context"),
+    ],
+)
+def test_a_bad_table_is_one_line(run, tiny, tmp_path, table, named):
+    (tmp_path / "a.csv").write_text(table)
+    code, _, err = run("answer", "--model", tiny, "--input", tmp_path / "a.csv")
+    assert code == 2 and named in err.splitlines()[-1] and "Traceback" not in err
+
+
+@pytest.mark.parametrize("command", ["answer", "explain"])
+def test_a_context_that_names_a_file_gets_a_hint(run, tiny, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("Ada lit it.")
+    arguments = [command, "--model", tiny, *ASK]
+    if command == "explain":
+        arguments += ["--no-attribution", "--output", "page.html"]
+    for context, hinted in (("notes.txt", True), ("notes", False), ("Ada " * 2000, False)):
+        (tmp_path / "page.html").unlink(missing_ok=True)
+        code, _, err = run(*arguments, "--context", context)
+        assert code == 0 and ("use --context-file" in err) == hinted
+
+
+def test_explain_checks_its_output_first_and_says_where_the_page_is(
+    run, tiny, tmp_path, monkeypatch
+):
+    opened = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    arguments = ("explain", "--model", tiny, *ASK, "--context", "Ada lit it.", "--output")
+    page = tmp_path / "new" / "page.html"
+    code, _, err = run(*arguments, page, "--no-attribution", "--open")
+    assert code == 0 and err.endswith(f"the page is {page}\n") and page.exists()
+    assert opened == [page.as_uri()]
+    monkeypatch.setattr(ReaderOptions, "load", lambda self: pytest.fail("seconds spent"))
+    for wrong in (page, page / "x.html", tmp_path):
+        code, out, err = run(*arguments, wrong)
+        assert code == 2 and out == "" and str(tmp_path) in err and err.count("\n") == 1
+    code, _, err = run("answer", "--input", "q.jsonl", "--output", page / "x.jsonl")
+    assert code == 2 and "page.html" in err
+
+
+def test_a_table_shows_no_answer_as_such(run, tiny, tmp_path):
+    asked = ("answer", "--model", tiny, *ASK, "--no-answer", "--top-k", 99)
+    _, out, _ = run(*asked, "--context", "Ada lit it.")
+    assert [line for line in out.splitlines() if line.endswith("  (no answer)")]
+    _, out, _ = run(*asked, "--context", "Ada lit it.", "--json")
+    assert "" in [answer["answer"] for answer in json.loads(out)]
 
 
 def test_train_then_evaluate(run, tiny, tmp_path):
-    code, out, _ = run(
-        "train", "--init", tiny, "--train-file", NOTES, "--dev-file", NOTES, "--epochs", 1,
+    code, out, err = run(
+        "train", "--model", tiny, "--data", NOTES, "--dev-data", NOTES, "--epochs", 1,
         "--output", tmp_path / "run", "--max-train-examples", 20, "--batch-size", 8,
         "--learning-rate", 1e-3, "--precision", "bf16", "--seed", 7,
     )  # fmt: skip
     trained = json.loads(out)
     assert code == 0 and trained["total"] == 120
-    code, out, _ = run(
+    assert err.count("warning: 28 of 120 questions have no answer") == 1
+    code, out, err = run(
         "evaluate", "--model", tmp_path / "run", "--data", NOTES, "--output", tmp_path / "eval",
         "--precision", "bf16",
     )  # fmt: skip
     assert code == 0 and {"output", *json.loads(out)} == trained.keys()
+    assert err.count("warning: 28 of 120 questions have no answer") == 1
     assert {p.name for p in (tmp_path / "eval").iterdir()} == {
-        "predictions.json", "nbest_predictions.json", "metrics.json",
+        "predictions.json", "nbest_predictions.json", "metrics.json", "null_odds.json",
     }  # fmt: skip
 
 
 def test_stop_and_resume(run, tiny, tmp_path):
     """Exit codes are the errors' own; a run that has ended is not begun again."""
     arguments = (
-        "train", "--init", tiny, "--train-file", NOTES, "--epochs", 1, "--output", tmp_path / "run",
+        "train", "--model", tiny, "--data", NOTES, "--epochs", 1, "--output", tmp_path / "run",
         "--max-train-examples", 20,
     )  # fmt: skip
     assert run(*arguments)[0] == 0
@@ -350,7 +761,7 @@ def test_stop_and_resume(run, tiny, tmp_path):
 
 
 def test_check_data(run, tiny, tmp_path):
-    code, out, _ = run("check-data", NOTES, "--tokenizer", tiny)
+    code, out, _ = run("check-data", "--data", NOTES, "--model", tiny)
     report = dict(line.split() for line in out.splitlines())
     assert code == 0 and report["questions"] == "120" and report["unanswerable"] == "28"
     assert report["answers_without_a_window"] == "0"
@@ -364,8 +775,8 @@ def test_check_data(run, tiny, tmp_path):
     rows[0]["answer_start"] = 0
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     size = ("--max-length", 32, "--doc-stride", 8)
-    code, out, err = run("check-data", path, "--tokenizer", tiny, *size)
-    assert code == 2 and err == f"error: {path}: 1 questions have errors\n"
+    code, out, err = run("check-data", "--data", path, "--model", tiny, *size)
+    assert code == 2 and err == f"error: {path}: 1 question has an error\n"
     assert out.startswith(f"{path}: row 2: answer 'Ada' is not at answer_start=1")
     assert dict(line.split() for line in out.splitlines()[1:])["answers_without_a_window"] == "1"
 
@@ -380,7 +791,7 @@ def test_train_on_what_is_left(run, tiny, tmp_path):
     rows[6] = {"question": "Who?", "context": "\u200b", "answer": ""}
     path = tmp_path / "own.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    train = ("train", "--init", tiny, "--train-file", path, "--epochs", 1, "--output")
+    train = ("train", "--model", tiny, "--data", path, "--epochs", 1, "--output")
     code, _, err = run(*train, tmp_path / "run")
     assert code == 2 and "row 4" in err
     code, _, err = run(*train, tmp_path / "run", "--skip-invalid")
@@ -388,7 +799,7 @@ def test_train_on_what_is_left(run, tiny, tmp_path):
     told = (tmp_path / "run" / "skipped.txt").read_text(encoding="utf-8").splitlines()
     for line, named in zip(told, ("row 4", "row 6: no words", "row 7: no words"), strict=True):
         assert named in line
-    code, out, err = run("check-data", path, "--tokenizer", tiny)
+    code, out, err = run("check-data", "--data", path, "--model", tiny)
     assert code == 2 and "3 questions have errors" in err and out.splitlines()[:3] == told
 
 
@@ -399,7 +810,7 @@ def test_bench_train(run, tiny, tmp_path, monkeypatch):
     row = {"question": "Who lit it?", "context": "Ada lit it.", "answer": "Ada"}
     data.write_text("\n".join([json.dumps(row)] * 9 * bench.BATCH), encoding="utf-8")
     code, out, _ = run(
-        "bench", "train", "--init", tiny, "--data", data, "--turns", 1, "--output", path
+        "bench", "train", "--model", tiny, "--data", data, "--turns", 1, "--output", path
     )
     assert code == 0 and out.count("minibert ") >= 2
     for memory in ("tuned", "untuned"):
@@ -417,7 +828,7 @@ def test_an_old_report_stays_until_the_new_one_is_there(run, tmp_path, monkeypat
         raise KeyboardInterrupt
 
     monkeypatch.setattr(bench_commands, "bench_train", measure)
-    arguments = ("bench", "train", "--init", "i", "--data", "d", "--output")
+    arguments = ("bench", "train", "--model", "i", "--data", "d", "--output")
     with contextlib.suppress(KeyboardInterrupt):
         run(*arguments, path)
     assert path.read_text() == "of yesterday" and list(tmp_path.iterdir()) == [path]
@@ -450,28 +861,34 @@ ASKED = ("--question", "Who?", "--context", "a lamp")
         ),
         (("answer", "--model", "MODEL", "--question", "Who?"), "--context"),
         (("answer", "--model", "MODEL", "--context", "a"), "--question"),
-        (("answer", "--model", "MODEL", "--input", "none.jsonl"), "none.jsonl: cannot be opened"),
-        (("answer", "--model", "MODEL", "--input", "x", "--question", "Who?"), "--input excludes"),
+        (("answer", "--model", "MODEL", "--input", "none.jsonl"), "none.jsonl: no such file"),
+        (
+            ("answer", "--model", "MODEL", "--input", "x", "--question", "Who?"),
+            "give one of --question and --input, but got",
+        ),
         (
             ("evaluate", "--model", "MODEL", "--data", NOTES, "--output", "o", "--tune-threshold"),
-            "--null-threshold and --tune-threshold need --no-answer",
+            "--tune-threshold needs --no-answer",
         ),
-        (("answer", "--model", "MODEL", "--question", "Who?", "--context-file", "none"), "none"),
+        (
+            ("answer", "--model", "MODEL", "--question", "Who?", "--context-file", "none"),
+            "none: no such file",
+        ),
         (("evaluate", "--model", "MODEL", "--data", "none.json", "--output", "o"), "none.json"),
         (
             ("evaluate", "--model", "MODEL", "--data", NOTES, "--output", "o", "--precision", "x"),
             "precision='x'",
         ),
-        (("train", "--init", "EMPTY", "--train-file", NOTES, "--output", "o"), "no config.json"),
-        (("train", "--init", "MODEL", "--train-file", "none.json", "--output", "o"), "none.json"),
+        (("train", "--model", "EMPTY", "--data", NOTES, "--output", "o"), "no config.json"),
+        (("train", "--model", "MODEL", "--data", "none.json", "--output", "o"), "none.json"),
         (
             ("evaluate", "--model", "MODEL", "--data", NOTES, "--output", NOTES),
             "cannot be a folder",
         ),
-        (("inspect", "EMPTY"), "no config.json"),
+        (("inspect", "--model", "EMPTY"), "no config.json"),
         (
             ("explain", "--question", "Who?", "--context-file", "none", "--output", "o"),
-            "none: not readable as text",
+            "none: no such file",
         ),
         (
             (
@@ -487,7 +904,7 @@ ASKED = ("--question", "Who?", "--context", "a lamp")
             ),
             "no words in the question",
         ),
-        (("show", "none.json"), "none.json"),
+        (("show", "--data", "none.json"), "none.json: no such file"),
     ],
 )
 def test_what_goes_wrong_is_one_line(run, tiny, tmp_path, monkeypatch, arguments, named):

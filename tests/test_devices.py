@@ -7,6 +7,7 @@ import torch
 
 import minibert
 from minibert.cli import main, program
+from minibert.cli.options import ReaderOptions
 from minibert.fast.processor import choose_device, choose_precision
 
 NAMES = ["mps", "cuda", "cuda:99", "xpu", "meta", "hpu", "xla", "vulkan", "no such thing", ""]
@@ -75,3 +76,24 @@ def test_the_command_line_says_what_was_chosen(tiny, capsys, monkeypatch):
         main()
     out, err = capsys.readouterr()
     assert "score" in out and err == "cpu, fp32, sdpa attention\n"
+
+
+def test_auto_is_a_gpu_only_if_torch_can_use_it(monkeypatch):
+    """For an old GPU, torch may have no kernels. Then "auto" is the CPU."""
+
+    def ones(*arguments: Any, **named: Any) -> None:
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "ones", ones)
+    assert choose_device("auto") == torch.device("cpu")
+    with pytest.raises(minibert.InputError, match="no kernel image"):
+        choose_device("cuda")
+
+
+def test_the_size_of_a_batch_arrives(tiny):
+    """In Python and in every command that reads; the message about too little memory advises it."""
+    assert minibert.QuestionAnswerer.from_pretrained(tiny, batch_size=7).batch_size == 7
+    assert ReaderOptions(model=str(tiny), batch_size=7).load().batch_size == 7
+    with pytest.raises(minibert.InputError, match="batch_size=0: expected 1 or more"):
+        minibert.QuestionAnswerer.from_pretrained(tiny, batch_size=0)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import minibert
 from minibert.families import FAMILIES
+from minibert.fast.linear import fuse
 from minibert.model import Bert, BertConfig
 
 ALL = siblings.FAMILIES
@@ -71,6 +72,31 @@ def test_random_configurations_bit_for_bit(transformers, tmp_path, model_type, s
         transformers, model_type, tmp_path, **sizes(SHAPES[shape]), vocab_size=211
     )
     compare(theirs, tmp_path, *SHAPES[shape][4:])
+
+
+@pytest.mark.parametrize("where", ["before the tokens", "on both sides", "between the tokens"])
+@pytest.mark.parametrize("model_type", ALL)
+def test_padding_may_be_anywhere(transformers, tmp_path, model_type, where):
+    """The same bits at every token. RoBERTa's positions don't count padding, BERT's do."""
+    theirs = siblings.reference_model(transformers, model_type, tmp_path, vocab_size=211)
+    ours = minibert.BertForQuestionAnswering.from_pretrained(tmp_path)
+    padding = theirs.config.pad_token_id
+    mask = torch.ones(3, 20, dtype=torch.long)  # the first row is full
+    place = {"before the tokens": slice(0, 8), "between the tokens": slice(5, 9)}.get(where)
+    for row in mask[1:]:
+        if place is None:
+            row[:4] = row[-6:] = 0
+        else:
+            row[place] = 0
+    ids = torch.where(mask == 1, torch.randint(7, 211, mask.shape), padding)
+    with torch.no_grad():
+        wanted = theirs(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+        assert_equal_at_tokens(ours(ids, mask), wanted, mask)
+        fuse(ours)
+        states = ours(ids, mask).hidden_states[-1]
+        # to 1e-4, because fused layers round differently
+        difference = (states - wanted.hidden_states[-1])[mask.bool()].abs().max()
+        assert difference < 1e-4
 
 
 @pytest.mark.parametrize("model_type", BASE)

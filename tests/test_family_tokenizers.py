@@ -1,8 +1,10 @@
 """Tokenizers of every kind: ids and offsets compared with the reference, whole words, text that is
 never a special token, files under every name, and files that are refused."""
 
+import itertools
 import json
 import re
+from collections.abc import Iterator
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -16,6 +18,8 @@ from hypothesis import strategies as st
 from test_features import differences, reference_label, reference_windows
 from test_hostile_text import ANSWERED, unicode_texts
 from test_tokenization import STRANGE, VOCABULARY
+from tokenizers import pre_tokenizers as pre
+from tokenizers import processors
 
 import minibert
 from minibert import QuestionAnswerer, Tokenizer
@@ -27,6 +31,7 @@ KINDS = {
     "byte-level BPE": siblings.byte_level(600),
     "with a space first": siblings.byte_level(600, add_prefix_space=True),
     "offsets not trimmed": siblings.byte_level(600, trim_offsets=False),
+    "BPE with ▁": siblings.space_pairs(600),
     "XLM-R's Unigram": siblings.unigram(600, words_first=True),
     "CamemBERT's Unigram": siblings.unigram(600, words_first=False),
 }
@@ -55,7 +60,7 @@ def stripped(text: str, start: int, end: int) -> list[int]:
 
 def assert_theirs(transformers: Any, kind: str, texts: list[str]) -> None:
     """Ids and offsets equal the reference's, with one exception: here no piece includes the white
-    space at its edges, as in byte-level BPE and Unigram, and a "▁" alone covers nothing."""
+    space at its edges, as in byte-level BPE and Unigram, and a "▁" or "Ġ" alone covers nothing."""
     theirs = transformers.PreTrainedTokenizerFast(tokenizer_object=KINDS[kind])
     texts = [text for text in texts if not CONTROL.search(text)]
     encoded = theirs(texts, add_special_tokens=False, return_offsets_mapping=True)
@@ -64,7 +69,7 @@ def assert_theirs(transformers: Any, kind: str, texts: list[str]) -> None:
         places = [stripped(text, *place) for place in encoded["offset_mapping"][k]]
         tokens = theirs.convert_ids_to_tokens(encoded["input_ids"][k])
         for ours, wanted, token in zip(pieces.offsets.tolist(), places, tokens, strict=True):
-            blank = token == "▁" or wanted[0] == wanted[1]
+            blank = token in ("▁", "Ġ") or wanted[0] == wanted[1]
             assert ours[0] >= ours[1] if blank else ours == wanted, text
 
 
@@ -113,6 +118,93 @@ def test_offsets_are_slices_of_any_text(text):
         for start, end in pieces.offsets.tolist():
             assert text[start:end].strip() == text[start:end]
             assert start < end or text[end:start].strip() == ""
+
+
+# Steps before the byte level. `ByteLevel(add_prefix_space=True)` puts a space before each part.
+STEPS: dict[str, list[Any]] = {
+    "ByteLevel alone": [],
+    "digits first": [pre.Digits(individual_digits=True)],
+    "punctuation first": [pre.Punctuation()],
+    "white space first": [pre.WhitespaceSplit()],
+    "words first": [pre.Whitespace()],
+}
+
+
+def post_processors(backend: Any, space: bool, trim: bool) -> dict[str, Any]:
+    """Every post-processor that can trim, with these flags, and none."""
+    bert = backend.token_to_id("[CLS]") is not None
+    cls, sep = ("[CLS]", "[SEP]") if bert else ("<s>", "</s>")
+    ids = [(token, backend.token_to_id(token)) for token in (sep, cls)]
+    ends = processors.TemplateProcessing(
+        f"{cls} $A {sep}", f"{cls} $A {sep} {sep} $B {sep}", special_tokens=ids
+    )
+    flags = {"add_prefix_space": space, "trim_offsets": trim}
+    return {
+        "none": None,
+        "RobertaProcessing": processors.RobertaProcessing(*ids, **flags),
+        "ByteLevel": processors.ByteLevel(**flags),
+        "ByteLevel and template": processors.Sequence([processors.ByteLevel(**flags), ends]),
+    }
+
+
+def byte_levels(steps: str) -> Iterator[tuple[str, Tokenizer]]:
+    """Byte-level tokenizers with these steps, all post-processors and all flags."""
+    for space, regex, first, trim in itertools.product((True, False), repeat=4):
+        backend = KINDS["byte-level BPE"].from_str(siblings.trained("roberta"))
+        level = pre.ByteLevel(add_prefix_space=space, use_regex=regex)
+        backend.pre_tokenizer = pre.Sequence([*STEPS[steps], level]) if STEPS[steps] else level
+        for name, post in post_processors(backend, first, trim).items():
+            backend.post_processor = post
+            flags = f"space={space}, regex={regex}; {name}, space={first}, trim={trim}"
+            yield flags, Tokenizer(backend)
+
+
+def assert_letters_are_covered(tokenizer: Tokenizer, texts: list[str], kind: str) -> None:
+    """Each letter belongs to a piece. A piece that is only a space covers no letter."""
+    for text, pieces in zip(texts, tokenizer.encode_batch(texts), strict=True):
+        spaces = [token in ("▁", "Ġ") for token in tokenizer.tokens(pieces.ids)]
+        assert pieces.blank[spaces].all(), f"{kind}: {text!r}"
+        covered = {k for start, end in pieces.offsets.tolist() for k in range(start, end)}
+        missing = [c for k, c in enumerate(text) if c.isprintable() and k not in covered]
+        assert set(missing) <= {" "}, f"{kind}: {text!r}"
+
+
+PLAIN = [
+    "Joris woont in Gent.", "a b", "I", "  Ada  lit", "\nAda lit the lamp.", "x=3.14, (in 1874)!",
+    "Joris\n\nZed\tQ ", "Élan vital, über", "東京タワー 😀 z", "\u00a0Zed\u3000Q",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_every_letter_is_covered_by_byte_pairs(steps):
+    """Whatever the flags of pre-tokenizer and post-processor say, also if the flags disagree. They
+    disagree in RobBERT, and if tokenizer_config.json changes the flag of tokenizer.json."""
+    count = 0
+    for flags, tokenizer in byte_levels(steps):
+        assert_letters_are_covered(tokenizer, PLAIN, flags)
+        count += 1
+    assert count == 64
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_letter_is_covered(kind):
+    for space, trim in itertools.product((True, False), repeat=2):
+        backend = KINDS[kind].from_str(KINDS[kind].to_str())
+        for name, post in post_processors(backend, space, trim).items():
+            backend.post_processor = post
+            assert_letters_are_covered(Tokenizer(backend), PLAIN, f"{name}, {space}, {trim}")
+
+
+def test_settings_can_change_the_space_of_tokenizer_json(tmp_path):
+    """tokenizer_config.json asks for a space before the first word. tokenizer.json does not."""
+    siblings.write_tokenizer("roberta", tmp_path)
+    settings = siblings.settings("roberta") | {"add_prefix_space": True}
+    write(tmp_path, tokenizer_config__json=settings)
+    for folder in (tmp_path, tmp_path / "saved"):
+        tokenizer = Tokenizer.from_pretrained(folder)
+        assert tokenizer.tokens(tokenizer.encode("Joris").ids)[0].startswith("Ġ")
+        assert_letters_are_covered(tokenizer, PLAIN, folder.name)
+        tokenizer.save_pretrained(tmp_path / "saved")
 
 
 SPELLED = [
@@ -192,6 +284,72 @@ def test_a_context_of_white_space_has_no_words(readers, model_type, context):
     for pair in (("Who?", context), (context, "Ada")):
         with pytest.raises(minibert.InputError, match="no words"):
             readers[model_type](*pair)
+
+
+@cache
+def small_reader(kind: str) -> QuestionAnswerer:
+    """A small random model with this tokenizer, and windows of 32 tokens."""
+    tokenizer = of_kind(kind)
+    sizes = {
+        "vocab_size": 600, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 32, "max_position_embeddings": 64, "pad_token_id": tokenizer.pad_id,
+    }  # fmt: skip
+    family = "bert" if kind == "WordPiece" else "roberta"
+    config = minibert.BertConfig.from_dict({"model_type": family, **sizes})
+    model = minibert.BertForQuestionAnswering(config).eval()
+    return QuestionAnswerer(model, tokenizer, max_length=32, doc_stride=8)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_blank_context_is_blank_for_every_kind(kind):
+    qa = minibert.pipeline(model=small_reader(kind))
+    for blank in ("", "   ", " \n\t", "\u00a0"):
+        pair = {"question": "Who?", "context": blank}
+        assert qa(**pair, allow_blank=True) == {"score": 0.0, "start": 0, "end": 0, "answer": ""}
+        both = [pair, pair | {"context": "Ada lit it."}]
+        nothing, answer = qa(both, allow_blank=True)
+        assert nothing["answer"] == "" and answer["answer"] in "Ada lit it."
+        with pytest.raises(minibert.InputError, match="no words in the context"):
+            qa(**pair)
+
+
+SPACED = [
+    ("Who?", "\nAda lit the lamp."),
+    ("\nWho?", "  Ada lit  the lamp.  \n"),
+    (" Who  lit it? \n", "Ada lit. \n\n Then she slept."),
+    ("Who?", "Ada lit it." + 20 * " \n\t" + "She slept."),  # whole windows of white space
+    ("Who?", 60 * "\n" + "Ada lit it."),
+    ("Who?", "Ada lit it." + 60 * "\n"),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("number", range(len(SPACED)))
+def test_white_space_is_no_word_of_an_explanation(monkeypatch, kind, number):
+    monkeypatch.setattr("minibert.explain.explanation.STEPS", 8)  # takes less time
+    question, context = SPACED[number]
+    why = small_reader(kind).explain(question, context, no_answer=bool(number % 2))
+    assert why.attribution
+    for text, places in ((question, why.question_words), (context, why.context_words)):
+        assert [text[a:b] for a, b in places] == [text[a:b].strip() for a, b in places]
+        assert [a for a, _ in places] == sorted(a for a, _ in places)
+        assert "" not in [text[a:b] for a, b in places]
+    for occlusion in why.attribution.occlusions:
+        text = question if occlusion.side == "question" else context
+        rest = text[: occlusion.start] + text[occlusion.end :]
+        assert text[occlusion.start : occlusion.end].strip() and rest.strip()
+    shares = why.attribution.gradients  # the words have all of the difference
+    assert sum(shares.question) + sum(shares.context) == pytest.approx(
+        shares.log_p - shares.baseline_log_p, abs=1e-3
+    )
+    for window in why.windows:
+        first, last = window.context_start, window.context_end
+        spans = zip(window.starts[first:last], window.ends[first:last], strict=True)
+        blank = all(a >= b for a, b in spans)
+        assert [d.decoder for d in window.decoders] == ["argmax", "beam", "exact"][: 3 - blank]
+        assert not (blank and window.alone.answer)
+        assert all(decoded.rule for decoded in window.decoders) or not blank
+    assert json.dumps(why.to_dict(), allow_nan=False)  # for the page
 
 
 def text_windows(
@@ -413,21 +571,27 @@ def test_bad_files_with_a_vocabulary(tmp_path, files, named):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "wanted"),
+    ("tokens", "text", "wanted"),
     [
-        ([*siblings.BRACKETS, "Ada", "ada", "##a"], "Ada"),
-        ([*siblings.BRACKETS, "ada", "##a", "東"], "ada"),
-        ([*siblings.BRACKETS, "[unused1]", "[Unused2]", "ada"], "ada"),
+        (["Ada", "ada", "##a"], "Ada", "Ada"),
+        (["ada", "##a", "東"], "Ada", "ada"),
+        (["[unused1]", "[Unused2]", "ada"], "Ada", "ada"),
+        (["Élan", "elan", "élan"], "Élan", "Élan"),
+        (["élan", "elan"], "Élan", "elan"),  # lower-casing removes accents too
+        (["Ада", "ада"], "Ада", "Ада"),
+        (["ада", "ß", "ﬁ", "ª"], "Ада", "ада"),
+        (["Άδα", "αδα"], "Άδα", "Άδα"),
+        (["ada", "##É"], "Ada", "[UNK]"),
     ],
 )
 @pytest.mark.parametrize("settings", [None, {}, {"tokenizer_class": "BertTokenizer"}])
-def test_the_vocabulary_tells_whether_it_is_cased(tmp_path, tokens, wanted, settings):
-    """If no file does."""
-    write(tmp_path, vocab__txt="\n".join(tokens))
+def test_the_vocabulary_tells_whether_it_is_cased(tmp_path, tokens, text, wanted, settings):
+    """If no file does. A capital letter of any script makes a vocabulary cased."""
+    write(tmp_path, vocab__txt="\n".join([*siblings.BRACKETS, *tokens]))
     if settings is not None:
         write(tmp_path, tokenizer_config__json=settings)
     tokenizer = Tokenizer.from_pretrained(tmp_path)
-    assert tokenizer.tokens(tokenizer.encode("Ada").ids) == [wanted]
+    assert tokenizer.tokens(tokenizer.encode(text).ids) == [wanted]
 
 
 @pytest.mark.parametrize(

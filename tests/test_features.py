@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import minibert
 from minibert.batches import collate, length_batches, split_batch, token_batches
-from minibert.features import window_bounds
+from minibert.features import data_report, window_bounds
 
 
 def reference_windows(
@@ -30,17 +30,20 @@ def reference_windows(
 
 def reference_label(encoding: Any, example: minibert.Example) -> tuple[int, int]:
     """The labels of `transformers`' example scripts, its slip at the window's end included: where
-    no token starts after the answer's start, the search for one runs on to the final [SEP]."""
-    if not example.answers:
-        return 0, 0
-    answer = example.answers[0]
+    no token starts after the answer's start, the search for one runs on to the final [SEP].
+
+    The scripts look at one answer of a question. Here it is the first that the window contains.
+    """
     offsets = encoding.offsets
     context = [k for k, segment in enumerate(encoding.sequence_ids) if segment == 1]
-    if offsets[context[0]][0] > answer.char_start or offsets[context[-1]][1] < answer.char_end:
-        return 0, 0
-    after = (k for k in range(context[0], len(offsets)) if offsets[k][0] > answer.char_start)
-    before = (k for k in range(context[-1], -1, -1) if offsets[k][1] < answer.char_end)
-    return next(after, len(offsets)) - 1, next(before) + 1
+    for answer in example.answers:
+        first, last = offsets[context[0]][0], offsets[context[-1]][1]
+        if first > answer.char_start or last < answer.char_end:
+            continue
+        after = (k for k in range(context[0], len(offsets)) if offsets[k][0] > answer.char_start)
+        before = (k for k in range(context[-1], -1, -1) if offsets[k][1] < answer.char_end)
+        return next(after, len(offsets)) - 1, next(before) + 1
+    return 0, 0
 
 
 def differences(
@@ -159,6 +162,52 @@ def test_there_the_reference_labels_sep(transformers, minilm):
     assert reference_label(reference.encodings[0], example) == (last + 1, last)
 
 
+def test_each_window_is_labelled_with_the_first_answer_that_it_holds(minilm):
+    """A contract, as in CUAD: one question, and clauses in several places answer it."""
+    clauses = ["Ada Lamp Ltd.", "the Keeper", "Northern Lights Board", "the Keeper"]
+    context = " ".join(
+        f"{'The parties agree to keep it lit. ' * 30}{clause}," for clause in clauses
+    )
+    starts = [context.index(clause) for clause in clauses[:3]]
+    starts.append(context.rindex("the Keeper"))
+    order = (2, 0, 3, 1)  # annotators need not follow the text
+    gold = tuple(minibert.GoldAnswer(clauses[k], starts[k]) for k in order)
+    example = minibert.Example("cuad", "Who are the parties?", context, gold)
+    tokenizer = minibert.Tokenizer.from_pretrained(minilm)
+    features = minibert.prepare_train_features([example], tokenizer, 128, 32)
+    labels = []
+    for feature in features:
+        places = feature.context.offsets[feature.token_start : feature.token_end + 1]
+        begin, end = places[0, 0], places[-1, 1]
+        held = [a for a in gold if begin <= a.char_start and a.char_end <= end]
+        labels.append(text_of_label(feature, context) if feature.start_position else "")
+        assert labels[-1] == (held[0].text if held else "")
+    assert set(labels) == {"", *clauses}  # in every place, and there are windows without an answer
+
+    report = data_report([example, replace(example, answers=gold[:1] * 2)], tokenizer, 128, 32)
+    assert report["several_answers"] == 1 and report["answers_without_a_window"] == 0
+
+
+def test_no_answer_of_a_question_fits_into_a_window(tiny):
+    """It counts as one question without a window, however many answers it has."""
+    context = "Ada lit the lamp. " * 30
+    gold = tuple(minibert.GoldAnswer(context[a : a + 300], a) for a in (0, 18))
+    example = minibert.Example("k", "lamp", context, gold)
+    tokenizer = minibert.Tokenizer.from_pretrained(tiny)
+    assert data_report([example], tokenizer, 32, 8)["answers_without_a_window"] == 1
+    short = replace(example, answers=(*gold, minibert.GoldAnswer("Ada", 0)))
+    assert data_report([short], tokenizer, 32, 8)["answers_without_a_window"] == 0
+
+
+def test_every_answer_of_a_question_needs_a_place(tiny):
+    """Otherwise a window that contains the answer would be trained as "no answer"."""
+    tokenizer = minibert.Tokenizer.from_pretrained(tiny)
+    gold = (minibert.GoldAnswer("Ada", 0), minibert.GoldAnswer("lamp", -1))
+    example = minibert.Example("k", "lamp", "Ada lit the lamp.", gold)
+    with pytest.raises(minibert.DataError, match=r"k: the data do not say where .* 'lamp'"):
+        minibert.prepare_train_features([example], tokenizer, 32, 8)
+
+
 @given(pieces=st.integers(1, 300), room=st.integers(1, 60), overlap=st.integers(0, 59))
 def test_windows_cover_the_context_and_overlap(pieces, room, overlap):
     overlap = min(overlap, room - 1)
@@ -170,7 +219,7 @@ def test_windows_cover_the_context_and_overlap(pieces, room, overlap):
 
 
 def test_labels_point_at_the_answer(tiny, field_notes):
-    """Where a window holds the answer, its labelled tokens cover it; somewhere one does."""
+    """Where a window holds an answer, its labelled tokens cover it; somewhere one does."""
     tokenizer = minibert.Tokenizer.from_pretrained(tiny)
     features = minibert.prepare_train_features(field_notes, tokenizer, 96, 32)
     examples = {e.id: e for e in field_notes}
@@ -181,7 +230,8 @@ def test_labels_point_at_the_answer(tiny, field_notes):
             assert feature.end_position == 0
             continue
         assert len(feature.prefix) <= feature.start_position <= feature.end_position
-        assert example.answers[0].text in text_of_label(feature, example.context)
+        labelled = text_of_label(feature, example.context)
+        assert any(answer.text in labelled for answer in example.answers)
         held.add(example.id)
     assert held == {e.id for e in field_notes if e.answers}
 

@@ -3,6 +3,7 @@
 import ast
 import platform
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import minibert
 
 PACKAGE = Path(minibert.__file__).parent
+HERE = Path(__file__).parent
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -169,3 +171,16 @@ def test_importing_is_light_and_changes_nothing():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_everything_is_importable_without_posix(monkeypatch):
+    """Other systems have no `os.geteuid`, and no module `resource`, `fcntl`, `pwd` or `grp`."""
+    monkeypatch.delattr("os.geteuid", raising=False)
+    tests = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in HERE.glob("*.py")}
+    for name, tree in {**TREES, **tests}.items():
+        outside = [node for node in tree.body if not isinstance(node, (*FUNCTIONS, ast.ClassDef))]
+        top = ast.Module(outside, [])
+        assert not imports(name, top) & {"resource", "fcntl", "pwd", "grp"}, name
+        calls = {ast.unparse(node.func) for node in ast.walk(top) if isinstance(node, ast.Call)}
+        assert not calls & {"os.geteuid", "os.getuid", "os.fork", "os.uname"}, name
+    assert runpy.run_path(str(HERE / "machine.py"))["needs_permissions"]

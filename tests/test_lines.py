@@ -8,9 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -194,6 +195,33 @@ def test_a_file_that_appears_meanwhile_is_not_overwritten(qa, tmp_path):
     assert (tmp_path / "out.jsonl.partial").read_bytes() == b"{}\n"
 
 
+def test_only_one_job_writes_a_file(qa, tmp_path, monkeypatch):
+    """A second job is refused while the first one works. Then the lock is gone."""
+    source, output = tmp_path / "rows.jsonl", tmp_path / "answers.jsonl"
+    source.write_bytes(b"".join(rows(3)))
+    settings = AnswerSettings()
+
+    def during(*arguments: Any) -> Iterator[bytes]:
+        for line in answer_lines(*arguments):
+            before = contents()
+            with pytest.raises(minibert.InputError, match=r"answers.jsonl: another job is writing"):
+                answer_file(qa, source, output, True, settings)
+            assert contents() == before
+            yield line
+
+    def contents() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    with monkeypatch.context() as patch:
+        patch.setattr("minibert.cli.lines.answer_lines", during)
+        answer_file(qa, source, output, True, settings)
+    assert output.read_bytes() == answered(qa, rows(3), settings)
+    assert contents().keys() == {"rows.jsonl", "answers.jsonl"}
+    answer_file(qa, source, tmp_path / "again.jsonl", True, settings)
+    with pytest.raises(minibert.InputError, match="cannot be written: No such file"):
+        answer_file(qa, source, tmp_path / "no" / "answers.jsonl", False, settings)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals and pipes as POSIX has them")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGKILL"])  # Windows has no SIGKILL to name
 def test_a_killed_job_keeps_its_answers(tiny, tmp_path, name):
@@ -246,4 +274,4 @@ def test_output_without_input_is_named(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(program, "keep_freed_memory", lambda: None)
     with pytest.raises(SystemExit) as ended:
         main()
-    assert ended.value.code == 2 and "--output and --resume need --input" in capsys.readouterr().err
+    assert ended.value.code == 2 and "--output needs --input" in capsys.readouterr().err

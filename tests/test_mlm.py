@@ -227,6 +227,43 @@ def test_a_tokenizer_that_does_not_fit_is_named(tiny, minilm, tmp_path):
         minibert.adapt(config(tmp_path / "mixed", tmp_path / "out"))
 
 
+@pytest.mark.parametrize("lacking", ["a mask token", "positions"])
+def test_what_is_lacking_is_named_before_anything_is_written(tiny, tmp_path, lacking):
+    init = tmp_path / "init"
+    sizes = json.loads((tiny / "config.json").read_text(encoding="utf-8"))
+    tokens = (tiny / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    if lacking == "positions":
+        sizes["max_position_embeddings"] = 200
+        error = "max_length=384, but this model has 200 positions"
+    else:
+        tokens[tokens.index("[MASK]")] = "[unused1]"
+        error = f"{init}: the vocabulary has no mask token"
+    model = minibert.BertForQuestionAnswering(minibert.BertConfig.from_dict(sizes))
+    model.save_pretrained(init)
+    Tokenizer.from_vocabulary(tokens).save_pretrained(init)
+    with pytest.raises(minibert.MinibertError, match=error) as raised:
+        minibert.adapt(config(init, tmp_path / "out"))
+    assert "\n" not in str(raised.value) and not (tmp_path / "out").exists()
+
+
+def test_a_skipped_question_is_listed_once(tiny, tmp_path):
+    """Several epochs may ask it: here each passage has one question."""
+    rows = [
+        {"id": f"k{k}", "question": "Who?", "context": f"Ada {k} lit it.", "answer": "Ada"}
+        for k in range(6)
+    ]
+    rows[1] |= {"answer": "Bo"}  # not in the context
+    rows[2] |= {"question": "\u200b"}  # no words
+    rows[4] |= {"question": "\u200b"}
+    path = tmp_path / "own.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    settings = config(tiny, tmp_path / "out", epochs=4, skip_invalid=True)
+    minibert.adapt(replace(settings, train_file=str(path)))
+    listed = (tmp_path / "out" / "skipped.txt").read_text(encoding="utf-8").splitlines()
+    assert len(listed) == 3
+    assert all(any(name in line for line in listed) for name in ("k1", "k2", "k4"))
+
+
 def test_any_seed_of_torch_is_accepted(tiny, tmp_path):
     minibert.adapt(config(tiny, tmp_path, epochs=0.1, seed=2**63))
 

@@ -75,7 +75,8 @@ def test_two_processes_train_as_one(tiny, tmp_path):
         tmp_path / "two", max_length=128, doc_stride=32, precision="fp32"
     )
     whole = minibert.evaluate(qa, minibert.load_squad(NOTES))  # a lost share would score 0
-    assert {name: last[name] for name in whole} == pytest.approx(whole)
+    # 1e-5 for thresholds, which are logits
+    assert {name: last[name] for name in whole} == pytest.approx(whole, abs=1e-5)
     ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     for name, tensor in ours.items():  # Adam moves a weight by one learning rate in a step
         assert torch.allclose(tensor, theirs[name], atol=2 * len(one) * 1e-4), name

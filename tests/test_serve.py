@@ -93,6 +93,7 @@ def test_a_long_passage_gets_its_attribution_on_request(address):
     [
         ({}, 200),
         ({"Host": "localhost:PORT"}, 200),
+        ({"Host": "LocalHost:PORT", "Origin": "HTTP://LOCALHOST:PORT"}, 200),
         ({"Origin": "http://127.0.0.1:PORT"}, 200),
         ({"Host": "example.org"}, 403),
         ({"Host": "example.org:PORT"}, 403),
@@ -209,6 +210,44 @@ def test_within_this_process(tiny):
         live.places.acquire()
     assert client.post("/ask", json=ASKED).status_code == 503
     live.thread.shutdown()
+
+
+def client_of(tiny: Path, port: int, address: str, allowed: list[str]) -> Any:
+    from starlette.testclient import TestClient
+
+    live = server.Live(minibert.QuestionAnswerer.from_pretrained(tiny, precision="fp32"))
+    return TestClient(live.app(port, allowed), base_url=address)
+
+
+@pytest.mark.filterwarnings("ignore:Using `httpx` with")
+@pytest.mark.parametrize(
+    ("port", "allowed", "address", "status"),
+    [
+        (80, [], "http://127.0.0.1", 200),  # browsers leave out the port 80
+        (80, [], "http://localhost:80", 200),
+        (80, [], "http://127.0.0.1:8123", 403),
+        (8123, [], "http://127.0.0.1", 403),
+        (8123, [], "http://localhost:9000", 403),  # ssh -L 9000:127.0.0.1:8123
+        (8123, ["LOCALHOST:9000"], "http://localhost:9000", 200),
+        (8123, ["localhost:9000"], "http://localhost:9001", 403),
+        (8123, ["qa.example.org"], "http://qa.example.org", 200),
+        (8123, ["qa.example.org"], "https://qa.example.org", 200),
+        (8123, ["qa.example.org"], "http://127.0.0.1:8123", 200),
+        (8123, ["qa.example.org"], "http://other.example.org", 403),
+        (8123, ["[::1]:9000"], "http://[::1]:9000", 200),
+    ],
+)
+def test_the_page_has_only_its_own_addresses(tiny, port, allowed, address, status):
+    client = client_of(tiny, port, address, allowed)
+    for headers in ({}, {"Origin": address.removesuffix(":80")}):
+        assert client.get("/", headers=headers).status_code == status
+    assert client.get("/", headers={"Origin": "http://example.org"}).status_code == 403
+
+
+@pytest.mark.parametrize("host", ["*", "", "http://localhost:9000", "a/b", "localhost:"])
+def test_what_is_not_a_host_is_refused(tiny, host):
+    with pytest.raises(minibert.InputError, match="expected HOST or HOST:PORT"):
+        client_of(tiny, 8123, "http://127.0.0.1:8123", [host])
 
 
 def test_a_port_in_use_is_named(tiny):

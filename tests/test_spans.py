@@ -236,6 +236,35 @@ def test_a_text_s_score_where_others_are_far_below():
     assert text_scores(["", *texts], grid, 9000.0, context, offsets, 1.0) == [1.0, 0.0, 0.0, 0.0]
 
 
+class Counted(np.ndarray):
+    """An array that counts the numbers that go through element-wise operations on it."""
+
+    numbers = 0
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **keywords):
+        Counted.numbers += max(np.size(x) for x in inputs)
+        plain = [x.view(np.ndarray) if isinstance(x, Counted) else x for x in inputs]
+        result = getattr(ufunc, method)(*plain, **keywords)
+        return result.view(Counted) if isinstance(result, np.ndarray) else result
+
+
+def test_the_grid_is_searched_once_for_all_texts():
+    """The texts of 300 answers cost hardly more than the text of one."""
+    words = [f"w{k}" for k in range(300)]
+    context = " ".join(words)
+    ends = np.cumsum([len(word) + 1 for word in words]) - 1
+    offsets = np.stack((ends - [len(word) for word in words], ends), axis=1)
+    logits = np.linspace(-3, 3, 300, dtype="float32")
+    grid, _ = candidate_grid([WindowLogits(0, logits, logits)], 8, offsets)
+    costs = []
+    for texts in (words[:1], words):
+        Counted.numbers = 0
+        scores = text_scores(texts, grid.view(Counted), -math.inf, context, offsets, 1.0)
+        assert len(set(scores)) == len(texts)
+        costs.append(Counted.numbers)
+    assert costs[0] >= grid.size and costs[1] - costs[0] < grid.size
+
+
 def old_score(window: WindowLogits, token: int) -> float:
     """The removed pipeline's, of a span of one token: softmax times softmax, in one window."""
     k = token - window.token_start

@@ -7,6 +7,7 @@ import json
 import random
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,9 @@ from machine import needs_proc
 import minibert
 from minibert.data.examples import load_squad
 from minibert.data.metric import best_thresholds, normalize_answer, squad_metrics
+from minibert.scoring import evaluation
 from minibert.scoring.evaluation import with_nulls
+from minibert.settings import Calibration
 
 HERE = Path(__file__).parent
 
@@ -112,7 +115,6 @@ def test_hub_ids_go_through_datasets(monkeypatch, field_notes):
         ({"answers": ["lamp"]}, "expected an object, got str"),
         ({"question": [7]}, "'question' is list"),
         ({"id": [7]}, "'id' is list"),
-        ({"is_impossible": True}, "is_impossible=True with 1 answers"),
         ({"is_impossible": False, "answers": []}, "is_impossible=False with 0 answers"),
         ({"is_impossible": "no"}, "neither true nor false: 'no'"),
     ],
@@ -373,3 +375,93 @@ def test_one_bad_line_leaves_the_others(tmp_path):
     skipped: list[minibert.DataError] = []
     assert [example.id for example in load_squad(path, skipped=skipped)] == ["row 1", "row 3"]
     assert "row 2: not readable as JSON" in str(skipped[0])
+
+
+@pytest.fixture(scope="module")
+def qa(tiny) -> minibert.QuestionAnswerer:
+    return minibert.QuestionAnswerer.from_pretrained(tiny, precision="fp32")
+
+
+def with_threshold(qa: minibert.QuestionAnswerer, threshold: float) -> minibert.QuestionAnswerer:
+    calibration = Calibration(1.5, threshold)
+    return minibert.QuestionAnswerer(qa.model, qa.tokenizer, calibration=calibration)
+
+
+def files_in(folder: Path) -> dict[str, Any]:
+    return {path.stem: json.loads(path.read_text("utf-8")) for path in folder.iterdir()}
+
+
+def test_unanswerable_questions_let_no_answer_compete(qa, field_notes, tmp_path):
+    """Otherwise their figures are 0, whatever the model. One line says so."""
+    for threshold in (-1000.0, 1000.0):
+        reader = with_threshold(qa, threshold)
+        folders = [tmp_path / f"{threshold} {name}" for name in ("by itself", "on request")]
+        with pytest.warns(UserWarning, match="^28 of 120 questions have no answer") as told:
+            metrics = minibert.evaluate(reader, field_notes, folders[0])
+        assert sum("have no answer" in str(warning.message) for warning in told) == 1
+        assert (metrics["NoAns_exact"] == 100.0) == (threshold < 0) and "best_f1" in metrics
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", ".*have no answer")
+            assert minibert.evaluate(reader, field_notes, folders[1], no_answer=True) == metrics
+        assert files_in(folders[0]) == files_in(folders[1])
+        assert len(files_in(folders[0])["null_odds"]) == 120
+    answerable = [example for example in field_notes if example.answers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*have no answer")
+        metrics = minibert.evaluate(with_threshold(qa, -1000.0), answerable, tmp_path / "forced")
+    assert metrics.keys() == {"exact_match", "f1", "total"}
+    assert "null_odds" not in files_in(tmp_path / "forced")
+    assert all(files_in(tmp_path / "forced")["predictions"].values())
+
+
+@pytest.mark.parametrize("given", [{}, {"null_threshold": -0.4}, {"tune_threshold": True}])
+def test_all_files_use_one_threshold(qa, field_notes, tmp_path, monkeypatch, given):
+    """The first of the n-best answers is the prediction. All are as a reader with this threshold
+    gives them."""
+    monkeypatch.setattr(evaluation, "MIN_OF_EACH_KIND", 1)
+    reader = with_threshold(qa, 0.3)
+    metrics = minibert.evaluate(reader, field_notes, tmp_path, 7, no_answer=True, **given)
+    files = files_in(tmp_path)
+    threshold = metrics["tuned"]["threshold"] if "tuned" in metrics else given.get("null_threshold")
+    reader = with_threshold(qa, 0.3 if threshold is None else threshold)
+    texts, odds = files["predictions"], files["null_odds"]
+    assert {k for k, text in texts.items() if not text} == {
+        k for k, value in odds.items() if value > reader.calibration.null_threshold
+    }
+    settings = minibert.AnswerSettings(7, no_answer=True)
+    answered = reader.answer_examples(field_notes, settings)
+    for example, expected in zip(field_notes, answered, strict=True):
+        rows = files["nbest_predictions"][example.id]
+        assert rows[0]["answer"] == texts[example.id]
+        assert [row["answer"] for row in rows] == [answer.answer for answer in expected]
+        assert [r["score"] for r in rows] == pytest.approx([a.score for a in expected], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"null_threshold": 0.0}, "need no_answer"),
+        ({"null_threshold": -1.0}, "need no_answer"),
+        ({"tune_threshold": True}, "need no_answer"),
+        ({"no_answer": True, "tune_threshold": True, "null_threshold": 0.0}, "leave out"),
+        ({"no_answer": True, "null_threshold": float("nan")}, "null_threshold=nan: expected a n"),
+    ],
+)
+def test_a_threshold_without_effect_is_refused(qa, field_notes, arguments, named):
+    with pytest.raises(minibert.InputError, match=named):
+        minibert.evaluate(qa, field_notes, **arguments)
+
+
+def test_no_threshold_is_tuned_on_a_few_questions(qa, field_notes, monkeypatch):
+    tune = {"no_answer": True, "tune_threshold": True}
+    with pytest.raises(
+        minibert.InputError, match=r"has 4\d questions with an answer: .* 50 or mor"
+    ):
+        minibert.evaluate(qa, field_notes, **tune)
+    monkeypatch.setattr(evaluation, "MIN_OF_EACH_KIND", 20)
+    with pytest.raises(minibert.InputError, match=r"has 1\d questions without an answer: .* 20"):
+        minibert.evaluate(qa, field_notes, **tune)
+    monkeypatch.setattr(evaluation, "MIN_OF_EACH_KIND", 0)
+    one = [example for example in field_notes if example.context == field_notes[0].context]
+    with pytest.raises(minibert.InputError, match="two contexts or more"):
+        minibert.evaluate(qa, one, **tune)

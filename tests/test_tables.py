@@ -185,13 +185,13 @@ def test_every_kind_of_table_gives_the_same_examples(tmp_path, rows):
     for kind, (name, write) in FILES.items():
         path = tmp_path / name
         path.write_bytes(write(rows))
-        assert load_squad(path) == wanted, kind
-    assert load_squad(datasets.Dataset.from_list(rows_of_answers(rows))) == wanted
-    assert load_squad(datasets.Dataset.from_list(rows)) == wanted
+        assert load_squad(path, doubtful=[]) == wanted, kind
+    assert load_squad(datasets.Dataset.from_list(rows_of_answers(rows)), doubtful=[]) == wanted
+    assert load_squad(datasets.Dataset.from_list(rows), doubtful=[]) == wanted
     for kind, (name, write) in NESTED.items():
         path = tmp_path / name
         path.write_bytes(write(rows))
-        examples = load_squad(path)
+        examples = load_squad(path, doubtful=[])
         if rows[0]["id"] is None:  # then the id is the place in the file
             assert len({e.id for e in examples}) == len(rows)
             assert all("paragraph" in e.id and "question 0" in e.id for e in examples)
@@ -274,9 +274,13 @@ def test_is_impossible_as_tables_write_it(tmp_path, said, answer, impossible):
     (example,) = load_squad(one(tmp_path, is_impossible=said, answer=answer))
     assert example.is_impossible is impossible
     if said not in (None, "") and said == said:
-        contradiction = "" if answer else "Ada"
-        with pytest.raises(DataError, match="is_impossible"):
-            load_squad(one(tmp_path, is_impossible=said, answer=contradiction))
+        if answer:
+            with pytest.raises(DataError, match="is_impossible"):
+                load_squad(one(tmp_path, is_impossible=said, answer=""))
+        else:
+            with pytest.warns(UserWarning, match="is_impossible"):
+                (example,) = load_squad(one(tmp_path, is_impossible=said, answer="Ada"))
+            assert example.is_impossible and not example.answers
 
 
 @pytest.mark.parametrize(
@@ -308,6 +312,118 @@ def test_is_impossible_as_tables_write_it(tmp_path, said, answer, impossible):
 def test_the_problem_in_a_row_is_named(tmp_path, row, named):
     with pytest.raises(DataError, match=f"row 1.*{named}"):
         load_squad(one(tmp_path, **row))
+
+
+# ----------------------------------------------------------------------- answers that are ignored
+
+
+IGNORED = [
+    {"answers": [{"text": "Ada", "answer_start": 8}]},
+    {"answers": {"text": ["Ada"], "answer_start": [99]}},  # plausible answers may be anywhere
+    {"answer": "Bo"},
+    {"title": "no field for answers"},
+]
+
+
+@pytest.mark.parametrize("row", IGNORED)
+def test_is_impossible_means_that_there_is_no_answer(tmp_path, row):
+    rows = [{"question": "Who?", "context": "At dusk Ada lit it.", "is_impossible": True} | row] * 3
+    path = tmp_path / "d.jsonl"
+    path.write_bytes(as_lines(rows))
+    with pytest.warns(UserWarning) as warned:
+        examples = load_squad(path)
+    assert [(e.is_impossible, e.answers) for e in examples] == [(True, ())] * 3
+    [message] = [str(warning.message) for warning in warned]  # once for all rows
+    assert "row 1: is_impossible is true" in message and "and 2 more of this kind" in message
+    doubtful: list[DataError] = []
+    assert load_squad(path, doubtful=doubtful) == examples and len(doubtful) == 3
+
+
+def test_check_data_counts_what_is_impossible_says_alone(run, tmp_path, tiny):
+    plain = {"question": "Who?", "context": "At dusk Ada lit it."}
+    rows = [plain | {"is_impossible": True} | row for row in IGNORED]
+    rows += [plain | {"is_impossible": True, "answers": []}, plain | {"answer": "Ada"}]
+    path = tmp_path / "d.jsonl"
+    path.write_bytes(as_lines(rows))
+    code, out, err = run("check-data", path, "--tokenizer", tiny)
+    report = dict(line.split() for line in out.splitlines())
+    assert code == 0 and err.count("warning: ") == 2  # with answers; without a field
+    assert report["unanswerable_by_is_impossible"] == "4" and report["unanswerable"] == "5"
+
+
+# ------------------------------------------------------------------------ answers without a start
+
+
+@pytest.mark.parametrize(
+    ("context", "answer", "start", "text"),
+    [
+        ("The party of modern art.", "art", 20, "art"),
+        ("finance, then nan", "nan", 14, "nan"),
+        ("20.5 lamps, or 20 lamps", "20", 15, "20"),
+        ("1,912 lamps in 1912.", "912", 2, None),  # nowhere a whole number, and twice a part
+        ("In 1912.", "1912.0", 3, "1912"),
+        ("In 1912.", 1912.0, 3, "1912"),
+        ("In 1912 or 1912.0.", "1912.0", 11, "1912.0"),
+        ("In 2020, 20 lamps", "20.0", 9, "20"),
+        ("It cost -5 pounds", "-5.0", 8, "-5"),
+        ("Zoe\u0301 saw Zoe", "Zoe", 9, "Zoe"),
+        ("state-of-the-art, party", "art", 13, "art"),
+        ("Ada's lamp", "Ada", 0, "Ada"),
+        ("灯台の灯は明るい", "明", 5, "明"),  # no spaces between words
+        ("ประเทศไทยสวย", "ไทย", 6, "ไทย"),
+    ],
+)
+def test_an_answer_is_searched_as_a_whole_word_first(tmp_path, context, answer, start, text):
+    doubtful: list[DataError] = []
+    path = one(tmp_path, context=context, answer=answer)
+    if text is None:
+        with pytest.raises(DataError, match="more than once"):
+            load_squad(path)
+    else:
+        (example,) = load_squad(path, doubtful=doubtful)
+        assert example.answers == (GoldAnswer(text, start),) and not doubtful
+        # a start that is given says the same
+        (example,) = load_squad(one(tmp_path, context=context, answer=answer, answer_start=start))
+        assert example.answers == (GoldAnswer(text, start),)
+
+
+@pytest.mark.parametrize(
+    ("context", "answer"),
+    [("A party at dusk", "art"), ("in finance", "nan"), ("20.5 lamps", "20"),
+     ("in 2020a", "2020.0"), ("Zoe\u0301 came", "Zoe"), ("서울에서", "서울")],
+)  # fmt: skip
+def test_a_part_of_a_word_is_an_answer_with_a_warning(tmp_path, context, answer):
+    path = one(tmp_path, context=context, answer=answer)
+    with pytest.warns(UserWarning, match=r"row 1 \(q\): the answer is only a part of a word"):
+        (example,) = load_squad(path)
+    (gold,) = example.answers
+    assert context[gold.char_start : gold.char_end] == gold.text == answer.removesuffix(".0")
+    start = gold.char_start
+    assert load_squad(one(tmp_path, context=context, answer=answer, answer_start=start)) == [
+        example
+    ]
+
+
+def test_check_data_counts_parts_of_words_and_several_answers(run, tmp_path, tiny):
+    context = "A party, and another party, at dusk in finance."
+    plain = {"question": "When?", "context": context}
+    twice = [{"text": "party", "answer_start": start} for start in (2, 21)]
+    rows = [
+        plain | {"answer": "nan"},
+        plain | {"answer": "nan", "answer_start": context.index("nan")},
+        plain | {"answer": "financ"},
+        plain | {"answers": twice},
+        plain | {"answers": twice[:1] * 2},  # two annotators agree
+        plain | {"answers": [*twice[:1], {"text": "dusk"}]},
+    ]
+    path = tmp_path / "d.jsonl"
+    path.write_bytes(as_lines(rows))
+    code, out, err = run("check-data", path, "--tokenizer", tiny)
+    report = dict(line.split() for line in out.splitlines())
+    assert code == 0 and report["answers_inside_a_word"] == "2"
+    assert report["several_answers"] == "2"
+    told = f"warning: {path}: row 1: the answer is only a part of a word: 'nan' (and 1 more of"
+    assert err.startswith(told) and err.count("\n") == 1
 
 
 # ---------------------------------------------------------------------------------- wrong starts
@@ -420,6 +536,28 @@ def test_one_reason_for_all_rows_is_given_once(run, tmp_path, tiny):
     code, out, err = run("check-data", path, "--tokenizer", tiny)
     assert code == 2 and out.count("\n") <= 1 and err.count("\n") == 1
     assert "row 1: 'id' is list" in err and "1,379 more of this kind" in err
+
+
+@pytest.mark.parametrize("count", [1, 21, 1380])
+def test_one_reason_is_given_once_beside_good_rows(run, tmp_path, tiny, count):
+    """Up to 20 rows are listed. More than 20 rows with the same error are one line."""
+    path = bad_ids(tmp_path / "d.jsonl", count, good=1)
+    code, out, err = run("check-data", path, "--tokenizer", tiny)
+    assert code == 2 and err.count("\n") == 1
+    if count == 1:
+        assert out.startswith(f"{path}: row 1: 'id' is list") and "questions  " in out
+        assert err == f"error: {path}: 1 question has an error\n"
+    else:
+        assert not out and f"row 1: 'id' is list, expected text (and {count - 1:,} more" in err
+
+
+def test_one_reason_without_a_window_is_given_once(run, tmp_path, tiny):
+    row = {"question": "\u200b", "context": "Ada lit it.", "answer": "Ada"}
+    path = tmp_path / "d.jsonl"
+    path.write_bytes(as_lines([row] * 30))
+    code, out, err = run("check-data", path, "--tokenizer", tiny)
+    assert code == 2 and not out and err.count("\n") == 1
+    assert "row 1: no words in the question" in err and "and 29 more of this kind" in err
 
 
 def test_check_data_prints_twenty_of_a_kind(run, tmp_path, tiny):

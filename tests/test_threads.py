@@ -1,16 +1,21 @@
 """Several passes at once give the same results in the same order, and change nothing else."""
 
+import contextlib
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
+from machine import HANG
 
 import minibert
 from minibert import engine
+from minibert.fast import threads as fast_threads
 from minibert.fast.threads import side_by_side
 
 
@@ -38,6 +43,91 @@ def test_each_item_has_a_thread_of_its_own(three_threads):
     later.start()
     later.join()
     assert torch.get_num_threads() == 3 and seen == [3]
+
+
+def pool_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith("minibert")}
+
+
+def test_starting_the_pool_changes_no_other_thread(three_threads, monkeypatch):
+    """Not even for a moment: a thread that starts in this moment would keep the number."""
+    torch.set_num_threads(2)
+    list(side_by_side(abs, range(9)))
+    torch.set_num_threads(3)
+    numbers: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", numbers.append)
+    list(side_by_side(abs, range(9)))
+    assert not numbers and torch.get_num_threads() == 3
+
+
+def test_a_pool_of_another_size_ends(three_threads):
+    list(side_by_side(abs, range(9)))
+    before = pool_threads()
+    torch.set_num_threads(4)
+    assert list(side_by_side(abs, range(9))) == list(range(9))
+    for thread in before:
+        thread.join(timeout=HANG)
+    assert 1 <= len(pool_threads()) <= 4
+
+
+def test_two_callers_at_once_share_one_pool(three_threads, monkeypatch):
+    """Also if both are the first."""
+    together = threading.Barrier(2)
+
+    class Slow(ThreadPoolExecutor):
+        def __init__(self, *arguments: Any) -> None:
+            pools.append(self)
+            with contextlib.suppress(threading.BrokenBarrierError):
+                together.wait(timeout=1)  # time for the other caller to make a pool too
+            super().__init__(*arguments)
+
+    pools: list[ThreadPoolExecutor] = []
+    monkeypatch.setattr(fast_threads, "ThreadPoolExecutor", Slow)
+    torch.set_num_threads(5)  # no earlier pool has this size
+    results: list[list[int]] = []
+
+    def call() -> None:
+        torch.set_num_threads(5)
+        results.append(list(side_by_side(abs, range(-20, 0))))
+
+    callers = [threading.Thread(target=call) for _ in range(2)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(timeout=HANG)
+    assert results == [list(range(20, 0, -1))] * 2 and len(pools) == 1
+
+
+def test_ctrl_c_while_the_pool_starts_leaves_no_thread_behind():
+    """The interrupted process still works, and it ends."""
+    script = """
+from concurrent.futures import ThreadPoolExecutor
+import torch
+from minibert.fast.threads import side_by_side
+torch.set_num_threads(3)
+submit, calls = ThreadPoolExecutor.submit, []
+def interrupted(*arguments):
+    calls.append(arguments)
+    if len(calls) == 2:
+        raise KeyboardInterrupt
+    return submit(*arguments)
+ThreadPoolExecutor.submit = interrupted
+try:
+    list(side_by_side(abs, range(-8, 0)))
+except KeyboardInterrupt:
+    print("interrupted")
+assert list(side_by_side(abs, range(-8, 0))) == list(range(8, 0, -1))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=HANG
+    )
+    assert done.stdout == "interrupted\n"
+
+
+def test_without_openmp_one_item_follows_another(three_threads, monkeypatch):
+    monkeypatch.setattr(fast_threads, "own_thread_count", None)
+    where = list(side_by_side(lambda _: threading.current_thread(), range(9)))
+    assert where == [threading.current_thread()] * 9
 
 
 @pytest.mark.parametrize(("threads", "items"), [(1, 9), (3, 5), (3, 0)])

@@ -132,7 +132,7 @@ def reference_as_blog_post(source: str) -> BenchEngine:
     return watched(model, answer)
 
 
-reader = QuestionAnswerer.from_pretrained
+reader = partial(QuestionAnswerer.from_pretrained, device="cpu")  # as the other engines
 ENGINES: dict[str, tuple[torch.dtype, Callable[[str], BenchEngine]]] = {
     "minibert, float32": (torch.float32, lambda s: ours(reader(s, precision="fp32"))),
     "minibert, bfloat16": (torch.bfloat16, lambda s: ours(reader(s, precision="bf16"))),

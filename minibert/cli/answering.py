@@ -11,9 +11,11 @@ from typer import Option, echo
 
 from ..answers import Answer
 from ..data.examples import validated_example
+from ..data.formats import decoded
 from ..engine import CHUNK_CHARACTERS
 from ..errors import InputError
 from ..features import prepare_features
+from ..files import make_folder
 from ..passages import PassageAnswer
 from ..reader import QuestionAnswerer
 from ..settings import AnswerSettings
@@ -24,7 +26,10 @@ from .printing import progress_bars, table
 
 @with_settings()
 def demo(*, reader: ReaderOptions) -> None:
-    """Answer the demo's questions, and show the ten best answers to one question."""
+    """Answer the demo's questions.
+
+    For one question, it shows the ten best answers.
+    """
     qa = reader.load()
     for passage in demo_passages():
         echo(passage["context"])
@@ -41,59 +46,64 @@ def demo_passages() -> list[dict[str, Any]]:
     return passages
 
 
+QUESTION = Option(None, help="The question.")
+CONTEXT = Option(None, help="The text to search, itself.")
+CONTEXT_FILE = Option(None, help="A file with the text to search; - is standard input.")
+
+
 @with_settings(leave_out=["align_to_words"])
 def answer(
     *,
-    question: str | None = Option(None, help="The question."),
-    context: str | None = Option(None, help="The text to search."),
-    context_file: Path | None = Option(None, help="A file with the text to search."),
-    passages: Path | None = Option(None, help="JSON lines of texts to search; - is stdin."),
-    input_file: Path | None = Option(None, "--input", help="JSON lines of questions; - is stdin."),
+    question: str | None = QUESTION,
+    context: str | None = CONTEXT,
+    context_file: Path | None = CONTEXT_FILE,
+    passages: Path | None = Option(
+        None, help="Many texts to search: JSON lines, CSV or TSV; - is standard input."
+    ),
+    input_file: Path | None = Option(
+        None, "--input", help="Many questions: JSON lines, CSV or TSV; - is standard input."
+    ),
     output: Path | None = Option(
-        None, help="A new file for the answers to --input.", show_default="stdout"
+        None, help="A new file for the answers to --input.", show_default="standard output"
     ),
     resume: bool = Option(False, "--resume", help="Continue the stopped job that wrote --output."),
     as_json: bool = Option(False, "--json", help="Print a JSON list instead of a table."),
     settings: AnswerSettings,
     reader: ReaderOptions,
 ) -> None:
-    """Answer a question from a text. The answer is a part of the text, with its score and place.
+    """Answer a question from a text.
 
-    Many questions: each line of --input is a JSON object with "question" and "context". The output
-    is the same objects in the same order, each with one more field. This is "prediction", an object
-    with the answer, its score, start and end; if --top-k is above 1, it is "predictions", a list of
-    such objects. The answers are written to OUTPUT.partial, which gets the name OUTPUT when all
-    questions are answered. If the job stops earlier, the same command with --resume continues it.
+    The answer is a part of the text, with its score and its place. Give --question and one of
+    --context, --context-file and --passages; or give --input.
 
-    One question, many texts: each line of --passages is a JSON string, or an object with "context".
-    All answers are ranked together, always including "no answer". The column "passage" is the
-    number of the text, counted from 0.
+    Many questions: each line of --input is a JSON object with "question" and "context", or a row of
+    a table with these columns. The output has one JSON object per question, in the same order, with
+    all fields of the input and one more. This is "prediction", an object with the answer, its
+    score, start and end; if --top-k is above 1, it is "predictions", a list of such objects. The
+    answers are written to OUTPUT.partial, which gets the name OUTPUT when all questions are
+    answered. If the job stops earlier, the same command with --resume continues it.
+
+    One question, many texts: each line of --passages is a JSON string, a JSON object with
+    "context", or a row of a table with this column. All answers are ranked together, always
+    including "no answer". The column "passage" is the number of the text, counted from 0.
     """
     if input_file is not None:
-        if any(given is not None for given in (question, context, context_file, passages)):
-            raise InputError("--input excludes --question, --context, --context-file, --passages")
+        if output is not None:
+            make_folder(output.parent)  # before the long work
         answer_file(reader.load(), input_file, output, resume, settings)
         return
-    if output is not None or resume:
-        raise InputError("--output and --resume need --input")
-    if question is None:
-        raise InputError("give --question, or --input")
-    if sum(given is not None for given in (context, context_file, passages)) != 1:
-        raise InputError("give one of --context, --context-file and --passages")
-    if passages is not None and (settings.no_answer or settings.text_score):
-        reason = '("no answer" always competes there) and no --text-score'
-        raise InputError(f"--passages has no --no-answer {reason}")
-    if context_file is not None:
-        context = read_text(context_file)
-    qa = reader.load()
+    question = question or ""
     answers: Sequence[Answer]
     if passages is not None:
+        qa = reader.load()
         # lines are read when they are needed
         with open_lines(passages) as lines, progress_bars({"windows": None}) as (on_batch,):
             limits = settings.top_k, settings.max_answer_len
             answers = qa.best_of(question, passages_of(lines, str(passages)), *limits, on_batch)
     else:
-        answers = ask(qa, question, context or "", settings)
+        text = read_context(context, context_file)
+        qa = reader.load()
+        answers = ask(qa, question, text, settings)
     if as_json:
         rows = [
             a.to_dict() | ({"passage": a.passage} if isinstance(a, PassageAnswer) else {})
@@ -105,13 +115,28 @@ def answer(
     echo(qa.computes_with, err=True)  # at the end, because an error must be one line
 
 
-def read_text(path: Path) -> str:
-    """The text of a file. Each character keeps its offset in the file."""
+def read_context(context: str | None, file: Path | None) -> str:
+    """The text of --context, or of the file of --context-file, character for character."""
+    if file is None:
+        warn_of_a_file_name(context or "")
+        return context or ""
+    with open_lines(file) as lines:
+        try:
+            # not read_text, which turns "\r\n" into "\n" and so changes the offsets
+            return decoded(b"".join(lines))
+        except ValueError as error:
+            raise InputError(f"{file}: not readable as text: {error}") from error
+
+
+def warn_of_a_file_name(context: str) -> None:
+    """Warn if a text is the name of a file: the user may have meant its content."""
     try:
-        # not read_text, which turns "\r\n" into "\n" and so changes the offsets
-        return path.read_bytes().decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as text: {error}") from error
+        is_file = Path(context).is_file()
+    except (OSError, ValueError):  # a text cannot be a path, for example because it is too long
+        is_file = False
+    if is_file:
+        hint = "to search the text of this file, use --context-file"
+        echo(f"warning: --context is the text {context!r} itself; {hint}", err=True)
 
 
 def ask(
@@ -130,25 +155,34 @@ def ask(
 def explain(
     *,
     question: str = Option(..., help="The question."),
-    context_file: Path = Option(..., help="A file with the text to search."),
+    context: str | None = CONTEXT,
+    context_file: Path | None = CONTEXT_FILE,
     output: Path = Option(..., help="The new HTML file."),
+    open_page: bool = Option(False, "--open", help="Open the page in the browser."),
     attribution: bool = Option(True, help="Show which words matter most. This takes much longer."),
     settings: AnswerSettings,
     reader: ReaderOptions,
 ) -> None:
-    """Show why an answer was chosen, in one HTML page that needs no other file."""
-    context = read_text(context_file)
-    require_new(output)  # before the long work
+    """Show why an answer was chosen, in an HTML page.
+
+    The page needs no other file and no network. Give --context or --context-file.
+    """
+    require_new(output)  # before the long work, as the next line
+    make_folder(output.parent)
+    text = read_context(context, context_file)
     qa = reader.load()
     with progress_bars({"windows": None}) as (advance,):
         explanation = qa.explain(
-            *(question, context, settings.top_k, settings.max_answer_len, settings.no_answer),
+            *(question, text, settings.top_k, settings.max_answer_len, settings.no_answer),
             attribution=attribution,
             on_progress=lambda done, total: advance(0, completed=done, total=total),
         )
     with file_errors(output, "written"), output.open("x", encoding="utf-8") as file:  # a new file
         file.write(explanation.to_html())
     echo(table(explanation.answers))
+    echo(f"{qa.computes_with}; the page is {output.resolve()}", err=True)
+    if open_page:
+        webbrowser.open(output.resolve().as_uri())
 
 
 @with_settings()
@@ -156,11 +190,19 @@ def serve(
     *,
     port: int = Option(8123, min=0, max=65535, help="The page's port; 0 takes any free one."),
     browser: bool = Option(True, help="Open the page in the browser."),
+    allow_host: list[str] = Option(
+        [],
+        help="Another address of this page, HOST or HOST:PORT, which a tunnel gives it. May be "
+        "repeated.",
+        show_default="none",
+    ),
     reader: ReaderOptions,
 ) -> None:
-    """Open a page in the browser to ask questions and see why each answer was chosen.
+    """Ask questions on a page in the browser, with explanations.
 
-    Only this computer can open the page. Ctrl-C stops the server.
+    Every program on this computer can reach the page, but other computers cannot. Ctrl-C stops the
+    server. If you reach it through a tunnel, such as `ssh -L 9000:127.0.0.1:8123 SERVER`, the
+    browser uses another address than the server. Then --allow-host localhost:9000 is necessary.
     """
     try:
         from ..explain.server import serve as serve_page
@@ -172,4 +214,4 @@ def serve(
         if browser:
             webbrowser.open(url)
 
-    serve_page(reader.load(), port, ready)
+    serve_page(reader.load(), port, ready, allow_host)

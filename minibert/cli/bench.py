@@ -13,12 +13,12 @@ from ..bench.parts import bench_parts
 from ..bench.training import bench_train
 from ..bench.turns import table_of
 from ..errors import InputError
-from ..files import complete_files
-from .options import DATA_HELP, READER, TRAINING
+from ..files import complete_files, make_folder
+from .options import READER
 
-DATA = Option(..., help=DATA_HELP)
+DATA = Option(..., help="A data file, a folder of files, or a hub id.")
 TURNS = Option(5, min=1, help="How many times each engine is measured.")
-REPORT = Option(None, help="A JSON file for all figures.")
+REPORT = Option(None, help="A JSON file for all figures.", show_default="none")
 
 
 def doubt(
@@ -28,15 +28,21 @@ def doubt(
     long_questions: int = Option(300, min=1, help="How many of them to ask about whole articles."),
     searches: int = Option(500, min=1, help="How many of them to ask about 20 passages."),
 ) -> None:
-    """Measure how reliable the scores are, compared with the old pipeline of transformers."""
+    """Measure how reliable the scores are.
+
+    This compares them with the old pipeline of transformers.
+    """
     echo(json.dumps(bench_doubt(model, data, questions, long_questions, searches), indent=1))
 
 
 def train(
-    init: str = TRAINING["init"], data: str = DATA, turns: int = TURNS, output: Path | None = REPORT
+    data: str = DATA, model: str = READER["model"], turns: int = TURNS, output: Path | None = REPORT
 ) -> None:
-    """Measure training, in windows per second, compared with transformers if it is installed."""
-    write_report(lambda: bench_train(init, data, turns), output)
+    """Measure the speed of training.
+
+    This compares it with transformers, if that is installed.
+    """
+    write_report(lambda: bench_train(model, data, turns), output)
 
 
 def answer(
@@ -48,12 +54,18 @@ def answer(
     ),
     output: Path | None = REPORT,
 ) -> None:
-    """Measure the speed and quality of answers, compared with the other libraries installed."""
+    """Measure the speed and quality of answers.
+
+    This compares them with the other libraries that are installed.
+    """
     write_report(lambda: bench_answer(model, data, turns, questions), output)
 
 
 def parts(data: str = DATA, model: str = READER["model"], turns: int = TURNS) -> None:
-    """Measure the parts around the model: the search, making windows, starting the program."""
+    """Measure the parts around the model.
+
+    These are the search, making windows, and starting the program.
+    """
     for name, figure in bench_parts(model, data, turns).items():
         echo(f"{name:32} {figure:.2f}")
 
@@ -69,8 +81,9 @@ def write_report(measure: Callable[[], dict[str, Any]], output: Path | None) -> 
         return
     if output.is_dir():
         raise InputError(f"{output}: a folder; expected a file to write")
+    make_folder(output.parent)
+    report = measure()
+    echo(table_of(report))
     with complete_files(output.parent) as draft:
-        report = measure()
-        echo(table_of(report))
         text = json.dumps(report, indent=1)
         (draft / output.name).write_text(text + "\n", encoding="utf-8")

@@ -1,23 +1,29 @@
-"""JSON lines of questions in, the same lines with their answers out. A stopped job can continue."""
+"""Lines of questions in, JSON lines with their answers out. A stopped job can continue."""
 
+import csv
 import json
 import signal
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..data.examples import Example, validated_example
+from ..data.formats import DELIMITERS, decoded, table_delimiter
+from ..data.rows import field_name
 from ..engine import OnBatch
 from ..errors import InputError, Interrupted
+from ..files import only_job
 from ..identity import differences, tensors_digest
 from ..reader import QuestionAnswerer
 from ..settings import AnswerSettings
 from .printing import progress_bars
 
+Rows = Iterator[tuple[str, str, Any]]  # the place, the text as JSON, and the value of each row
 Asked = Iterator[tuple[Example, str]]  # a question, and the beginning of the line with its answer
 
 
@@ -26,6 +32,8 @@ def file_errors(path: Path, action: str) -> Iterator[None]:
     """Turn the `OSError` of a file that cannot be opened or written into an `InputError`."""
     try:
         yield
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename or path}: no such file") from error
     except OSError as error:
         name = error.filename or path
         raise InputError(f"{name}: cannot be {action}: {error.strerror}") from error
@@ -40,30 +48,87 @@ def require_new(path: Path) -> None:
 def open_lines(path: Path) -> AbstractContextManager[BinaryIO]:
     """A file to read, or standard input for "-". Raises `InputError`."""
     if str(path) == "-":
+        if sys.stdin is None:
+            raise InputError("standard input is closed")
         return nullcontext(sys.stdin.buffer)
     with file_errors(path, "opened"):
         return path.open("rb")
 
 
-def json_lines(lines: Iterable[bytes], source: str) -> Iterator[tuple[str, str, Any]]:
-    """The place, the text and the JSON value of each line that is not blank.
+def rows_of(lines: Iterable[bytes], source: str) -> Rows:
+    """The rows of JSON lines, or of a table (CSV or TSV) with a header.
 
-    The place is `source` and the number of the line. Raises `InputError`.
+    Each row comes with its place, which is `source` and a number, and its text as JSON. Blank lines
+    are left out. Raises `InputError`.
     """
+    lines = iter(lines)
+    first = next(lines, b"")
+    every = chain([first], lines)
+    delimiter = delimiter_of(first, source)
+    return json_rows(every, source) if delimiter is None else table_rows(every, delimiter, source)
+
+
+def delimiter_of(header: bytes, source: str) -> str | None:
+    """What separates the cells of a table, if this is the first line of a table; otherwise None.
+
+    A table has the column "context". Raises `InputError` for a CSV or TSV file without it.
+    """
+    text = header.decode("utf-8-sig", errors="replace").strip()
+    with suppress(ValueError, RecursionError):
+        json.loads(text)
+        return None
+    delimiter = table_delimiter(text, ["context"])
+    if delimiter is None and Path(source).suffix.lower() in DELIMITERS:
+        raise InputError(f"{source}: expected a header with the column 'context'")
+    return delimiter
+
+
+def column_names(header: str, delimiter: str) -> list[str]:
+    """The cells of a header. The columns that we read may be written in capitals."""
+    names = next(csv.reader([header], delimiter=delimiter), [])
+    ours = ("question", "context")
+    return [field_name(name) if field_name(name) in ours else name.strip() for name in names]
+
+
+def json_rows(lines: Iterable[bytes], source: str) -> Rows:
     for number, line in enumerate(lines, start=1):
         if line.strip():
             place = f"{source}: line {number}"
             try:
-                text = line.decode("utf-8-sig").strip()
+                text = decoded(line, "utf-8-sig").strip()
                 value = json.loads(text)
             except (ValueError, RecursionError) as error:
                 raise InputError(f"{place}: not readable as JSON: {error}") from error
             yield place, text, value
 
 
+def table_rows(lines: Iterator[bytes], delimiter: str, source: str) -> Rows:
+    csv.field_size_limit(2**31 - 1)  # process-wide; its default is 131,072
+    try:
+        names = column_names(decoded(next(lines), "utf-8-sig").strip(), delimiter)
+    except ValueError as error:
+        raise InputError(f"{source}: not readable as a table: {error}") from error
+    if len(set(names)) < len(names):
+        raise InputError(f"{source}: the header has a column twice")
+    rows = csv.DictReader(map(decoded, lines), names, restval="", delimiter=delimiter, strict=True)
+    number = 0
+    while True:
+        number += 1
+        place = f"{source}: row {number}"
+        try:
+            row = next(rows, None)
+        except (ValueError, csv.Error) as error:
+            raise InputError(f"{place}: not readable as a table: {error}") from error
+        if row is None:
+            return
+        if None in row:
+            raise InputError(f"{place}: more fields than the header has")
+        yield place, json.dumps(row, ensure_ascii=False), row
+
+
 def passages_of(lines: Iterable[bytes], source: str) -> Iterator[str]:
-    """The passage in each line: a JSON string, or the field "context" of an object."""
-    for place, _, value in json_lines(lines, source):
+    """The passage in each row: a JSON string, or the field "context"."""
+    for place, _, value in rows_of(lines, source):
         text = value.get("context") if isinstance(value, dict) else value
         if not isinstance(text, str):
             raise InputError(f"{place}: expected a string, or an object with 'context'")
@@ -71,8 +136,8 @@ def passages_of(lines: Iterable[bytes], source: str) -> Iterator[str]:
 
 
 def questions_of(lines: Iterable[bytes], source: str, key: str) -> Asked:
-    """The question in each line, and the beginning of the line with its answer: `{..., "key": `."""
-    for place, text, record in json_lines(lines, source):
+    """The question in each row, and the beginning of its line with the answer: `{..., "key": `."""
+    for place, text, record in rows_of(lines, source):
         if not isinstance(record, dict) or not {"question", "context"} <= record.keys():
             raise InputError(f"{place}: expected an object with 'question' and 'context'")
         if key in record:
@@ -98,12 +163,14 @@ def answer_file(
     with ExitStack() as stack:
         lines = stack.enter_context(open_lines(source))
         total = None
-        if str(source) != "-" and lines.seekable():
+        is_table = source.suffix.lower() in DELIMITERS  # whose cells may hold several lines
+        if str(source) != "-" and lines.seekable() and not is_table:
             total = sum(1 for line in lines if line.strip())
             lines.seek(0)
         written: BinaryIO = sys.stdout.buffer
         answered: Iterable[bytes] = ()
         if output is not None:
+            stack.enter_context(only_job(output))
             made_by = identity(qa, settings)
             answered = written = stack.enter_context(partial_file(output, made_by, resume))
         totals = {"questions": total, f"windows ({qa.computes_with})": None}

@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 from typer import Option
 
 from ..config import Attention
+from ..engine import BATCH_SIZE
 from ..fast.processor import Precision
 from ..reader import BUNDLED, QuestionAnswerer
 from ..settings import setting
@@ -16,7 +17,14 @@ from ..training.config import TrainingConfig
 
 Command = Callable[..., None]
 
-NAMES = {"output_dir": "--output", "teachers": "--teacher"}  # the others are named as their fields
+# Fields whose options have other names. One idea has one name in all commands.
+NAMES = {
+    "init": "--model",
+    "train_file": "--data",
+    "dev_file": "--dev-data",
+    "output_dir": "--output",
+    "teachers": "--teacher",
+}
 # Types that typer 0.15 does not know -> types that it knows. The settings check the values.
 TYPES: dict[Any, Any] = {Precision: str, Attention | None: str | None, tuple[str, ...]: list[str]}
 
@@ -82,11 +90,25 @@ class ReaderOptions:
     """Which model answers, how it cuts texts into windows, and how it computes."""
 
     model: str = setting(str(BUNDLED), "Folder or hub id of the model.")
-    revision: str | None = setting(None, "Branch, tag or commit; by default the newest.")
-    max_length: int | None = setting(None, "Tokens in one window; by default at most 384.")
-    doc_stride: int | None = setting(None, "Tokens that two windows share; by default at most 128.")
-    precision: Precision = setting("auto", "auto, fp32, bf16 or int8.")
-    device: str = setting("cpu", "auto, cpu, cuda, cuda:1, mps, ...; auto prefers a GPU.")
+    revision: str | None = setting(
+        None, "Branch, tag or commit of the model's hub id; by default the newest."
+    )
+    max_length: int | None = setting(
+        None, "Tokens (words and parts of words) that a window has; by default at most 384."
+    )
+    doc_stride: int | None = setting(
+        None, "Tokens that two neighbouring windows share; by default at most 128."
+    )
+    batch_size: int = setting(BATCH_SIZE, "How many full windows the model reads at a time.")
+    precision: Precision = setting(
+        "auto",
+        "Numbers to compute with: fp32, bf16, int8, or auto, which is the fastest of them with "
+        "nearly the same answers.",
+    )
+    device: str = setting(
+        "auto",
+        "Where to compute: cpu, cuda, cuda:1, mps, ..., or auto, which is a GPU if there is one.",
+    )
 
     def load(self) -> QuestionAnswerer:
         """The model as a reader. Raises a `MinibertError`."""
@@ -97,5 +119,5 @@ class ReaderOptions:
 # Single options, for commands that take only some fields
 READER = {field.name: option(field, field.default) for field in fields(ReaderOptions)}
 TRAINING = {field.name: option(field, field.default) for field in fields(TrainingConfig)}
-DATA_HELP = "A data file, a folder of files, or a hub id."
-SPLIT_HELP = "Which part of the data: train or validation."
+DATA = Option(..., help="A data file, a folder of files, or a hub id; - is standard input.")
+SPLIT = Option("validation", help="Which part of a folder or a hub data set: train or validation.")

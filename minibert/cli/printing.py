@@ -12,6 +12,8 @@ from ..answers import Answer
 from ..errors import DataError, report_lines
 from ..passages import PassageAnswer
 
+NO_ANSWER = "(no answer)"  # in a table; JSON has ""
+
 
 def table(answers: Sequence[Answer]) -> str:
     """A line for each answer. Passage and text score have a column if the answers have them."""
@@ -19,7 +21,7 @@ def table(answers: Sequence[Answer]) -> str:
         ["   score", *(f"{a.score:8.4f}" for a in answers)],
         [" start", *(f"{a.start:6}" for a in answers)],
         ["   end", *(f"{a.end:6}" for a in answers)],
-        [" answer", *(f" {' '.join(a.answer.split())}" for a in answers)],
+        [" answer", *(f" {' '.join(a.answer.split()) or NO_ANSWER}" for a in answers)],
     ]
     if answers[0].text_score is not None:
         columns.insert(0, ["    text", *(f"{a.text_score:8.4f}" for a in answers)])

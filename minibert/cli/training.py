@@ -44,11 +44,12 @@ def train(config: TrainingConfig, run: Resuming) -> None:
 BY_ADAPT = {"epochs": 2.0, "batch_size": 32, "learning_rate": 5e-4, "warmup_ratio": 0.06}
 
 
-@with_settings(NOT_IN_ADAPT, **BY_ADAPT, dropout=0.0)
+@with_settings(NOT_IN_ADAPT, **BY_ADAPT, dropout=0.0, init=str(BUNDLED))
 def adapt(config: TrainingConfig, run: Resuming) -> None:
-    """Continue the pretraining of an encoder: it predicts hidden words in a data set's passages.
+    """Continue a model's pretraining on your texts.
 
-    Fine-tune the result with `train --init OUTPUT`. Ctrl-C and --resume work as in `train`.
+    The model learns to predict hidden words in the passages of a data set. Fine-tune the result
+    with `train --model OUTPUT`. Ctrl-C and --resume work as in `train`.
     """
     masked_lm.adapt(config, run.resume, run.allow_other_machine)
     print_result({"output": config.output_dir})

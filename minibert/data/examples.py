@@ -1,25 +1,26 @@
-"""Examples: files, hub data sets and `datasets.Dataset`s -> validated questions with answers.
+"""Examples: files, data sets and tables -> validated questions with answers.
 
-It reads SQuAD's formats and tables. SQuAD v1.1 is arXiv:1606.05250. SQuAD v2.0, with questions
-that have no answer, is arXiv:1806.03822.
+`formats.py` reads the rows of tables, data sets and SQuAD's formats. Here each row is checked.
+SQuAD v1.1 is arXiv:1606.05250. SQuAD v2.0, with questions that have no answer, is arXiv:1806.03822.
 """
 
-import csv
-import gzip
-import io
-import json
 import re
-import zlib
+import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import DataError, InputError, first_line, summary
-from ..hub import HUB_ID
+import regex
+
+from ..errors import DataError, InputError, summaries, summary
+from .formats import read_rows
+from .rows import cell_value
 
 if TYPE_CHECKING:
     import datasets
+    import pandas
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,61 +48,95 @@ class Example:
 
 
 def load_squad(
-    source: "str | Path | datasets.Dataset",
+    source: "str | Path | datasets.Dataset | datasets.DatasetDict | pandas.DataFrame | list[Any]",
     split: str | None = None,
     skipped: list[DataError] | None = None,
     misplaced: list[DataError] | None = None,
+    doubtful: list[DataError] | None = None,
 ) -> list[Example]:
-    """Examples from a file, a folder of files, a hub id or a `Dataset`.
+    """Examples from a file, a folder, a hub id, or an object in memory.
 
-    A file is a table (`.csv` or `.tsv`, with a header), JSON lines (`.jsonl`), or JSON: a list of
-    rows, or articles as in SQuAD v1.1 and v2.0. It may be gzipped (`.csv.gz`). `split` is "train"
-    or "validation". A folder and a hub data set need it; a folder's files are named `train-*` and
-    `dev-*`, as in SQuAD.
+    - A file is a table (`.csv` or `.tsv` with a header, `.parquet`), JSON lines (`.jsonl`), or
+      JSON: a list of rows, or articles as in SQuAD v1.1 and v2.0. It may be gzipped (`.csv.gz`). A
+      table may be separated by commas, semicolons, tabs or bars. "-" is standard input.
+    - A folder has files named `train-*` and `dev-*` (as in SQuAD) or `validation-*`, or
+      `save_to_disk` of the library `datasets` wrote it.
+    - An object is a `Dataset`, a `DatasetDict`, a `DataFrame` of pandas, or the content of a JSON
+      file.
+
+    `split` is "train" or "validation". A folder, a hub data set and a `DatasetDict` need it.
 
     All formats follow the same rule. A row has `question`, `context`, and either `answer` and
     `answer_start`, or `answers`: a list of {"text", "answer_start"}, or one such object whose
-    values are lists. Articles (`paragraphs`) and paragraphs (`context`, `qas`) are split into rows.
+    values are lists. A cell of a table may hold this list or object as text: as JSON, or as pandas
+    writes it. The lines of MRQA have `detected_answers` instead. Articles (`paragraphs`) and
+    paragraphs (`context`, `qas`) are split into rows. All these names may be in capitals.
+
     A cell is empty when it is missing, null, NaN or "". An empty answer means that the context does
-    not answer the question. The start may be empty if the context has the answer exactly once. A
-    row without an `id` gets its place as the id, such as "row 3". A number may be given as text
-    ("20", also "20.0"), and a text as a number (1998).
+    not answer the question. If `is_impossible` is true, the question has no answer, whatever the
+    answers say. A row without an `id` gets its place as the id, such as "row 3". A number may be
+    given as text ("20", also "20.0"), and a text as a number (1998).
+
+    The start may be empty if the context has the answer exactly once. Whole words are searched
+    first, and parts of words only if there is no whole word. If the context does not have "20.0",
+    "20" is the answer.
 
     A row is wrong if a field is missing or has the wrong type, if question or context is empty, if
-    an answer has no words or is not at its `answer_start`, if `is_impossible` contradicts the
+    an answer has no words or is not at its `answer_start`, if `is_impossible` is false without
     answers, or if the id occurs twice. The first wrong row raises `DataError`, with the number of
     others. With a list `skipped`, wrong rows are left out instead, and their errors are added to
     this list. A source that cannot be read, or has no valid row, always raises `DataError`.
 
     Scoring does not need `answer_start`. With a list `misplaced`, an answer that is not at its
     `answer_start` is kept with `char_start` -1, and the error is added to this list.
+
+    A row is doubtful if an answer without a start is only a part of a word, or if `is_impossible`
+    is true and the row has answers or no field for answers. Such a row is kept. One warning for
+    each reason names the first row and the number of others. With a list `doubtful`, there is no
+    warning, and an error for each doubtful row is added to this list.
     """
     examples: list[Example] = []
     problems: list[DataError] = []
+    doubts: list[DataError] = []
     ids = set()
-    name, rows = _read(source, split)
+    name, rows = read_rows(source, split)
     for place, row in rows:
         where = f"{name}: {place}"
         try:
-            example, wrong_starts = _validated(row, place, where)
-            if wrong_starts and misplaced is None:
-                raise wrong_starts[0]
-            if example.id in ids:
-                raise _problem(where, "the id occurs twice", f": {example.id!r}")
+            checked = _validated(row, place, where)
+            if checked.wrong_starts and misplaced is None:
+                raise checked.wrong_starts[0]
+            if checked.example.id in ids:
+                raise _problem(where, "the id occurs twice", f": {checked.example.id!r}")
         except DataError as error:
             problems.append(error)
         else:
-            ids.add(example.id)
-            examples.append(example)
+            ids.add(checked.example.id)
+            examples.append(checked.example)
+            doubts += checked.doubts
             if misplaced is not None:
-                misplaced += wrong_starts
+                misplaced += checked.wrong_starts
     if skipped is not None:
         skipped += problems
     if problems and (skipped is None or not examples):
         raise summary(problems) from problems[0]
     if not examples:
-        raise DataError(f"{source}: holds no question")
+        raise DataError(f"{name}: holds no question")
+    if doubtful is not None:
+        doubtful += doubts
+    else:
+        for doubt in summaries(doubts):
+            warnings.warn(str(doubt), stacklevel=2)
     return examples
+
+
+def doubts_report(doubtful: Iterable[DataError]) -> dict[str, int]:
+    """How many rows are doubtful, and why. `doubtful` is the list of `load_squad`."""
+    kinds = Counter(doubt.kind for doubt in doubtful)
+    return {
+        "answers_inside_a_word": kinds[INSIDE_A_WORD],
+        "unanswerable_by_is_impossible": kinds[WITH_ANSWERS] + kinds[WITHOUT_ANSWERS],
+    }
 
 
 def validated_example(name: str, question: object, context: object) -> Example:
@@ -118,139 +153,30 @@ def validated_example(name: str, question: object, context: object) -> Example:
     return Example(name, str(question), str(context))
 
 
-# --- Sources: a file, a hub data set or a `Dataset` -> rows
-
-# Each row comes with its place in the source. Rows are checked later, in `_validated`.
-Rows = Iterable[tuple[str, Any]]
-
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
-JSON_LINES = (".jsonl", ".ndjson")
-
-
-def _read(source: "str | Path | datasets.Dataset", split: str | None) -> tuple[str, Rows]:
-    """The source's name, and its rows."""
-    if not isinstance(source, str | Path):
-        return "the data set", _rows(source)
-    path = Path(source)
-    if path.is_dir():
-        path = _file_of_split(path, split)
-    if path.is_file():
-        return str(path), _rows(_from_file(path))
-    named_as_a_file = _suffix(path) in (*DELIMITERS, *JSON_LINES, ".json") or path.suffix == ".gz"
-    if named_as_a_file or not HUB_ID.fullmatch(str(source)):
-        raise DataError(f"{source}: no such file")
-    return str(source), _rows(_from_hub(str(source), split))
-
-
-def _suffix(path: Path) -> str:
-    """The suffix that tells the format: `.csv` for "D.CSV" and for "d.csv.gz"."""
-    return Path(path.name.lower().removesuffix(".gz")).suffix
-
-
-def _file_of_split(folder: Path, split: str | None) -> Path:
-    stem = {"train": "train", "validation": "dev"}.get(split or "")
-    if stem is None:
-        raise DataError(f"{folder}: a folder; say which split, 'train' or 'validation'")
-    files = sorted(folder.glob(f"{stem}-*.json")) + sorted(folder.glob(f"{stem}-*.json.gz"))
-    if len(files) != 1:
-        names = ", ".join(file.name for file in files) or "none"
-        raise DataError(f"{folder}: expected one {stem}-*.json or .json.gz, got {names}")
-    return files[0]
-
-
-def _from_hub(name: str, split: str | None) -> "datasets.Dataset":
-    import datasets  # here, because it takes a second to import
-
-    if split is None:
-        raise DataError(f"{name}: a hub data set; say which split, 'train' or 'validation'")
-    try:
-        return datasets.load_dataset(name, split=split)
-    except Exception as error:  # the library raises many types: network, cache, name, split
-        reason = f"no file has this name, and the hub gives no such data set: {first_line(error)}"
-        raise DataError(f"{name}: {reason}") from error
-
-
-def _from_file(path: Path) -> Iterable[Any]:
-    suffix = _suffix(path)
-    try:
-        raw = path.read_bytes()
-        if path.name.lower().endswith(".gz"):
-            raw = gzip.decompress(raw)
-        text = raw.decode("utf-8-sig")  # spreadsheet programs write a byte order mark
-        del raw  # it takes as much memory as the file
-        if suffix in DELIMITERS:
-            return _table_rows(text, DELIMITERS[suffix])
-        return _json_lines(text) if suffix in JSON_LINES else _json_items(text)
-    except (OSError, EOFError, zlib.error, csv.Error, ValueError, RecursionError) as error:
-        kind = suffix[1:] if suffix in (*DELIMITERS, *JSON_LINES) else "JSON"
-        raise DataError(f"{path}: not readable as {kind}: {error}") from error
-
-
-def _table_rows(text: str, delimiter: str) -> list[dict[Any, Any]]:
-    limit = csv.field_size_limit(len(text) + 1)  # process-wide; its default is 131,072
-    try:
-        return list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
-    finally:
-        csv.field_size_limit(limit)
-
-
-def _json_lines(text: str) -> Iterator[Any]:
-    """The value of each line. For a line that is not JSON, the error."""
-    for line in text.split("\n"):
-        if line.strip():
-            try:
-                yield json.loads(line)
-            except (ValueError, RecursionError) as error:
-                yield error
-
-
-def _json_items(text: str) -> Iterable[Any]:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        if error.msg != "Extra data":
-            raise
-        return _json_lines(text)  # `Dataset.to_json` writes lines under any file name
-    if isinstance(value, Mapping) and isinstance(value.get("data"), list):
-        value = value["data"]
-    return value if isinstance(value, list) else [value]
-
-
-def _rows(items: Iterable[Any]) -> Rows:
-    """Replace articles with their paragraphs, and paragraphs with their questions. Keep rows."""
-
-    def place(index: int, item: Any) -> str:
-        fields = item if isinstance(item, Mapping) else ()
-        kind = "article" if "paragraphs" in fields else "paragraph" if "qas" in fields else ""
-        return f"{kind} {index}" if kind else f"row {index + 1}"
-
-    rows: Rows = ((place(index, item), item) for index, item in enumerate(items))
-    return _opened(_opened(rows, "paragraphs", "paragraph"), "qas", "question")
-
-
-def _opened(rows: Rows, field: str, name: str) -> Rows:
-    """Replace a row with the items of its list in `field`. They get the row's context and title."""
-    for place, row in rows:
-        if not isinstance(row, Mapping) or not isinstance(row.get(field), list):
-            yield place, row
-            continue
-        for index, item in enumerate(row[field]):
-            if isinstance(item, Mapping):
-                item = {k: row[k] for k in ("context", "title") if k in row} | dict(item)
-            yield f"{place}, {name} {index}", item
-
-
 # --- Rows: the same rule for all formats
+
+# The kinds of doubtful rows
+INSIDE_A_WORD = "the answer is only a part of a word"
+WITH_ANSWERS = "is_impossible is true, so the answers are ignored"
+WITHOUT_ANSWERS = "is_impossible is true without a field 'answers', which means no answer"
 
 # A column of whole numbers with empty cells is often written as 20.0.
 WHOLE_NUMBER = re.compile(r"\s*(-?[0-9]{1,40})(\.0*)?\s*")
 IMPOSSIBLE = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
-def _validated(row: Any, place: str, where: str) -> tuple[Example, list[DataError]]:
-    """A row as an example, and the errors in its answers' starts. Any other error is raised."""
-    if isinstance(row, Exception):
-        raise _problem(where, "not readable as JSON", f": {row}")
+class Checked(NamedTuple):
+    """A row as an example, the errors in its answers' starts, and the reasons for doubt."""
+
+    example: Example
+    wrong_starts: list[DataError]
+    doubts: list[DataError]
+
+
+def _validated(row: Any, place: str, where: str) -> Checked:
+    """Check a row. An error that is not about an answer's start is raised."""
+    if isinstance(row, DataError):
+        raise DataError(f"{where}: {row}", row.kind)
     _require_fields(row, where)
     if None in row:  # DictReader puts values without a column under the key None
         raise _problem(where, "more fields than the header has")
@@ -266,30 +192,43 @@ def _validated(row: Any, place: str, where: str) -> tuple[Example, list[DataErro
             raise _problem(where, f"the {name} is empty")
         if not _is_unicode(text):
             raise _problem(where, f"the {name} is not valid Unicode: it holds a lone surrogate")
-
     said = row.get("is_impossible")
     is_impossible = None if _is_empty(said) else IMPOSSIBLE.get(str(said).lower())
     if is_impossible is None and not _is_empty(said):
         raise _problem(where, "'is_impossible' is neither true nor false", f": {said!r:.40}")
-    answers, wrong_starts = [], []
+    title = row["title"] if isinstance(row.get("title"), str) else ""
+    if is_impossible:
+        example = Example(identity, question, context, (), True, title)
+        return Checked(example, [], _doubts_of_impossible(row, where))
+    answers, wrong_starts, doubts = [], [], []
     for record in _answers(row, where):
         _require_fields(record, where, "text")
-        if is_impossible and _is_empty(record["text"]):
-            continue  # some annotation tools write "" with start -1 for "no answer"
         answer, problem = _placed(record, context, where)
         answers.append(answer)
-        wrong_starts += [problem] if problem else []
-    if is_impossible is not None and is_impossible is not (not answers):
-        said = f"is_impossible={is_impossible} with {len(answers)} answers"
-        raise _problem(where, "is_impossible contradicts the answers", f": {said}")
-    title = row["title"] if isinstance(row.get("title"), str) else ""
+        if problem:
+            wrong_starts.append(problem)
+        elif _is_empty(record.get("answer_start")) and _is_part_of_a_word(answer, context):
+            doubts.append(_problem(where, INSIDE_A_WORD, f": {answer.text!r}"))
+    if is_impossible is False and not answers:
+        kind = "is_impossible contradicts the answers"
+        raise _problem(where, kind, ": is_impossible=False with 0 answers")
     example = Example(identity, question, context, tuple(answers), not answers, title)
-    return example, wrong_starts
+    return Checked(example, wrong_starts, doubts)
+
+
+def _doubts_of_impossible(row: Mapping[str, Any], where: str) -> list[DataError]:
+    if "answers" not in row and "answer" not in row:
+        return [_problem(where, WITHOUT_ANSWERS)]
+    for record in _answers(row, where):
+        _require_fields(record, where, "text")
+        if not _is_empty(record["text"]):  # some annotation tools write "" for "no answer"
+            return [_problem(where, WITH_ANSWERS, f": {record['text']!r:.40}")]
+    return []
 
 
 def _answers(row: Mapping[str, Any], where: str) -> Sequence[Any]:
     """A row's answers as a list of {"text", "answer_start"}, as in SQuAD's files."""
-    answers = row.get("answers")
+    answers = cell_value(row.get("answers"))
     if isinstance(answers, Mapping):  # as in hub data sets
         texts = _list(answers, "text", where)
         starts = _list(answers, "answer_start", where) or [None] * len(texts)
@@ -301,7 +240,7 @@ def _answers(row: Mapping[str, Any], where: str) -> Sequence[Any]:
         _require_fields(row, where, "answer")
         text = _text(row, "answer", where)
         return [{"text": text, "answer_start": row.get("answer_start")}] if text else []
-    return _list(row, "answers", where)
+    return _list({"answers": answers}, "answers", where)
 
 
 def _placed(record: Any, context: str, where: str) -> tuple[GoldAnswer, DataError | None]:
@@ -311,12 +250,12 @@ def _placed(record: Any, context: str, where: str) -> tuple[GoldAnswer, DataErro
         advice = "; without an answer, `answers` is an empty list or `is_impossible` is true"
         raise _problem(where, "an answer has no words", f": {text!r}{advice}")
     unplaced = GoldAnswer(text, -1)
-    first, last = context.find(text), context.rfind(text)
     if _is_empty(start):
-        if first == last >= 0:
-            return GoldAnswer(text, first), None
+        choice = _likeliest_places(text, context)
+        if len(choice) == 1:
+            return choice[0], None
         problem = "the context does not have {}"
-        if first >= 0:
+        if choice:
             problem = "the context has {} more than once; answer_start must say where"
         kind = problem.format("the answer")
         return unplaced, DataError(f"{where}: {problem.format(repr(text))}", kind)
@@ -324,19 +263,67 @@ def _placed(record: Any, context: str, where: str) -> tuple[GoldAnswer, DataErro
     if not number:
         return unplaced, _problem(where, "'answer_start' is not a whole number", f": {start!r:.40}")
     start = int(number[1])
-    near = [s for s in (start, start - 1, start + 1) if s >= 0 and context.startswith(text, s)]
-    if near[:1] == [start]:
-        return GoldAnswer(text, start), None
-    count = context.count(text)
+    for spelling in _spellings(text):
+        if start >= 0 and context.startswith(spelling, start):
+            return GoldAnswer(spelling, start), None
+    return unplaced, _misplaced(text, start, context, where)
+
+
+def _misplaced(text: str, start: int, context: str, where: str) -> DataError:
+    """The error for an answer that is not at its start. It says where the context has the text."""
+    near = [s for s in (start - 1, start + 1) if s >= 0 and context.startswith(text, s)]
+    first, last, count = context.find(text), context.rfind(text), context.count(text)
     where_else = f"but at {count} other places" if count else "nor elsewhere in the context"
     if near or first == last >= 0:
         where_else = f"but at {(near or [first])[0]}"
     there = context[max(start, 0) : max(start + len(text), 0)]
-    return unplaced, DataError(
+    return DataError(
         f"{where}: answer {text!r} is not at answer_start={start} (the text there is {there!r}), "
         f"{where_else}",
         "an answer is not at its answer_start",
     )
+
+
+# --- Answers without a start
+
+# A place between two letters or digits of one word or number. Scripts without spaces between words
+# (Chinese, Japanese, Thai) have no such places. The classes are those of Unicode's Annex 14.
+_LETTER = r"[[\p{L}\p{M}\p{N}]--[\p{lb=ID}\p{lb=CJ}\p{lb=SA}]]"
+INSIDE_WORD = regex.compile(
+    rf"(?V1)(?<={_LETTER})(?={_LETTER})"
+    r"|(?<=\p{Nd}[.,])(?=\p{Nd})|(?<=\p{Nd})(?=[.,]\p{Nd})"  # 20.5 is one number
+)
+
+
+def _likeliest_places(text: str, context: str) -> list[GoldAnswer]:
+    """The answer at its places in the context: whole words, or parts of words if there are none.
+
+    >>> _likeliest_places("art", "party, art")
+    [GoldAnswer(text='art', char_start=7)]
+    >>> _likeliest_places("20.0", "in 2020, 20 lamps")
+    [GoldAnswer(text='20', char_start=9)]
+    """
+    written = [[GoldAnswer(t, k) for k in _starts(t, context)] for t in _spellings(text)]
+    whole = [[a for a in answers if not _is_part_of_a_word(a, context)] for answers in written]
+    return next((answers for answers in (*whole, *written) if answers), [])
+
+
+def _spellings(text: str) -> list[str]:
+    """The text, and if it is a whole number such as "20.0", also "20"."""
+    number = WHOLE_NUMBER.fullmatch(text)
+    return [text, number[1]] if number and number[1] != text else [text]
+
+
+def _starts(text: str, context: str) -> Iterator[int]:
+    start = context.find(text)
+    while start >= 0:
+        yield start
+        start = context.find(text, start + 1)
+
+
+def _is_part_of_a_word(answer: GoldAnswer, context: str) -> bool:
+    ends = (answer.char_start, answer.char_end)
+    return any(INSIDE_WORD.match(context, end) is not None for end in ends)
 
 
 # --- Cells

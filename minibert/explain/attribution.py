@@ -205,7 +205,7 @@ class WordVectors:
             self.baseline = torch.where(chosen, table.weight[pad_id], self.vectors)
 
     def read(self, vectors: Tensor, ids: Tensor, mask: Tensor, segments: Tensor) -> Tensor:
-        """(B, T, H) word vectors -> (2, B, T) logits. Only the shape of `ids` matters."""
+        """(B, T, H) word vectors -> (2, B, T) logits. `ids` only say where padding is."""
         table = self.model.bert.embeddings.word
         hook = table.register_forward_hook(lambda module, inputs, output: vectors)
         try:

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from ..answers import Answer, to_answer
@@ -44,7 +45,7 @@ RULES = {
     "order": "it ends before it starts",
     "outside": "it reaches outside the passage, into the question or a special token",
     "length": "it is longer than {} tokens",
-    "blank": "it begins or ends with white space",
+    "blank": "it is only white space",
     "beam": "the best pair is not among the 20 best starts and the 20 best ends",
     "tie": "another span has the same score, or has the same characters and a better score",
 }
@@ -87,8 +88,9 @@ class Window:
     context_end: int  # exclusive
     left: int | None  # context tokens before the answer; None if the window lacks the answer
     right: int | None  # context tokens after the answer
+    # If the window has only white space, this is "": with probability 0, or 1 with `no_answer`.
     alone: Candidate
-    decoders: tuple[Decoded, ...]
+    decoders: tuple[Decoded, ...]  # then there is no "exact"
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +274,11 @@ def left_out(engine: Engine, explanation: Explanation) -> list[LeftOut]:
         if a < last and first < b
     ]
     encode = engine.tokenizer.encode_batch
-    return [row for row in rows if all(map(len, encode((row.question, row.context))))]
+    return [
+        row
+        for row in rows
+        if not any(pieces.blank.all() for pieces in encode((row.question, row.context)))
+    ]
 
 
 def occlude(
@@ -310,15 +316,17 @@ def integrate(
     """Integrated gradients of the answer's log p with respect to the vectors of all words.
 
     Always in float32. The baseline has [PAD]'s vector for each word of question and context, and
-    the special tokens' own vectors: a text of the same length without content.
+    the own vectors of special tokens and of white space: a text of the same length without content.
     """
     settings = AnswerSettings(1, explanation.max_answer_len, explanation.no_answer)
     asked = Asked.of(engine, explanation.question, explanation.context, settings)
     features, inside = asked.features, asked.question_slice
-    pieces = features[0].context
+    pieces, question = features[0].context, engine.tokenizer.encode(explanation.question)
     is_word = np.zeros((len(features), max(map(len, features))), dtype=bool)  # (W, T)
     for row, feature in zip(is_word, features, strict=True):
-        row[inside] = row[feature.context_slice] = True
+        row[inside] = of_words(question)[: inside.stop - inside.start]
+        shown = slice(feature.token_start, feature.token_end + 1)
+        row[feature.context_slice] = of_words(pieces)[shown]
     candidates = asked.candidates()
     group = candidates.find(explanation.answers[0].start, explanation.answers[0].end)
     assert group is not None
@@ -336,7 +344,7 @@ def integrate(
     for row, feature in zip(shares, features, strict=True):
         of_context[feature.token_start : feature.token_end + 1] += row[feature.context_slice]
     return Gradients(
-        by_word(engine.tokenizer.encode(explanation.question), shares[:, inside].sum(0)),
+        by_word(question, shares[:, inside].sum(0)),
         by_word(pieces, of_context),
         log_p,
         baseline_log_p,
@@ -392,9 +400,13 @@ def view(asked: Asked, index: int, logits: tuple[Array, Array], answer: Candidat
     whole = feature.context
     pieces = Pieces(whole.ids[shown], whole.offsets[shown], whole.words[shown])
     single = replace(feature, context=pieces, token_start=0, token_end=len(pieces) - 1)
-    own = [replace(cut_to_context(feature, *logits), token_start=0)]
-    alone, *_ = best = replace(asked, features=[single]).best(own, 1)
-    exact = next(span for span in best if span.token_end)  # not "no answer"
+    own = replace(cut_to_context(feature, *logits), token_start=0)
+    if pieces.blank.all():  # no span has text
+        alone = Candidate("", float(asked.settings.no_answer), 0, 0, *own.null_logits)
+        exact = None
+    else:
+        alone, *_ = best = replace(asked, features=[single]).best([own], 1)
+        exact = next(span for span in best if span.token_end)  # not "no answer"
 
     first, last = 0, -1  # the answer's pieces, counted in the whole context
     if answer.token_end:
@@ -422,15 +434,19 @@ def view(asked: Asked, index: int, logits: tuple[Array, Array], answer: Candidat
 
 
 def decoded(
-    asked: Asked, feature: Feature, logits: tuple[Array, Array], exact: Candidate, places: Array
+    asked: Asked,
+    feature: Feature,
+    logits: tuple[Array, Array],
+    exact: Candidate | None,
+    places: Array,
 ) -> tuple[Decoded, ...]:
-    """The spans that the three decoders choose in one window; `exact` is the exact search's.
+    """The spans that the three decoders choose in one window; `exact` is the exact search's, None
+    if the window has only white space.
 
     `places` (T, 2) are the characters of the window's tokens in the question or the context.
     """
     inside, of_question = feature.context_slice, asked.question_slice
     tokens = asked.engine.tokenizer.tokens(feature.input_ids)
-    blank = places[:, 0] == places[:, 1]
     starts, ends = logits
 
     def text(start: int, end: int) -> str:
@@ -440,7 +456,7 @@ def decoded(
         return " ".join(tokens[start : end + 1])
 
     def rule(start: int, end: int, otherwise: str) -> str:
-        if start == exact.token_start and end == exact.token_end:
+        if exact and start == exact.token_start and end == exact.token_end:
             return ""
         if end < start:
             return "order"
@@ -448,20 +464,28 @@ def decoded(
             return "outside"
         if end - start >= asked.settings.max_answer_len:
             return "length"
-        return "blank" if blank[[start, end]].any() else otherwise
+        return "blank" if places[start, 0] >= places[end, 1] else otherwise
 
     choices = [("argmax", *argmax_span(starts, ends), "tie")]
     choices += [("beam", i, j, "beam") for i, j, _ in beam_spans(starts, ends)[:1]]
-    choices.append(("exact", exact.token_start, exact.token_end, ""))
+    if exact:
+        choices.append(("exact", exact.token_start, exact.token_end, ""))
     return tuple(
         Decoded(name, i, j, text(i, j), float(starts[i]) + float(ends[j]), rule(i, j, otherwise))
         for name, i, j, otherwise in choices
     )
 
 
+def of_words(pieces: Pieces) -> npt.NDArray[np.bool_]:
+    """(T,): whether each piece belongs to a word. Pieces of white space belong to none."""
+    starts, ends = pieces.word_offsets().T
+    in_word: npt.NDArray[np.bool_] = starts < ends
+    return in_word
+
+
 def words(pieces: Pieces) -> tuple[tuple[int, int], ...]:
     """The characters of each word of a text."""
-    return tuple(dict.fromkeys((int(a), int(b)) for a, b in pieces.word_offsets()))
+    return tuple(dict.fromkeys((int(a), int(b)) for a, b in pieces.word_offsets() if a < b))
 
 
 def by_word(pieces: Pieces, shares: Array) -> tuple[float, ...]:
@@ -469,7 +493,8 @@ def by_word(pieces: Pieces, shares: Array) -> tuple[float, ...]:
     sums = dict.fromkeys(words(pieces), 0.0)
     # the end of a question that is too long was not read
     for (a, b), share in zip(pieces.word_offsets(), shares, strict=False):
-        sums[int(a), int(b)] += float(share)
+        if a < b:
+            sums[int(a), int(b)] += float(share)
     return tuple(sums.values())
 
 

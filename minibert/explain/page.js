@@ -64,7 +64,7 @@ function broken(i, j) {
   if (j < i) return "order";
   if (i < view.context_start || j >= view.context_end) return "outside";
   if (j - i >= data.max_answer_len) return "length";
-  return [i, j].some((k) => view.starts[k] === view.ends[k]) ? "blank" : "";
+  return view.starts[i] >= view.ends[j] ? "blank" : "";
 }
 
 function spanText(i, j) {

@@ -1,15 +1,17 @@
 """The live page: question and passage in, the same explanation out, as lines of JSON.
 
-Only the user's own browser can ask. The server listens on the loopback address, and it refuses
-requests with another Host or Origin, so other web pages cannot send any. It writes no file.
+Every program on this computer can ask, also one of another user. Other computers cannot, because
+the server listens on the loopback address. Other web pages cannot, because the server refuses
+requests with another Host or Origin. It writes no file.
 """
 
 import asyncio
 import json
 import os
+import re
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -85,13 +87,38 @@ class Asked:
             raise Refused(400, f"number of answers: {self.top_k}; expected 1 to {MAX_ANSWERS}")
 
 
-class Guard:
-    """Refuses requests of other pages, and adds the security headers to every response."""
+def address_of(host: str) -> str:
+    """A Host header in one form: in lower case, and without the port that browsers leave out.
 
-    def __init__(self, app: ASGIApp, port: int) -> None:
+    >>> address_of("LOCALHOST:80"), address_of("localhost:8123")
+    ('localhost', 'localhost:8123')
+    """
+    return host.lower().removesuffix(":80")
+
+
+class Guard:
+    """Refuses requests of other pages, and adds the security headers to every response.
+
+    A browser may reach the page through a tunnel, by another address. `allowed` has such addresses.
+    Raises `InputError` for one that is not a host, or a host with a port.
+    """
+
+    def __init__(self, app: ASGIApp, port: int, allowed: Sequence[str] = ()) -> None:
+        for host in allowed:
+            if not re.fullmatch(r"([\w.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]+)?", host):
+                raise InputError(f"allow_host={host!r}: expected HOST or HOST:PORT")
         self.app = app
-        self.hosts = {f"{name}:{port}" for name in (ADDRESS, "localhost")}
-        self.origins = {None, *(f"http://{host}" for host in self.hosts)}
+        own = [address_of(f"{name}:{port}") for name in (ADDRESS, "localhost")]
+        others = [address_of(host) for host in allowed]
+        self.hosts = {*own, *others}
+        # a tunnel may encrypt
+        self.origins = {f"http://{host}" for host in self.hosts} | {f"https://{h}" for h in others}
+
+    def accepts(self, headers: Headers) -> bool:
+        """Whether a request comes from this page, or from no page."""
+        origin = headers.get("origin")
+        own = origin is None or address_of(origin) in self.origins
+        return own and address_of(headers.get("host", "")) in self.hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_guarded(message: Message) -> None:
@@ -99,10 +126,10 @@ class Guard:
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        headers = Headers(scope=scope)
         app = self.app
-        if headers.get("host") not in self.hosts or headers.get("origin") not in self.origins:
-            app = JSONResponse({"error": "this server answers only its own page"}, 403)
+        if not self.accepts(Headers(scope=scope)):
+            message = "this server answers only its own page; for a tunnel, see --allow-host"
+            app = JSONResponse({"error": message}, 403)
         await app(scope, receive, send_guarded)
 
 
@@ -115,7 +142,7 @@ class Live:
         self.places = threading.Semaphore(1 + WAITING)
         self.closing = threading.Event()
 
-    def app(self, port: int) -> ASGIApp:
+    def app(self, port: int, allowed: Sequence[str] = ()) -> ASGIApp:
         page = fill(
             policy="",  # it is in HEADERS
             style='<link rel="stylesheet" href="page.css">',
@@ -133,7 +160,8 @@ class Live:
             return Response(text, media_type=kind)
 
         routes = [Route(path, part) for path in parts]
-        return Guard(Starlette(routes=[*routes, Route("/ask", self.ask, methods=["POST"])]), port)
+        routes.append(Route("/ask", self.ask, methods=["POST"]))
+        return Guard(Starlette(routes=routes), port, allowed)
 
     async def ask(self, request: Request) -> Response:
         try:
@@ -218,10 +246,13 @@ async def read_question(request: Request) -> Asked:
         raise Refused(400, f"not a question in the page's format: {error}") from error
 
 
-def serve(qa: QuestionAnswerer, port: int, on_ready: Callable[[str], None]) -> None:
+def serve(
+    qa: QuestionAnswerer, port: int, on_ready: Callable[[str], None], allowed: Sequence[str] = ()
+) -> None:
     """Serve the page on the loopback address until Ctrl-C. Port 0 chooses a free port.
 
-    `on_ready` gets the page's address. Raises `InputError` for a port that cannot be used.
+    `on_ready` gets the page's address. `allowed` is explained at `Guard`. Raises `InputError` for a
+    port that cannot be used, and for a wrong item in `allowed`.
     """
     with socket.socket() as listener:
         if os.name == "posix":  # on Windows this would share the port with another program
@@ -234,7 +265,10 @@ def serve(qa: QuestionAnswerer, port: int, on_ready: Callable[[str], None]) -> N
         port = listener.getsockname()[1]
         live = Live(qa)
         config = uvicorn.Config(
-            live.app(port), lifespan="off", log_level="critical", timeout_graceful_shutdown=0
+            live.app(port, allowed),
+            lifespan="off",
+            log_level="critical",
+            timeout_graceful_shutdown=0,
         )
         on_ready(f"http://{ADDRESS}:{port}/")
         try:

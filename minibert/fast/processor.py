@@ -4,7 +4,7 @@ import os
 import platform
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -27,12 +27,15 @@ LIMITS_WITHOUT = {
 
 
 def choose_device(name: str) -> torch.device:
-    """A device by name. "auto" is the GPU if there is one, else the CPU.
+    """A device by name. "auto" is a GPU if torch can use one, otherwise the CPU.
 
-    Raises `InputError` for a device that cannot be used.
+    "auto" is the default everywhere. Raises `InputError` for a device that cannot be used.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if torch.cuda.is_available():
+            with suppress(InputError):  # torch may have no kernels for an old GPU
+                return choose_device("cuda")
+        return torch.device("cpu")
     try:
         (torch.ones(1, device=name) + 1).item()  # fails on "meta", which stores no numbers
         with torch.autocast(torch.device(name).type, enabled=False):  # not every torch has "mps"

@@ -4,12 +4,13 @@ Threads that share a pass wait for each other after each of its many kernels, an
 that another core has written. A thread with its own pass does neither.
 """
 
+import ctypes
 import os
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from threading import Barrier
-from typing import TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import torch
 
@@ -21,14 +22,18 @@ def side_by_side(work: Callable[[Item], Result], items: Sequence[Item]) -> Itera
     """`map(work, items)` on as many threads as torch uses. Each thread works on its own item.
 
     If there are fewer than two items per thread, all threads together work on one item after
-    another. After an error, or when the caller stops early, no further item is started.
+    another. The same if `own_thread_count` cannot be set. After an error, or when the caller stops
+    early, no further item is started.
     """
     threads = torch.get_num_threads()
-    if threads == 1 or len(items) < 2 * threads:
+    if threads == 1 or len(items) < 2 * threads or own_thread_count is None:
         yield from map(work, items)
         return
-    results = [pool_of(threads, os.getpid()).submit(work, item) for item in items]
+    results: list[Future[Result]] = []
     try:
+        with POOL.lock:  # so that no other caller ends the pool in the meantime
+            pool = POOL.of(threads)
+            results.extend(pool.submit(work, item) for item in items)
         for result in results:
             yield result.result()
     finally:
@@ -36,21 +41,54 @@ def side_by_side(work: Callable[[Item], Result], items: Sequence[Item]) -> Itera
             result.cancel()
 
 
-@cache
-def pool_of(threads: int, process: int) -> ThreadPoolExecutor:
-    """The threads of this process. They live until it ends, because a new thread would have to
-    request all its memory from the kernel again. A forked process needs threads of its own.
+class Pool:
+    """The threads that work side by side. Each thread computes alone.
+
+    They live until the number of threads changes, because a new thread would have to request all
+    its memory from the kernel again.
     """
-    begun = Barrier(threads + 1)
 
-    def begin() -> None:
-        torch.get_num_threads()  # its first call in a thread would undo the next line
-        torch.set_num_threads(1)
-        begun.wait()
+    def __init__(self) -> None:
+        self.forget()
 
-    pool = ThreadPoolExecutor(threads, "minibert", begin)
-    for _ in range(threads):
-        pool.submit(int)  # starts one more thread, because all others wait at the barrier
-    begun.wait()
-    torch.set_num_threads(threads)  # threads that start later use the value that was set last
-    return pool
+    def forget(self) -> None:
+        """Begin without threads. A forked process has none of its parent's threads."""
+        self.lock = threading.Lock()  # for `of`, and until all work is submitted
+        self.size = 0
+        self.executor: ThreadPoolExecutor | None = None
+
+    def of(self, size: int) -> ThreadPoolExecutor:
+        """A pool of this many threads. A pool of another size ends after its work."""
+        if self.executor is None or self.size != size:
+            before = self.executor
+            self.executor, self.size = ThreadPoolExecutor(size, "minibert", compute_alone), size
+            if before is not None:
+                before.shutdown(wait=False)
+        return self.executor
+
+
+def compute_alone() -> None:
+    """Let the calling thread, and only this one, compute with one thread."""
+    assert own_thread_count is not None
+    torch.get_num_threads()  # its first call in a thread sets the count, so it must come first
+    own_thread_count(1)
+
+
+def find_own_thread_count() -> Callable[[int], Any] | None:
+    """OpenMP's function that sets the number of threads for the calling thread; None without it.
+
+    `torch.set_num_threads` also sets the number for all threads that start later. For a moment,
+    these would compute with one thread, and keep this number.
+    """
+    library = "libiomp5md.dll" if sys.platform == "win32" else torch._C.__file__
+    try:
+        function: Callable[[int], Any] = ctypes.CDLL(library).omp_set_num_threads
+    except (OSError, AttributeError):  # torch without OpenMP
+        return None
+    return function
+
+
+own_thread_count = find_own_thread_count()
+POOL = Pool()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=POOL.forget)

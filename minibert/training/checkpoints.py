@@ -33,7 +33,8 @@ def tensors_of(job: Job) -> dict[str, Tensor]:
     """
     states = {"cpu": torch.get_rng_state()}
     if job.device.type != "cpu":
-        states[job.device.type] = torch.get_device_module(job.device).get_rng_state()
+        module = torch.get_device_module(job.device)
+        states[job.device.type] = module.get_rng_state(*numbered(job.device))
     tensors = {f"model.{name}": t for name, t in job.model.state_dict().items()}
     for index, moments in job.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{moment}": t for moment, t in moments.items()}
@@ -57,7 +58,16 @@ def load_tensors(job: Job, tensors: dict[str, Tensor]) -> None:
     torch.set_rng_state(tensors[f"random.{job.group.rank}.cpu"])
     if job.device.type != "cpu":
         module = torch.get_device_module(job.device)
-        module.set_rng_state(tensors[f"random.{job.group.rank}.{job.device.type}"])
+        state = tensors[f"random.{job.group.rank}.{job.device.type}"]
+        module.set_rng_state(state, *numbered(job.device))
+
+
+def numbered(device: torch.device) -> tuple[torch.device, ...]:
+    """The argument that chooses the generator of this device, and not of the current device.
+
+    `torch.mps` has only one device, and its functions take no such argument.
+    """
+    return () if device.type == "mps" else (device,)
 
 
 def write_checkpoint(

@@ -25,28 +25,40 @@ class TrainingConfig:
     Each text is the help of the field's option. Raises `InputError` for a value out of range.
     """
 
-    init: str = setting(..., "Folder or hub id of the encoder to start from.")
+    init: str = setting(..., "Folder or hub id of the model to start from.")
     train_file: str = setting(..., "Training data: a file, a folder of files, or a hub id.")
     output_dir: str = setting(..., "Folder for the model, its log and its checkpoints.")
     revision: str | None = setting(
-        None, "Branch, tag or commit of the encoder's hub id; by default the newest."
+        None, "Branch, tag or commit of the model's hub id; by default the newest."
     )
-    dev_file: str | None = setting(None, "Data to evaluate on after each epoch.")
-    max_answer_len: int = setting(30, "Longest answer in that evaluation, in tokens.")
-    epochs: float = setting(3.0, "Passes over the data. 1.5 ends in the middle of the second pass.")
-    batch_size: int = setting(16, "Windows in one step, over all processes.")
+    dev_file: str | None = setting(
+        None, "Data to score the model on after each epoch; by default none."
+    )
+    max_answer_len: int = setting(30, "Longest answer in this scoring, in tokens.")
+    epochs: float = setting(
+        3.0, "How many times to read the data. 1.5 ends in the middle of the second time."
+    )
+    batch_size: int = setting(16, "Windows in one training step, over all processes.")
     max_tokens: int | None = setting(
         None,
-        "Largest number of tokens in one forward pass, with padding. A larger batch is split into "
-        "several passes, whose gradients are added; by default 6,144 on a CPU, 16,384 on a GPU.",
+        "Most tokens in memory at a time, with padding. A larger batch is read in parts, "
+        "whose gradients are added; by default 6,144 on a CPU, 16,384 on a GPU.",
     )
     # The paper searched 5e-5, 3e-5 and 2e-5 (appendix A.3).
-    learning_rate: float = setting(2e-5, "Highest learning rate.")
-    warmup_ratio: float = setting(0.0, "Share of the steps in which the learning rate rises.")
-    dropout: float | None = setting(None, "Dropout rate; by default the encoder's own.")
-    weight_decay: float = setting(0.01, "Weight decay. Biases and LayerNorms have none.")
-    max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm.")
-    max_length: int = setting(384, "Tokens in one window.")
+    learning_rate: float = setting(2e-5, "Size of the changes in one step, at its highest.")
+    warmup_ratio: float = setting(
+        0.0, "Share of the steps (0 to 1) in which the learning rate rises from 0."
+    )
+    dropout: float | None = setting(
+        None, "Share of numbers that are left out at random; by default the model's own."
+    )
+    weight_decay: float = setting(
+        0.01, "How strongly weights are pulled towards 0. Biases and LayerNorms are not."
+    )
+    max_grad_norm: float = setting(
+        1.0, "Largest norm of the gradients; larger ones are scaled down to it."
+    )
+    max_length: int = setting(384, "Tokens (words and parts of words) that a window has.")
     doc_stride: int | None = setting(128, "Tokens that two neighbouring windows share.")
     max_train_examples: int | None = setting(
         None, "Train on a random sample of this many questions; by default all questions."
@@ -55,16 +67,23 @@ class TrainingConfig:
         0.0, "Share of the questions (0 to 1) to ask again, about a text without the answer."
     )
     teachers: tuple[str, ...] = setting(
-        (), "Folder or hub id of a model to learn from, besides the labels."
+        (), "Folder or hub id of a model to learn from, in addition to the data."
     )
     skip_invalid: bool = setting(
         False, "Leave out questions with errors, and list them in skipped.txt."
     )
-    attention: Attention | None = setting(None, "eager or sdpa; by default the faster one.")
+    attention: Attention | None = setting(
+        None, "How attention is computed: eager or sdpa; by default the faster one."
+    )
     # "bf16" is autocast: the weights stay float32.
-    precision: Precision = setting("auto", "auto, fp32 or bf16.")
-    device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps, ...; auto prefers a GPU.")
-    seed: int = setting(42, "Seed of all random numbers.")
+    precision: Precision = setting(
+        "auto", "Numbers to compute with: fp32, bf16, or auto, which is the faster of them."
+    )
+    device: str = setting(
+        "auto",
+        "Where to compute: cpu, cuda, cuda:1, mps, ..., or auto, which is a GPU if there is one.",
+    )
+    seed: int = setting(42, "Random seed: the same seed gives the same model.")
     checkpoint_every: int = setting(500, "Steps from one checkpoint to the next.")
     keep_checkpoints: int = setting(2, "How many checkpoints to keep.")
     progress: bool = setting(True, "Show a progress bar.")

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batches import Batch
-from ..errors import InputError
+from ..engine import require_fit
+from ..errors import InputError, PretrainedError
 from ..fast.processor import Precision
 from ..hub import pinned
 from ..qa import BertForQuestionAnswering
@@ -21,7 +22,11 @@ from .config import TrainingConfig
 def load_teachers(
     config: TrainingConfig, tokenizer: Tokenizer, device: torch.device
 ) -> list[BertForQuestionAnswering]:
-    """The models to learn from. Raises `InputError` for a model with another tokenizer."""
+    """The models to learn from.
+
+    Raises `InputError` for a model with another tokenizer, and the errors of `require_fit` for a
+    model that cannot read the student's windows.
+    """
     assert config.attention
     teachers = []
     for source in config.teachers:
@@ -30,7 +35,12 @@ def load_teachers(
         if own.backend.to_str() != tokenizer.backend.to_str():
             raise InputError(f"{source}: a teacher must have the tokenizer of {config.init}")
         load = BertForQuestionAnswering.from_pretrained
-        teachers.append(load(source, config.attention, revision=revision).to(device))
+        teacher = load(source, config.attention, revision=revision)
+        try:
+            require_fit(teacher.config, tokenizer, config.max_length)
+        except (InputError, PretrainedError) as error:
+            raise type(error)(f"{source}: {error}") from error
+        teachers.append(teacher.to(device))
     return teachers
 
 

@@ -16,16 +16,16 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from ..answers import answers_of, null_odds
 from ..batches import collate, length_batches, split_batch
 from ..data.examples import Example, load_squad
-from ..data.metric import squad_metrics
 from ..data.negatives import make_negatives
 from ..errors import DataError, summary
 from ..features import Feature, prepare_features, prepare_train_features
 from ..hub import pinned
 from ..qa import BertForQuestionAnswering, soft_span_loss, span_loss
 from ..reader import QuestionAnswerer
-from ..scoring.evaluation import warn_of_long_answers
+from ..scoring.evaluation import metrics_of, warn_of_long_answers, warn_of_unanswerable
 from ..settings import AnswerSettings
 from ..tokenization import Tokenizer
 from .config import TrainingConfig
@@ -110,6 +110,7 @@ def train(
         dev_windows = len(prepare_features(dev_share, tokenizer, **windows))
         if group.rank == 0:
             warn_of_long_answers(data.dev_examples, tokenizer, config.max_answer_len)
+            warn_of_unanswerable(data.dev_examples)
         optimizer = make_optimizer(model, config, device)
         job = Job(model, optimizer, tokenizer, config, group, teachers)
         run = Run(job, data.features, data.dev_examples)
@@ -169,17 +170,27 @@ def batches_of(features: Sequence[Feature], config: TrainingConfig) -> list[Batc
 def evaluate_epoch(
     run: Run, qa: QuestionAnswerer, examples: Sequence[Example]
 ) -> dict[str, float | int]:
-    """The metrics of the best answers. Each process answers its share of the questions."""
+    """The metrics of the predictions, as `evaluate` gives them.
+
+    If some questions have no answer, "" may be predicted. Each process answers its share of the
+    questions.
+    """
 
     def on_batch(windows: int) -> None:
         run.advance(windows)
         run.raise_if_stopped()
 
     group = run.job.group
-    share = group.share(examples)
     settings = AnswerSettings(1, run.job.config.max_answer_len)
-    answered = qa.answer_examples(share, settings, on_batch)
-    answers = zip(share, answered, strict=True)
-    shares = group.gather({example.id: best[0].answer for example, best in answers})
-    predictions = {key: text for part in shares for key, text in part.items()}
-    return squad_metrics(predictions, examples)
+    no_answer = any(example.is_impossible for example in examples)
+    texts: dict[str, str] = {}
+    odds: dict[str, float] = {}
+    for reading in qa.read(group.share(examples), on_batch):
+        [best] = answers_of(reading, settings)
+        texts[reading.example.id] = best.answer
+        if no_answer:
+            odds[reading.example.id] = null_odds(reading, best)
+    for other_texts, other_odds in group.gather((texts, odds)):
+        texts |= other_texts
+        odds |= other_odds
+    return metrics_of(texts, odds, examples, qa.calibration.null_threshold)

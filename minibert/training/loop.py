@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from ..errors import NonFiniteError
+from ..errors import NonFiniteError, counted
 from ..features import Feature
 from .job import StepResult
 from .optimizer import schedule
@@ -32,11 +32,11 @@ def train_epochs(
     config, optimizer = run.job.config, run.job.optimizer
     total_steps = sum(map(len, epochs))
     warmup_steps = round(config.warmup_ratio * total_steps)
+    count = sum(len(windows) for batches in epochs for windows in batches)
     run.announce(
         f"{run.job.device}, {config.precision}, {config.attention} attention, "
         f"{torch.get_num_threads()} threads, processes: {run.job.group.size}; "
-        f"{sum(len(windows) for batches in epochs for windows in batches):,} windows, "
-        f"{total_steps:,} steps"
+        f"{counted(count, 'window', 'windows')}, {counted(total_steps, 'step', 'steps')}"
     )
     for epoch in range(run.epochs_done + 1, len(epochs) + 1):
         first_step = sum(map(len, epochs[: epoch - 1]))

@@ -19,13 +19,14 @@ from .. import pretrained
 from ..batches import collate, length_batches
 from ..data.examples import Example, load_squad
 from ..engine import require_fit
-from ..errors import DataError, InputError
+from ..errors import DataError, InputError, PretrainedError
 from ..families import FAMILIES
 from ..features import Feature, prepare_train_features
 from ..files import complete_files
 from ..hub import pinned
 from ..model import Bert
 from ..tokenization import Tokenizer
+from ..tokenizer_files import TOKENIZER_FILES
 from .config import TrainingConfig
 from .job import Job, StepResult
 from .loop import Batches, train_epochs
@@ -150,7 +151,11 @@ def adapt(config: TrainingConfig, resume: bool = False, allow_other_machine: boo
         model = MaskedLM(Bert.from_pretrained(config.init, config.attention, revision))
         model.to(device)
         tokenizer = Tokenizer.from_pretrained(config.init, revision)
-        require_fit(model.config, tokenizer)
+        require_fit(model.config, tokenizer, config.max_length)
+        if "mask" not in tokenizer.special_tokens:
+            raise PretrainedError(
+                f"{config.init}: the vocabulary has no mask token, such as [MASK]"
+            )
         epochs, skipped = load_passages(config, tokenizer)
         # its dropout rate is not saved: fine-tuning uses the encoder's own rate again
         job = Job(model, make_optimizer(model, config, device), tokenizer, config, group)
@@ -172,7 +177,7 @@ def adapt(config: TrainingConfig, resume: bool = False, allow_other_machine: boo
 def load_passages(
     config: TrainingConfig, tokenizer: Tokenizer
 ) -> tuple[list[Batches], list[DataError]]:
-    """The batches of each epoch, and the errors of the questions that were left out."""
+    """The batches of each epoch, and one error for each question that was left out."""
     skipped: list[DataError] = []
     collected = skipped if config.skip_invalid else None
     examples = load_squad(config.train_file, "train", collected)
@@ -185,7 +190,8 @@ def load_passages(
         part = min(1.0, config.epochs - epoch + 1)  # the last epoch may be cut short
         batches = batches[: math.ceil(part * len(batches))]
         epochs.append([[features[k] for k in batch] for batch in batches])
-    return epochs, skipped
+    # several epochs may ask the same question
+    return epochs, list({str(problem): problem for problem in skipped}.values())
 
 
 def one_question_each(examples: Sequence[Example], seed: int) -> list[Example]:
@@ -205,6 +211,6 @@ def save_encoder(bert: Bert, tokenizer: Tokenizer, folder: Path) -> None:
     architecture = family.architecture.replace("ForQuestionAnswering", "Model")
     config = bert.config.to_dict() | {"architectures": [architecture]}
     tensors = {f"bert.{name}": t.detach().cpu() for name, t in bert.state_dict().items()}
-    with complete_files(folder) as draft:
+    with complete_files(folder, TOKENIZER_FILES) as draft:
         pretrained.save_folder(draft, config, tensors)
         tokenizer.save_pretrained(draft)

@@ -12,7 +12,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -23,21 +23,34 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TimeRemainingColumn
 
 from ..data.examples import Example
-from ..errors import CheckpointError, DataError, InputError, Interrupted, PretrainedError, first_of
+from ..errors import (
+    CheckpointError,
+    DataError,
+    InputError,
+    Interrupted,
+    PretrainedError,
+    counted,
+    first_of,
+)
 from ..fast.processor import choose_device, device_errors, device_name
 from ..features import Feature
-from ..files import UNFINISHED, complete_files, make_folder
+from ..files import UNFINISHED, complete_files, make_folder, only_job, write_errors
 from ..hub import read_json
-from ..identity import differences, examples_digest, features_digest, tensors_digest
+from ..identity import (
+    differences,
+    examples_digest,
+    features_digest,
+    installed_version,
+    tensors_digest,
+)
+from ..tokenizer_files import TOKENIZER_FILES
 from .checkpoints import CHECKPOINTS, latest_checkpoint, load_tensors, tensors_of, write_checkpoint
 from .config import TrainingConfig, resolved
 from .job import Job
 from .parallel import ProcessGroup, process_group
 
 # The other files that training writes.
-MODEL_FILES = {
-    "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt",
-}  # fmt: skip
+MODEL_FILES = {"config.json", "model.safetensors", *TOKENIZER_FILES}
 RUN_FILES = {"run.json", "metrics.jsonl", "skipped.txt"}
 
 # Settings that do not affect the weights, and paths: the contents behind a path are compared, by
@@ -57,15 +70,12 @@ def started(
     Yields the settings as `resolved` completes them. An error of the disk or the device becomes an
     `InputError`.
     """
-    device = choose_device(config.device)
-    with process_group(device) as group, device_errors(device):
-        try:
-            require_folder(Path(config.output_dir), resume)
-            config = resolved(config, device)
-            torch.manual_seed(config.seed)
-            yield config, device, group
-        except OSError as error:  # for example a full disk
-            raise InputError(f"{config.output_dir}: {error}") from error
+    device, folder = choose_device(config.device), Path(config.output_dir)
+    with process_group(device) as group, device_errors(device), write_errors(folder):
+        require_folder(folder, resume)
+        config = resolved(config, device)
+        torch.manual_seed(config.seed)
+        yield config, device, group
 
 
 class Run:
@@ -92,32 +102,37 @@ class Run:
     def open(self, resume: bool, allow_other_machine: bool) -> Iterator[None]:
         """Start or resume. Within the block, log and progress bar are open, and stop signals wait.
 
-        Raises `CheckpointError` if the run to resume is another one, `InputError` if the disk lacks
-        space.
+        Raises `CheckpointError` if the run to resume is another one, and `InputError` if the disk
+        lacks space or another job is writing to the folder.
         """
         config, group = self.job.config, self.job.group
-        if group.rank > 0:  # so far all processes had one seed; now each draws its own dropout
-            torch.manual_seed(config.seed + group.rank)
-        if resume:
-            self.restore(allow_other_machine)
+        writes = group.rank == 0
+        with only_job(make_folder(self.folder)) if writes else nullcontext():
+            require_folder(self.folder, resume)  # again, because another job may have written here
+            if group.rank > 0:  # so far all processes had one seed; now each draws its own dropout
+                torch.manual_seed(config.seed + group.rank)
+            if resume:
+                self.restore(allow_other_machine)
+            self.require_space()
+            group.wait()  # until every process has looked at the folder, because rank 0 writes
+            if writes:
+                for draft in self.folder.glob(f"{UNFINISHED}*"):  # of a process that was killed
+                    shutil.rmtree(draft, ignore_errors=True)
+                self.write_text("run.json", json.dumps(self.identity, indent=2) + "\n")
+            log = self.folder / "metrics.jsonl"
+            with (
+                open_log(log, self.log_size) if writes else Path(os.devnull).open("w") as self.log,
+                progress_bar(config.progress and writes) as self.bar,
+                StopSignals() as self.stop,
+            ):
+                yield
+
+    def require_space(self) -> None:
+        """Raise `InputError` when the disk has too little space for all files of the run."""
         weights = sum(p.numel() * p.element_size() for p in self.job.model.parameters())  # bytes
         checkpoint = 3 * weights  # with Adam's two moments
         # the old checkpoints, the new one while it is written, and the saved model
-        needed = (config.keep_checkpoints + 1) * checkpoint + weights
-        require_space(make_folder(self.folder), needed)
-        group.wait()  # until every process has looked at the folder, because rank 0 writes there
-        writes = group.rank == 0
-        if writes:
-            for draft in self.folder.glob(f"{UNFINISHED}*"):  # of a process that was killed
-                shutil.rmtree(draft, ignore_errors=True)
-            self.write_text("run.json", json.dumps(self.identity, indent=2) + "\n")
-        log_path = self.folder / "metrics.jsonl"
-        with (
-            open_log(log_path, self.log_size) if writes else Path(os.devnull).open("w") as self.log,
-            progress_bar(config.progress and writes) as self.bar,
-            StopSignals() as self.stop,
-        ):
-            yield
+        require_space(self.folder, (self.job.config.keep_checkpoints + 1) * checkpoint + weights)
 
     def restore(self, allow_other_machine: bool) -> None:
         """Continue from the newest complete checkpoint, or start anew if the run has saved none.
@@ -149,7 +164,8 @@ class Run:
         """List the questions that were left out in `skipped.txt`."""
         if skipped and self.job.group.rank == 0:
             self.write_text("skipped.txt", "".join(f"{problem}\n" for problem in skipped))
-            self.announce(f"{len(skipped):,} questions were left out; skipped.txt has the reasons")
+            left_out = counted(len(skipped), "question was", "questions were")
+            self.announce(f"{left_out} left out; skipped.txt has the reasons")
 
     def start_phase(self, description: str, windows: int) -> None:
         """Begin a progress bar for this number of windows."""
@@ -239,7 +255,8 @@ def identity_of(
     """Everything that the weights depend on. For files it has digests of their contents."""
     teachers = [tensors_digest(teacher.state_dict())[:16] for teacher in job.teachers]
     device = device_name(job.device)
-    machine = f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device}"
+    software = f"minibert {installed_version()}, torch {torch.__version__}"
+    machine = f"{software}, {torch.get_num_threads()} threads, {device}"
     return {
         **asdict(job.config),
         "processes": job.group.size,
@@ -257,7 +274,8 @@ def require_same_run(
 ) -> None:
     """Raise `CheckpointError` for a difference that would change the weights.
 
-    With `allow_other_machine`, another "machine" is only a warning.
+    With `allow_other_machine`, another "machine" is only a warning. It includes the versions of
+    minibert and torch.
     """
     changed = differences(was, now, NOT_COMPARED)
     machine = changed.pop("machine", None)
@@ -282,11 +300,9 @@ def require_space(folder: Path, size: int) -> None:
 
 def open_log(path: Path, size: int) -> TextIO:
     """Open a log to append lines after its first `size` bytes; later bytes are cut off."""
-    try:
+    with write_errors(path):
         path.touch()
         log = path.open("r+", buffering=1, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
     if path.stat().st_size < size:
         raise CheckpointError(f"{path}: shorter than when the checkpoint was written")
     log.truncate(size)
