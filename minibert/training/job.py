@@ -29,7 +29,7 @@ class StepResult(NamedTuple):
 class Job:
     """A model in training, and everything that a step needs."""
 
-    model: nn.Module
+    model: Any  # a module with its `BertConfig` as `config`
     optimizer: torch.optim.Optimizer
     tokenizer: Tokenizer
     config: TrainingConfig
@@ -38,7 +38,7 @@ class Job:
 
     def __post_init__(self) -> None:
         """Choose the settings that `config` leaves to the device, and set the dropout rate."""
-        self.config = resolved(self.config, self.device)
+        self.config = resolved(self.config, self.device, self.model.config)
         for module in self.model.modules():
             if isinstance(module, Dropout) and self.config.dropout is not None:
                 module.p = self.config.dropout
