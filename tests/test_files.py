@@ -186,7 +186,7 @@ def test_files_of_another_tokenizer_are_removed(tiny, tmp_path):
 
 
 def test_null_odds_of_another_evaluation_are_removed(tiny, tmp_path):
-    """A threshold fitted on them would not fit the predictions beside them."""
+    """A threshold fitted on them would not fit the new predictions."""
     example = minibert.Example("1", "Who?", "Ada lit it.", (minibert.GoldAnswer("Ada", 0),))
     evaluate(tmp_path, tiny)
     minibert.evaluate(minibert.QuestionAnswerer.from_pretrained(tiny), [example], tmp_path)

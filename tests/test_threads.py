@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -124,10 +125,30 @@ assert list(side_by_side(abs, range(-8, 0))) == list(range(8, 0, -1))
     assert done.stdout == "interrupted\n"
 
 
-def test_without_openmp_one_item_follows_another(three_threads, monkeypatch):
-    monkeypatch.setattr(fast_threads, "own_thread_count", None)
-    where = list(side_by_side(lambda _: threading.current_thread(), range(9)))
-    assert where == [threading.current_thread()] * 9
+@pytest.mark.parametrize("direct", [True, False])
+def test_every_library_computes_with_one_thread(three_threads, monkeypatch, direct):
+    """OpenMP and MKL. Also where their own functions are out of reach, as on Windows."""
+    if not direct:
+        monkeypatch.setattr(fast_threads, "OWN_THREAD_COUNTS", [])
+    torch.set_num_threads(6)  # no earlier pool has this size
+    together = threading.Barrier(6)
+
+    def work(item: int) -> list[str]:
+        together.wait(timeout=HANG)
+        lines = torch.__config__.parallel_info().splitlines()
+        return [line.split(" : ")[1] for line in lines if re.search(r"get_(num|max)_threads", line)]
+
+    try:
+        for counts in side_by_side(work, range(12)):
+            assert counts and set(counts) == {"1"}
+        seen: list[int] = []
+        later = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+        later.start()
+        later.join()
+        assert torch.get_num_threads() == 6 and seen == [6]
+    finally:
+        torch.set_num_threads(3)
+        list(side_by_side(abs, range(9)))  # so that the other case gets a pool of its own
 
 
 @pytest.mark.parametrize(("threads", "items"), [(1, 9), (3, 5), (3, 0)])

@@ -6,7 +6,6 @@ import json
 import os
 import sys
 import warnings
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import typer
 
 from ..errors import InputError, MinibertError
 from ..fast.memory import keep_freed_memory
+from ..identity import installed_version
 from . import answering, bench, inspection, scoring, training
 from .command import Command
 
@@ -42,14 +42,9 @@ for command in (bench.answer, bench.train, bench.doubt, bench.parts):
 
 
 def print_version(wanted: bool) -> None:
-    if not wanted:
-        return
-    try:
-        installed = version("minibert-qa")
-    except PackageNotFoundError:
-        installed = "(not installed)"
-    typer.echo(f"minibert {installed}")
-    raise typer.Exit
+    if wanted:
+        typer.echo(f"minibert {installed_version()}")
+        raise typer.Exit
 
 
 @app.callback()

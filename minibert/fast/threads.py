@@ -6,7 +6,6 @@ that another core has written. A thread with its own pass does neither.
 
 import ctypes
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,11 +21,10 @@ def side_by_side(work: Callable[[Item], Result], items: Sequence[Item]) -> Itera
     """`map(work, items)` on as many threads as torch uses. Each thread works on its own item.
 
     If there are fewer than two items per thread, all threads together work on one item after
-    another. The same if `own_thread_count` cannot be set. After an error, or when the caller stops
-    early, no further item is started.
+    another. After an error, or when the caller stops early, no further item is started.
     """
     threads = torch.get_num_threads()
-    if threads == 1 or len(items) < 2 * threads or own_thread_count is None:
+    if threads == 1 or len(items) < 2 * threads:
         yield from map(work, items)
         return
     results: list[Future[Result]] = []
@@ -61,34 +59,45 @@ class Pool:
         """A pool of this many threads. A pool of another size ends after its work."""
         if self.executor is None or self.size != size:
             before = self.executor
-            self.executor, self.size = ThreadPoolExecutor(size, "minibert", compute_alone), size
+            self.executor = ThreadPoolExecutor(size, "minibert", compute_alone, (size,))
+            self.size = size
             if before is not None:
                 before.shutdown(wait=False)
         return self.executor
 
 
-def compute_alone() -> None:
-    """Let the calling thread, and only this one, compute with one thread."""
-    assert own_thread_count is not None
-    torch.get_num_threads()  # its first call in a thread sets the count, so it must come first
-    own_thread_count(1)
+def own_thread_counts() -> list[Callable[[int], Any]]:
+    """The functions of OpenMP and MKL that set the number of threads for the calling thread.
 
-
-def find_own_thread_count() -> Callable[[int], Any] | None:
-    """OpenMP's function that sets the number of threads for the calling thread; None without it.
-
-    `torch.set_num_threads` also sets the number for all threads that start later. For a moment,
-    these would compute with one thread, and keep this number.
+    Empty if torch's libraries do not give access to them, as on Windows.
     """
-    library = "libiomp5md.dll" if sys.platform == "win32" else torch._C.__file__
+    names = ["omp_set_num_threads"]
+    if torch._C.has_mkl:
+        names.append("MKL_Set_Num_Threads_Local")
     try:
-        function: Callable[[int], Any] = ctypes.CDLL(library).omp_set_num_threads
-    except (OSError, AttributeError):  # torch without OpenMP
-        return None
-    return function
+        library = ctypes.CDLL(torch._C.__file__)
+        return [getattr(library, name) for name in names]
+    except (OSError, AttributeError):
+        return []
 
 
-own_thread_count = find_own_thread_count()
+OWN_THREAD_COUNTS = own_thread_counts()
+
+
+def compute_alone(threads: int) -> None:
+    """Let the calling thread compute with one thread. All other threads use `threads`."""
+    torch.get_num_threads()  # its first call in a thread sets the count, so it must come first
+    for set_own_count in OWN_THREAD_COUNTS:
+        set_own_count(1)
+    if not OWN_THREAD_COUNTS:
+        # Torch also sets the number for all threads that start later, so a second thread sets it
+        # back. A thread that starts in between would compute with one thread.
+        torch.set_num_threads(1)
+        other = threading.Thread(target=torch.set_num_threads, args=(threads,))
+        other.start()
+        other.join()
+
+
 POOL = Pool()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=POOL.forget)
