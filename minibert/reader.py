@@ -5,6 +5,7 @@ text -> windows -> encoder -> S and E -> spans -> the context's own characters. 
 """
 
 import json
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -23,6 +24,7 @@ from .explain.explanation import Explanation, explain
 from .fast.linear import fuse
 from .fast.probe import fastest_precision
 from .fast.processor import (
+    VARIABLE,
     Precision,
     choose_device,
     choose_precision,
@@ -89,15 +91,17 @@ class QuestionAnswerer(Engine):
         `device` and `precision` are explained at `choose_device` and `choose_precision`. With
         bfloat16, the weights are stored in bfloat16 too. On a CPU, `fuse` (for "int8", `quantize`)
         gives the layers a faster implementation. It holds copies of the weights, so such a model
-        can't be trained. `precision` "auto" is the fastest precision that costs at most 0.1 F1: on
-        a CPU it is measured once (`fastest_precision`). `attention` None is the faster one: see
-        `faster_attention`. The calibration is read from `config.json`, if there is one. Raises `PretrainedError`, and `InputError` for an unusable device or precision.
+        can't be trained. `precision` "auto" is the fastest precision that costs at most 0.1 F1. On
+        a CPU it is measured once (`fastest_precision`). `attention` None is the faster one (see
+        `faster_attention`). The calibration is read from `config.json`, if there is one. Raises
+        `PretrainedError`, and `InputError` for an unusable device or precision.
         """
         chosen = choose_device(device)
         computed = choose_precision(precision, chosen)
         revision = pinned(source, revision)  # weights, tokenizer and calibration from one commit
-        measured = computed == "auto"
-        if measured:
+        reason = VARIABLE if precision == "auto" and os.environ.get(VARIABLE) else ""
+        if computed == "auto":
+            reason = "the fastest here"
             with prefix_errors(source):
                 computed = fastest_precision(BertConfig.from_dict(read_config(source, revision)))
         half = computed == "bf16"
@@ -124,7 +128,7 @@ class QuestionAnswerer(Engine):
                 precision="fp32",  # the weights have their precision already
                 calibration=stored,
             )
-        qa.reason = "the fastest here" if measured else ""
+        qa.reason = reason
         qa.source = source, revision
         return qa
 

@@ -8,14 +8,13 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from threading import Thread
 
 import platformdirs
 import torch
-from torch import nn
 
 from ..config import BertConfig
 from ..errors import InputError
@@ -95,7 +94,7 @@ def core_seconds(prepare: Callable[[], Mapping[Computed, Work]]) -> dict[Compute
     times: dict[Computed, list[float]] = {}
 
     def measure() -> None:
-        compute_alone()
+        compute_alone(torch.get_num_threads())
         work = prepare()
         for _ in range(1 + TURNS):
             for name, run in work.items():
@@ -103,9 +102,8 @@ def core_seconds(prepare: Callable[[], Mapping[Computed, Work]]) -> dict[Compute
                 run()
                 times.setdefault(name, []).append(time.thread_time() - began)
 
-    thread = Thread(target=measure)
-    thread.start()
-    thread.join()
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(measure).result()
     return {name: min(spent[1:]) for name, spent in times.items()}
 
 
@@ -116,9 +114,9 @@ def work_of(config: BertConfig, names: list[Computed], training: bool) -> dict[C
     """
     with torch.device("meta"), SkipInit():
         layer = EncoderLayer(config, "eager" if training else "sdpa")
-    layer.to_empty(device="cpu")
-    for weight in layer.parameters():
-        nn.init.constant_(weight, 0.01)
+    weights = {name: torch.full(t.shape, 0.01) for name, t in layer.state_dict().items()}
+    layer.load_state_dict(weights, assign=True)
+    layer.eval()  # without dropout, which takes the same time in every precision
     work = training_step if training else reading
     return {name: work(layer, name, config.hidden_size) for name in names}
 
