@@ -19,6 +19,7 @@ way of a text through the program:
     fast.unpadded, fast.linear          faster kernels for reading on a CPU
     fast.quantized                      reading in 8-bit integers
     fast.threads                        several passes at the same time
+    fast.probe                          the fastest precision, found by measuring
     spans                               logits -> the best spans over all windows
     engine                              examples -> windows -> the model -> logits
     answers, passages                   logits -> answers; many passages -> one ranking

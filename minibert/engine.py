@@ -115,6 +115,7 @@ class Engine:
         self.quantized = any(isinstance(part, QuantizedLayer) for part in model.modules())
         chosen = choose_precision(precision, self.device, float_weights=not self.quantized)
         self.autocast = chosen == "bf16"
+        self.reason = ""  # why this precision was chosen, if nobody asked for it
         self.calibration = calibration
 
     @property
@@ -138,7 +139,8 @@ class Engine:
     @property
     def computes_with(self) -> str:
         """The chosen device, precision and attention."""
-        return f"{self.device}, {self.precision}, {self.attention} attention"
+        reason = f" ({self.reason})" if self.reason else ""
+        return f"{self.device}, {self.precision}{reason}, {self.attention} attention"
 
     def read(self, examples: Iterable[Example], on_batch: OnBatch = ignore) -> Iterator[Reading]:
         """Yield each example with the logits of its windows, in order.

@@ -13,7 +13,7 @@ import minibert
 from minibert.bench import answering, parts, turns
 from minibert.bench import training as bench
 from minibert.config import BertConfig
-from minibert.fast.processor import choose_precision
+from minibert.fast.probe import candidates
 from minibert.qa import BertForQuestionAnswering
 
 NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
@@ -67,10 +67,7 @@ def test_all_engines_answer(tiny, field_notes, name):
     """Every question gets an answer from its context, and the forward passes are timed."""
     for package in answering.NEEDS[name.partition(",")[0]]:
         pytest.importorskip(package, reason=f"the engine needs: pip install {package}")
-    if (
-        answering.ENGINES[name][0] == torch.bfloat16
-        and choose_precision("auto", turns.CPU) != "bf16"
-    ):
+    if answering.ENGINES[name][0] == torch.bfloat16 and "bf16" not in candidates():
         pytest.skip("bench answer leaves bfloat16 out here, because OpenVINO may refuse it")
     engine = answering.ENGINES[name][1](str(tiny))
     asked = field_notes[:8]

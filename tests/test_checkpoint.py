@@ -20,6 +20,7 @@ from machine import HANG, needs_permissions, needs_signals
 
 import minibert
 from minibert import TrainingConfig, adapt, train
+from minibert.training import config as training_config
 from minibert.training import finetune, run
 from minibert.training.checkpoints import (
     STATE,
@@ -220,6 +221,28 @@ def test_a_run_may_be_stopped_after_the_last_step_of_an_epoch(few_steps, tmp_pat
                 few_steps(folder)
         few_steps(folder, resume=True)
         assert result(folder) == whole
+
+
+@pytest.mark.parametrize("few_steps", ["train"], indirect=True)
+def test_a_run_keeps_the_precision_that_it_began_with(few_steps, tmp_path, monkeypatch):
+    """A later measurement may give another one, and so other weights."""
+    monkeypatch.delenv("MINIBERT_PRECISION")
+    measured = iter(["fp32", "fp32", "bf16"])
+    monkeypatch.setattr(training_config, "fastest_precision", lambda *_, **__: next(measured))
+    few_steps(tmp_path / "whole")
+    log_step = run.Run.log_step
+
+    def stop(self: run.Run, *arguments: Any) -> None:
+        log_step(self, *arguments)
+        self.stop.receive(signal.SIGTERM, None)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run.Run, "log_step", stop)
+        with pytest.raises(minibert.Interrupted):
+            few_steps(tmp_path / "run")
+    few_steps(tmp_path / "run", resume=True)
+    assert result(tmp_path / "run") == result(tmp_path / "whole")
+    assert list(measured) == ["bf16"]  # nothing was measured when the run continued
 
 
 class Killed(BaseException):

@@ -1,5 +1,6 @@
 """A device answers or is one line; a reader says what it computes with."""
 
+import os
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 import minibert
 from minibert.cli import main, program
 from minibert.cli.options import ReaderOptions
-from minibert.fast.processor import choose_device, choose_precision
+from minibert.fast.processor import choose_device
 
 NAMES = ["mps", "cuda", "cuda:99", "xpu", "meta", "hpu", "xla", "vulkan", "no such thing", ""]
 
@@ -38,7 +39,7 @@ def test_a_device_that_autocast_does_not_know_is_one_line(monkeypatch):
 def test_a_reader_says_what_was_chosen(tiny):
     qa = minibert.QuestionAnswerer.from_pretrained(tiny)
     assert qa.device == torch.device("cpu") and qa.attention == qa.model.bert.attention
-    assert qa.precision == choose_precision("auto", torch.device("cpu"))
+    assert qa.precision == os.environ["MINIBERT_PRECISION"]
     weights = torch.bfloat16 if qa.precision == "bf16" else torch.float32
     assert {p.dtype for p in qa.model.parameters()} == {weights}
     told = minibert.QuestionAnswerer.from_pretrained(tiny, "eager", precision="fp32")

@@ -10,7 +10,7 @@ from torch import nn
 import minibert
 from minibert import BertConfig, BertForQuestionAnswering, QuestionAnswerer
 from minibert.errors import InputError
-from minibert.fast import processor, quantized
+from minibert.fast import probe, quantized
 from minibert.fast.processor import choose_precision
 from minibert.fast.quantized import QuantizedLayer, QuantizedLinear, largest_weight, quantize
 
@@ -159,17 +159,15 @@ def test_an_answer_in_integers_is_explained():
     assert explanation.attribution.gradients.gap < 0.01
 
 
-def test_it_is_chosen_where_bfloat16_is_not(tiny, monkeypatch):
-    """But not for float weights, as in training. A model loaded in int8 stays in int8."""
-    monkeypatch.setattr(processor, "processor_has", lambda *instructions: False)
-    qa = QuestionAnswerer.from_pretrained(tiny)
+def test_a_model_loaded_in_int8_stays_in_int8(tiny):
+    qa = QuestionAnswerer.from_pretrained(tiny, precision="int8")
     assert qa.precision == QuestionAnswerer(qa.model, qa.tokenizer).precision == "int8"
-    plain = QuestionAnswerer.from_pretrained(tiny, precision="fp32")
-    assert QuestionAnswerer(plain.model, plain.tokenizer, precision="auto").precision == "fp32"
-    cpu = torch.device("cpu")
-    assert choose_precision("auto", cpu, float_weights=True) == "fp32"
-    monkeypatch.setattr(processor, "processor_has", lambda *instructions: True)
-    assert choose_precision("auto", cpu) == "bf16"
+
+
+def test_it_is_no_candidate_if_it_costs_too_much(monkeypatch):
+    assert "int8" in probe.candidates() and "int8" not in probe.candidates(training=True)
+    monkeypatch.setattr(probe, "COST", dict.fromkeys(probe.COST, 0.2))
+    assert "int8" not in probe.candidates()
 
 
 def test_where_there_is_no_reading_in_integers(tiny, monkeypatch):

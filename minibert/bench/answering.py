@@ -20,14 +20,14 @@ from ..config import BertConfig
 from ..data.examples import Example, load_squad
 from ..data.metric import squad_metrics
 from ..errors import InputError
-from ..fast.processor import choose_precision
+from ..fast.probe import candidates, fastest_precision
 from ..features import prepare_features
 from ..pretrained import read_config
 from ..reader import QuestionAnswerer
 from ..spans import WindowLogits, best_spans
 from ..tokenization import Tokenizer
 from . import engines as other_engines
-from .turns import CPU, Turn, Work, bench_engines, forward_flops, median_seconds, times_as_fast
+from .turns import Turn, Work, bench_engines, forward_flops, median_seconds, times_as_fast
 
 Answerer = Callable[[Sequence[Example]], dict[str, str]]  # -> {id: text}
 
@@ -169,8 +169,8 @@ def bench_answer(
     libraries only if they are installed. `questions=None` means 100, or 40 without bfloat16. A run
     takes some minutes.
     """
-    chosen = choose_precision("auto", CPU)
-    bfloat16 = chosen == "bf16"
+    config = BertConfig.from_dict(read_config(source))
+    chosen, bfloat16 = fastest_precision(config), "bf16" in candidates()
     dtypes = {
         name: dtype
         for name, (dtype, _) in ENGINES.items()
@@ -182,7 +182,6 @@ def bench_answer(
     if len(examples) < questions:
         raise InputError(f"{data}: fewer than {questions} questions")
     asked = random.Random(seed).sample(examples, questions)
-    config = BertConfig.from_dict(read_config(source))
     windows = prepare_features(asked, Tokenizer.from_pretrained(source))
     flops = sum(forward_flops(config, len(window)) for window in windows)
 

@@ -13,7 +13,7 @@ from ..batches import collate, length_batches
 from ..config import BertConfig
 from ..data.examples import load_squad
 from ..errors import InputError
-from ..fast.processor import choose_precision
+from ..fast.probe import fastest_precision
 from ..features import Feature, prepare_train_features
 from ..pretrained import read_config
 from ..qa import BertForQuestionAnswering
@@ -54,7 +54,8 @@ def reference(init: str, pad_id: int, attention: str, as_blog_post: bool) -> Tra
     """
     model = transformers_model(init, attention).train()
     optimizer = torch.optim.AdamW(model.parameters(), 2e-5, fused=None if as_blog_post else True)
-    mixed = not as_blog_post and choose_precision("auto", CPU, float_weights=True) == "bf16"
+    shapes = BertConfig.from_dict(read_config(init))
+    mixed = not as_blog_post and fastest_precision(shapes, training=True) == "bf16"
 
     def run(batches: list[list[Feature]]) -> None:
         if as_blog_post:
@@ -88,7 +89,8 @@ def bench_train(init: str, data: str, turns: int = 5, seed: int = 0) -> dict[str
     the C library's default, "tuned" is the way of `minibert train`. `ratio` is minibert's speed
     divided by the engine's. Without `transformers` only minibert is measured.
     """
-    bfloat16 = choose_precision("auto", CPU, float_weights=True) == "bf16"
+    shapes = BertConfig.from_dict(read_config(init))
+    bfloat16 = fastest_precision(shapes, training=True) == "bf16"
     dtypes = {
         name: torch.bfloat16 if bfloat16 and "blog post" not in name else torch.float32
         for name in ENGINES

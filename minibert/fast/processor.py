@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import torch
 
+from ..config import Attention
 from ..errors import InputError, first_line
 
 Precision = Literal["auto", "fp32", "bf16", "int8"]
+Computed = Literal["fp32", "bf16", "int8"]  # a precision that was chosen
+VARIABLE = "MINIBERT_PRECISION"  # the environment variable that replaces "auto"
 
 # Instructions -> the values of ONEDNN_MAX_CPU_ISA with which oneDNN does not use them
 # (https://uxlfoundation.github.io/oneDNN/dev_guide_cpu_dispatcher_control.html).
@@ -75,34 +78,41 @@ def device_name(device: torch.device) -> str:
 
 def choose_precision(
     name: Precision, device: torch.device, float_weights: bool = False
-) -> Literal["fp32", "bf16", "int8"]:
-    """A precision by name. "auto" is the fastest precision that loses at most 0.1 F1
-    (minibert/bench/README.md).
+) -> Precision:
+    """A precision by name. It stays "auto" on a CPU, where `probe.fastest_precision` measures.
 
-    "auto" is bfloat16 if the processor computes in it; on other processors bfloat16 is emulated and
-    slower than float32. The second choice is "int8", if its kernels exist here. `float_weights`
-    excludes "int8", because training needs float weights. The last choice is float32. Raises
-    `InputError` for an unknown name, and for "int8" if it is not possible.
+    The environment variable MINIBERT_PRECISION replaces "auto". On a GPU, "auto" is bfloat16 if the
+    GPU computes in it, else float32. `float_weights` excludes "int8", because training needs float
+    weights. Raises `InputError` for an unknown name, and for "int8" if it is not possible.
     """
-    if name == "fp32" or name == "bf16":
-        return name
+    said = f"precision={name!r}"
+    if name == "auto" and (variable := os.environ.get(VARIABLE)):
+        said = f"{VARIABLE}={variable}"
+        name = "auto" if float_weights and variable == "int8" else cast(Precision, variable)
+    if name not in get_args(Precision):
+        raise InputError(f"{said}: expected 'auto', 'fp32', 'bf16' or 'int8'")
     if name == "int8" and float_weights:
         raise InputError(
-            "precision='int8': only from_pretrained can load such a model, and it cannot be trained"
+            f"{said}: only from_pretrained can load such a model, and it cannot be trained"
         )
-    kernels = hasattr(torch.ops.onednn, "qlinear_pointwise")
-    avx2 = device.type == "cpu" and "AVX" in torch.backends.cpu.get_cpu_capability()
-    if name == "int8":
-        if not (avx2 and kernels):
-            raise InputError("precision='int8' needs an x86 CPU with AVX2")
+    if name == "int8" and not (device.type == "cpu" and has_int8()):
+        raise InputError(f"{said} needs an x86 CPU with AVX2")
+    if name != "auto" or device.type == "cpu":
         return name
-    if name != "auto":
-        raise InputError(f"precision={name!r}: expected 'auto', 'fp32', 'bf16' or 'int8'")
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    if device.type == "cpu" and processor_has("avx512_bf16", "amx_bf16"):
-        return "bf16"
-    return "int8" if avx2 and kernels and not float_weights else "fp32"
+    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if bf16 else "fp32"
+
+
+def has_int8() -> bool:
+    """Whether this torch has the kernels for 8-bit integers, and the CPU has AVX2."""
+    avx2 = "AVX" in torch.backends.cpu.get_cpu_capability()
+    return avx2 and hasattr(torch.ops.onednn, "qlinear_pointwise")
+
+
+def faster_attention(precision: Precision, device: torch.device) -> Attention:
+    """The attention that reads faster: "sdpa", except for bfloat16 on a CPU without AMX."""
+    slow = precision == "bf16" and device.type == "cpu" and not processor_has("amx_bf16")
+    return "eager" if slow else "sdpa"
 
 
 def processor_has(*instructions: str) -> bool:

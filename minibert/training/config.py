@@ -5,9 +5,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..config import Attention
+from ..config import Attention, BertConfig
 from ..errors import InputError
+from ..fast.probe import fastest_precision
 from ..fast.processor import Precision, choose_precision
+from ..pretrained import read_config
 from ..settings import WindowSettings, setting
 
 # Padded tokens in one pass. On a CPU: a batch of 16 full windows. On a GPU: as many tokens as fit
@@ -115,13 +117,24 @@ class TrainingConfig:
         return WindowSettings(self.max_length, self.doc_stride)
 
 
-def resolved(config: TrainingConfig, device: torch.device) -> TrainingConfig:
-    """The same settings, with a value for each setting that depends on the device."""
+def resolved(
+    config: TrainingConfig, device: torch.device, shapes: BertConfig | None = None
+) -> TrainingConfig:
+    """The same settings, with a value for each setting that depends on the device.
+
+    `shapes` is the configuration of the model. None means that of `config.init`, which is read if
+    the precision has to be measured.
+    """
     on_cpu = device.type == "cpu"
+    precision = choose_precision(config.precision, device, float_weights=True)
+    if precision == "auto":
+        if shapes is None:
+            shapes = BertConfig.from_dict(read_config(config.init, config.revision))
+        precision = fastest_precision(shapes, training=True)
     return replace(
         config,
         device=device.type,
-        precision=choose_precision(config.precision, device, float_weights=True),
+        precision=precision,
         attention=config.attention or ("eager" if on_cpu else "sdpa"),
         max_tokens=config.max_tokens or (CPU_TOKENS if on_cpu else GPU_TOKENS),
     )

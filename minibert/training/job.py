@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -29,7 +29,7 @@ class StepResult(NamedTuple):
 class Job:
     """A model in training, and everything that a step needs."""
 
-    model: nn.Module
+    model: nn.Module  # its `config` is a `BertConfig`
     optimizer: torch.optim.Optimizer
     tokenizer: Tokenizer
     config: TrainingConfig
@@ -38,7 +38,8 @@ class Job:
 
     def __post_init__(self) -> None:
         """Choose the settings that `config` leaves to the device, and set the dropout rate."""
-        self.config = resolved(self.config, self.device)
+        shapes: Any = self.model.config
+        self.config = resolved(self.config, self.device, shapes)
         for module in self.model.modules():
             if isinstance(module, Dropout) and self.config.dropout is not None:
                 module.p = self.config.dropout

@@ -12,8 +12,8 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
@@ -32,7 +32,7 @@ from ..errors import (
     counted,
     first_of,
 )
-from ..fast.processor import choose_device, device_errors, device_name
+from ..fast.processor import Precision, choose_device, device_errors, device_name
 from ..features import Feature
 from ..files import UNFINISHED, complete_files, make_folder, only_job, write_errors
 from ..hub import read_json
@@ -73,7 +73,11 @@ def started(
     device, folder = choose_device(config.device), Path(config.output_dir)
     with process_group(device) as group, device_errors(device), write_errors(folder):
         require_folder(folder, resume)
+        if resume and config.precision == "auto":
+            config = replace(config, precision=precision_of_run(folder))
         config = resolved(config, device)
+        # measured in each process, but all must have the same
+        config = replace(config, precision=group.gather(config.precision)[0])
         torch.manual_seed(config.seed)
         yield config, device, group
 
@@ -247,6 +251,14 @@ def require_folder(folder: Path, resume: bool) -> None:
     stopped_early = "run.json" in names and not names & MODEL_FILES
     if resume and names and not checkpoints and not stopped_early:
         raise InputError(f"{folder}: no run to resume from: holds {first_of(names)}")
+
+
+def precision_of_run(folder: Path) -> Precision:
+    """The precision with which a run began, or "auto" if this is not known."""
+    with suppress(PretrainedError):
+        precision: Precision = read_json(folder / "run.json").get("precision", "auto")
+        return precision
+    return "auto"
 
 
 def identity_of(

@@ -1,0 +1,168 @@
+"""Which precision is the fastest on this CPU: measured, because the names of instructions mislead.
+
+Some processors have instructions for bfloat16 and are slower with them than in float32.
+"""
+
+import copy
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import platformdirs
+import torch
+
+from ..config import BertConfig
+from ..errors import InputError
+from ..files import complete_files
+from ..model import EncoderLayer
+from ..pretrained import SkipInit
+from .linear import FusedLayer, supported
+from .processor import Computed, device_name, faster_attention, has_int8, processor_has
+from .quantized import QuantizedLayer, largest_weight
+from .threads import compute_alone
+
+# By how much F1 of the bundled model on SQuAD v1.1 dev is lower than in float32, for each kernel
+# (minibert/bench/README.md). Weights have 7 bits where `largest_weight` says so.
+COST = {"fp32": 0.0, "bf16": -0.05, "int8": -0.06, "int8 with 7 bits": 0.06}
+HIGHEST_COST = 0.1  # of a precision that nobody asked for
+# A precision must be this much faster than a more exact one: less is within the noise.
+CLEARLY = 1.03
+TURNS = 3
+TOKENS = 96  # in the window that is read
+BATCH = 4  # windows of a training step
+
+Work = Callable[[], object]
+# what was measured, on which machine -> the fastest precision
+KNOWN: dict[str, Computed] = {}
+
+
+def fastest_precision(config: BertConfig, training: bool = False) -> Computed:
+    """The fastest precision for a model of these shapes on this CPU, for reading or for training.
+
+    Measuring takes about 0.1 s. The result is kept in the process, and in the user's cache.
+    """
+    names = candidates(training)
+    if len(names) == 1:
+        return names[0]
+    limits = [os.environ.get(name, "") for name in ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")]
+    machine = [device_name(torch.device("cpu")), *limits, torch.__version__]
+    shapes = [config.hidden_size, config.intermediate_size, config.num_attention_heads]
+    key = json.dumps([*machine, *shapes, "training" if training else "reading", *names])
+    if key not in KNOWN:
+        KNOWN.update(stored())
+    if KNOWN.get(key) not in names:
+        KNOWN[key] = fastest(core_seconds(partial(work_of, config, names, training)))
+        store(KNOWN)
+    return KNOWN[key]
+
+
+def candidates(training: bool = False) -> list[Computed]:
+    """The precisions that may be chosen on this CPU, the most exact one first."""
+    names: list[Computed] = ["fp32"]
+    if supported(torch.bfloat16) and processor_has("avx512_bf16", "amx_bf16"):
+        names.append("bf16")  # elsewhere it is emulated, and slow
+    if has_int8() and not training:
+        kernel = "int8" if largest_weight() == 127 else "int8 with 7 bits"
+        if COST[kernel] <= HIGHEST_COST:
+            names.append("int8")
+    return names
+
+
+def fastest(seconds: Mapping[Computed, float]) -> Computed:
+    """The precision with the least time. A more exact one has priority unless it is clearly slower.
+
+    >>> fastest({"fp32": 1.00, "bf16": 0.99, "int8": 0.5})
+    'int8'
+    >>> fastest({"fp32": 1.00, "bf16": 0.99})
+    'fp32'
+    """
+    least = min(seconds.values())
+    return next(name for name, spent in seconds.items() if spent <= CLEARLY * least)
+
+
+def core_seconds(prepare: Callable[[], Mapping[Computed, Work]]) -> dict[Computed, float]:
+    """How long each work takes on one core: the shortest of some turns, after one to warm up.
+
+    A thread measures the time in which it computed itself. So other programs hardly change the
+    figures, even if they keep all cores busy.
+    """
+    times: dict[Computed, list[float]] = {}
+
+    def measure() -> None:
+        compute_alone(torch.get_num_threads())
+        work = prepare()
+        for _ in range(1 + TURNS):
+            for name, run in work.items():
+                began = time.thread_time()
+                run()
+                times.setdefault(name, []).append(time.thread_time() - began)
+
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(measure).result()
+    return {name: min(spent[1:]) for name, spent in times.items()}
+
+
+def work_of(config: BertConfig, names: list[Computed], training: bool) -> dict[Computed, Work]:
+    """What is measured for each precision: a layer reads one window, or a layer is trained.
+
+    All weights and inputs are constant, because the time does not depend on the numbers.
+    """
+    with torch.device("meta"), SkipInit():
+        layer = EncoderLayer(config, "eager" if training else "sdpa")
+    weights = {name: torch.full(t.shape, 0.01) for name, t in layer.state_dict().items()}
+    layer.load_state_dict(weights, assign=True)
+    layer.eval()  # without dropout, which takes the same time in every precision
+    work = training_step if training else reading
+    return {name: work(layer, name, config.hidden_size) for name in names}
+
+
+def reading(layer: EncoderLayer, name: Computed, width: int) -> Work:
+    """A layer reads one window."""
+    x = torch.ones(TOKENS, width)
+    if name == "int8":
+        fast: FusedLayer = QuantizedLayer(layer, layer.feed_forward_norm)
+    elif name == "bf16":
+        layer, x = copy.deepcopy(layer).bfloat16(), x.bfloat16()
+        layer.attention.attention = faster_attention(name, torch.device("cpu"))
+        fast = FusedLayer(layer)
+    else:
+        fast = FusedLayer(layer)
+    return torch.inference_mode()(partial(fast.read_unpadded, x, [TOKENS]))
+
+
+def training_step(layer: EncoderLayer, name: Computed, width: int) -> Work:
+    """A layer's output for a batch of windows, and its gradients. Autocast computes in bfloat16."""
+    x = torch.ones(BATCH, TOKENS, width)
+
+    def step() -> None:
+        with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16, name == "bf16"):
+            output, _ = layer(x, None)
+            output.float().sum().backward()
+
+    return step
+
+
+# --- The cache: a JSON file. Without it everything works, and each process measures again.
+
+
+def cache_file() -> Path:
+    return platformdirs.user_cache_path("minibert") / "precision.json"
+
+
+def stored() -> dict[str, Computed]:
+    with suppress(OSError, ValueError):
+        known = json.loads(cache_file().read_text(encoding="utf-8"))
+        if isinstance(known, dict):
+            return known
+    return {}
+
+
+def store(known: Mapping[str, Computed]) -> None:
+    path = cache_file()
+    with suppress(InputError), complete_files(path.parent) as draft:
+        (draft / path.name).write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
