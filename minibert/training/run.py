@@ -111,7 +111,8 @@ class Run:
         """
         config, group = self.job.config, self.job.group
         writes = group.rank == 0
-        with only_job(make_folder(self.folder)) if writes else nullcontext():
+        folder = make_folder(self.folder)  # in each process, because each looks at its disk
+        with only_job(folder) if writes else nullcontext():
             require_folder(self.folder, resume)  # again, because another job may have written here
             if group.rank > 0:  # so far all processes had one seed; now each draws its own dropout
                 torch.manual_seed(config.seed + group.rank)
