@@ -19,7 +19,9 @@ import minibert
 from minibert.batches import length_batches
 from minibert.training.config import TrainingConfig
 from minibert.training.finetune import train
+from minibert.training.job import Job
 from minibert.training.parallel import ProcessGroup
+from minibert.training.run import Run
 
 NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
 SETTINGS = {
@@ -56,6 +58,17 @@ def test_each_window_is_in_exactly_one_share(field_notes, tiny):
     for batch in length_batches(features, 7, seed=3):
         shares = [ProcessGroup(rank, 3).share(batch) for rank in range(3)]
         assert sorted(k for share in shares for k in share) == sorted(batch)
+
+
+def test_a_process_that_writes_nothing_needs_no_other_to_make_the_folder(tiny, tmp_path):
+    """It looks at its disk, and it may be earlier than the process that writes."""
+    model = minibert.BertForQuestionAnswering.from_pretrained(tiny)
+    config = TrainingConfig(str(tiny), "", str(tmp_path / "run"), precision="fp32", progress=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    tokenizer = minibert.Tokenizer.from_pretrained(tiny)
+    job = Job(model, optimizer, tokenizer, config, ProcessGroup(rank=1))
+    with Run(job, []).open(resume=False, allow_other_machine=False):
+        assert not list((tmp_path / "run").iterdir())
 
 
 def test_two_processes_train_as_one(tiny, tmp_path):
