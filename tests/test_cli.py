@@ -422,7 +422,7 @@ VALUES = {
     "--attention": "eager", "--allow-host": "localhost:9000",
 }  # fmt: skip
 NUMBERS = {"--negatives": "0.5", "--warmup-ratio": "0.5", "--dropout": "0.5"}
-# Options of which a user chooses one: they need no default.
+# The user must choose one of these options, so none of them has a default.
 CHOICES = ("--question", "--context", "--context-file", "--passages", "--input")
 ASK = ("--question", "Who?")
 BASES = [

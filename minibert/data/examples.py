@@ -287,7 +287,7 @@ def _misplaced(text: str, start: int, context: str, where: str) -> DataError:
 # --- Answers without a start
 
 # A place between two letters or digits of one word or number. Scripts without spaces between words
-# (Chinese, Japanese, Thai) have no such places. The classes are those of Unicode's Annex 14.
+# (Chinese, Japanese, Thai) have no such places. Unicode's Annex 14 defines the classes (lb).
 _LETTER = r"[[\p{L}\p{M}\p{N}]--[\p{lb=ID}\p{lb=CJ}\p{lb=SA}]]"
 INSIDE_WORD = regex.compile(
     rf"(?V1)(?<={_LETTER})(?={_LETTER})"

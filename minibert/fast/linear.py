@@ -29,7 +29,7 @@ class FusedLayer(EncoderLayer):
     """An `EncoderLayer` for reading. It takes over the parts of `layer`: weights keep their names.
 
     In training mode, and when gradients are recorded, it computes as `layer` does. Weights that
-    change afterwards are packed again before the next reading: see `state_of`.
+    change afterwards are packed again before the next reading: see `Snapshot`.
     """
 
     packed_from: "Snapshot"

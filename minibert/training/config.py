@@ -122,8 +122,8 @@ def resolved(
 ) -> TrainingConfig:
     """The same settings, with a value for each setting that depends on the device.
 
-    `shapes` is the configuration of the model. None means that of `config.init`, which is read if
-    the precision has to be measured.
+    `shapes` is the configuration of the model. If it is None and the precision has to be measured,
+    the configuration of `config.init` is read.
     """
     on_cpu = device.type == "cpu"
     precision = choose_precision(config.precision, device, float_weights=True)
