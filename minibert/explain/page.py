@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent.parent / "web"
+# In this order, because each file uses names of the files before it.
+SCRIPTS = ("draw.js", "page.js", "views.js", "ask.js")
 
 
 def asset(name: str) -> str:
-    """The text of `page.html`, `page.css` or `page.js`, which are in the folder of this module."""
+    """The text of a file in `minibert/web`."""
     return (FOLDER / name).read_text(encoding="utf-8")
 
 
@@ -23,15 +25,16 @@ def to_json(data: Any) -> str:
 
 def page(data: Mapping[str, Any]) -> str:
     """`Explanation.to_dict()` -> the page. Its own security policy forbids every request."""
-    style, script = asset("page.css"), asset("page.js")
+    style, scripts = asset("page.css"), [asset(name) for name in SCRIPTS]
     policy = (
-        f"default-src 'none'; style-src {source(style)}; script-src {source(script)}; "
+        f"default-src 'none'; style-src {source(style)}; "
+        f"script-src {' '.join(map(source, scripts))}; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
     return fill(
         policy=f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
         style=f"<style>{style}</style>",
-        script=f"<script>{script}</script>",
+        script="\n".join(f"<script>{script}</script>" for script in scripts),
         data=to_json(data),
     )
 

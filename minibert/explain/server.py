@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..errors import InputError, MinibertError
 from ..reader import QuestionAnswerer
 from .explanation import attribute
-from .page import asset, fill
+from .page import SCRIPTS, asset, fill
 
 ADDRESS = "127.0.0.1"
 MAX_QUESTION, MAX_CONTEXT = 2_000, 200_000  # characters; reading takes at most a minute
@@ -146,13 +146,13 @@ class Live:
         page = fill(
             policy="",  # it is in HEADERS
             style='<link rel="stylesheet" href="page.css">',
-            script='<script src="page.js"></script>',
+            script="\n".join(f'<script src="{name}"></script>' for name in SCRIPTS),
             data="null",
         )
         parts = {
             "/": (page, "text/html"),
             "/page.css": (asset("page.css"), "text/css"),
-            "/page.js": (asset("page.js"), "text/javascript"),
+            **{f"/{name}": (asset(name), "text/javascript") for name in SCRIPTS},
         }
 
         async def part(request: Request) -> Response:
