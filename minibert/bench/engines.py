@@ -72,6 +72,7 @@ class Foreign(nn.Module):
     def __init__(self, config: Any, run: Forward) -> None:
         super().__init__()
         self.config, self.run = config, run
+        self.bert = None  # the engine reads padded batches
         self.weight = nn.Parameter(torch.zeros(0))  # tells the reader: float32, on the CPU
 
     def forward(
