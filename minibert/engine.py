@@ -97,10 +97,11 @@ class Engine:
         batch_size: int = BATCH_SIZE,
         precision: Precision = "fp32",
         calibration: Calibration = UNCALIBRATED,
+        reason: str = "",
     ) -> None:
         """In one pass, `batch_size` windows of full length go through the model, or more windows
         if they are shorter. With `precision` "bf16", a model with float32 weights runs under
-        autocast.
+        autocast. `reason` says why this precision was chosen, if the user did not choose it.
 
         Raises `InputError` for a setting out of range, and `PretrainedError` when the model cannot
         read the tokenizer's tokens.
@@ -115,8 +116,8 @@ class Engine:
         self.quantized = any(isinstance(part, QuantizedLayer) for part in model.modules())
         chosen = choose_precision(precision, self.device, float_weights=not self.quantized)
         self.autocast = chosen == "bf16"
-        self.reason = ""  # why this precision was chosen, if nobody asked for it
         self.calibration = calibration
+        self.reason = reason
 
     @property
     def device(self) -> torch.device:

@@ -58,16 +58,19 @@ class QuestionAnswerer(Engine):
         batch_size: int = BATCH_SIZE,
         precision: Precision = "fp32",
         calibration: Calibration = UNCALIBRATED,
+        reason: str = "",
+        source: tuple[str | Path, str | None] | None = None,
     ) -> None:
         """`WindowSettings` explains `max_length` (None means 384, or fewer if model or tokenizer
-        allow only fewer), `doc_stride` and `max_question_len`. `Engine` explains the other
+        allow only fewer), `doc_stride` and `max_question_len`. `source` is the folder or hub id
+        that holds the model, and its revision: see `model_to_save`. `Engine` explains the other
         arguments and the errors.
         """
         if max_length is None:
             max_length = min(384, model.config.max_length, tokenizer.max_length or 384)
         settings = WindowSettings(max_length, doc_stride, max_question_len)
-        super().__init__(model, tokenizer, settings, batch_size, precision, calibration)
-        self.source: tuple[str | Path, str | None] | None = None  # folder or hub id, revision
+        super().__init__(model, tokenizer, settings, batch_size, precision, calibration, reason)
+        self.source = source
 
     @classmethod
     def from_pretrained(
@@ -100,10 +103,12 @@ class QuestionAnswerer(Engine):
         computed = choose_precision(precision, chosen)
         revision = pinned(source, revision)  # weights, tokenizer and calibration from one commit
         reason = VARIABLE if precision == "auto" and os.environ.get(VARIABLE) else ""
-        if computed == "auto":
-            reason = "the fastest here"
-            with prefix_errors(source):
-                computed = fastest_precision(BertConfig.from_dict(read_config(source, revision)))
+        config = read_config(source, revision)
+        with prefix_errors(source):
+            stored = stored_calibration(config)
+            if computed == "auto":
+                computed = fastest_precision(BertConfig.from_dict(config))
+                reason = "the fastest here"
         half = computed == "bf16"
         attention = attention or faster_attention(computed, chosen)
         model = BertForQuestionAnswering.from_pretrained(source, attention, revision=revision)
@@ -118,8 +123,7 @@ class QuestionAnswerer(Engine):
         elif not isinstance(tokenizer, Tokenizer):
             tokenizer = Tokenizer.from_pretrained(tokenizer)
         with prefix_errors(source):
-            stored = stored_calibration(read_config(source, revision))
-            qa = cls(
+            return cls(
                 model,
                 tokenizer,
                 max_length,
@@ -127,10 +131,9 @@ class QuestionAnswerer(Engine):
                 batch_size=batch_size,
                 precision="fp32",  # the weights have their precision already
                 calibration=stored,
+                reason=reason,
+                source=(source, revision),
             )
-        qa.reason = reason
-        qa.source = source, revision
-        return qa
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model (in float32), calibration and tokenizer in Hugging Face's format.
