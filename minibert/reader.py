@@ -18,12 +18,13 @@ import torch
 from .answers import Answer, answers_of
 from .config import Attention, BertConfig
 from .data.examples import Example, validated_example
-from .engine import BATCH_SIZE, Engine, OnBatch, OnProgress, ignore
+from .engine import Engine, OnBatch, OnProgress, ignore
 from .errors import InputError, PretrainedError
 from .explain.explanation import Explanation, explain
 from .fast.linear import fuse
 from .fast.probe import fastest_precision
 from .fast.processor import (
+    HALF,
     VARIABLE,
     Precision,
     choose_device,
@@ -55,7 +56,7 @@ class QuestionAnswerer(Engine):
         max_length: int | None = None,
         doc_stride: int | None = None,
         max_question_len: int | None = MAX_QUESTION_LEN,
-        batch_size: int = BATCH_SIZE,
+        batch_size: int | None = None,
         precision: Precision = "fp32",
         calibration: Calibration = UNCALIBRATED,
         reason: str = "",
@@ -83,7 +84,7 @@ class QuestionAnswerer(Engine):
         precision: Precision = "auto",
         revision: str | None = None,
         tokenizer: str | Path | Tokenizer | None = None,
-        batch_size: int = BATCH_SIZE,
+        batch_size: int | None = None,
     ) -> "QuestionAnswerer":
         """From a folder or hub id that has a trained span head; by default the bundled one.
 
@@ -92,12 +93,12 @@ class QuestionAnswerer(Engine):
         `Engine` explains `batch_size`.
 
         `device` and `precision` are explained at `choose_device` and `choose_precision`. With
-        bfloat16, the weights are stored in bfloat16 too. On a CPU, `fuse` (for "int8", `quantize`)
-        gives the layers a faster implementation. It holds copies of the weights, so such a model
-        can't be trained. `precision` "auto" is the fastest precision that costs at most 0.1 F1. On
-        a CPU it is measured once (`fastest_precision`). `attention` None is the faster one (see
-        `faster_attention`). The calibration is read from `config.json`, if there is one. Raises
-        `PretrainedError`, and `InputError` for an unusable device or precision.
+        bfloat16 and float16, the weights have this type too. On a CPU, `fuse` (for "int8",
+        `quantize`) gives the layers a faster implementation. It holds copies of the weights, so
+        such a model can't be trained. `precision` "auto" is the fastest precision that costs at
+        most 0.1 F1. On a CPU it is measured once (`fastest_precision`). `attention` None is the
+        faster one (see `faster_attention`). The calibration is read from `config.json`, if there is
+        one. Raises `PretrainedError`, and `InputError` for an unusable device or precision.
         """
         chosen = choose_device(device)
         computed = choose_precision(precision, chosen)
@@ -109,11 +110,10 @@ class QuestionAnswerer(Engine):
             if computed == "auto":
                 computed = fastest_precision(BertConfig.from_dict(config))
                 reason = "the fastest here"
-        half = computed == "bf16"
         attention = attention or faster_attention(computed, chosen)
         model = BertForQuestionAnswering.from_pretrained(source, attention, revision=revision)
         with device_errors(chosen):
-            model.to(chosen, torch.bfloat16 if half else torch.float32)
+            model.to(chosen, HALF.get(computed, torch.float32))
         if computed == "int8":
             quantize(model)
         elif chosen.type == "cpu":
