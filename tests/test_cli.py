@@ -487,6 +487,7 @@ def outcome(monkeypatch, capsys, tmp_path) -> Callable[[tuple[str, ...]], Any]:
     replace("scoring.calibration.calibrate", (minibert.Calibration(), {}))
     replace("scoring.calibration.save_calibrated")
     replace("cli.bench.table_of", "table")
+    replace("cli.bench.row_of", "row")
     for name in ("answer", "train", "doubt", "parts"):
         replace(f"cli.bench.bench_{name}", {})
     served = lambda *a: log.append(f"serve {a[1]} {a[3]}") or a[2]("url")  # noqa: E731
