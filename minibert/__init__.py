@@ -39,8 +39,8 @@ way of a text through the program:
     training.masked_lm                  continued pretraining
     explain.server                      the page, live
     viz                                 pictures for notebooks
-    bench.turns, bench.engines, bench.training, bench.answering, bench.parts, bench.doubt
-    bench.parity                        comparisons with other libraries
+    bench.turns, bench.engines, bench.training, bench.row, bench.answering, bench.parts
+    bench.doubt, bench.parity           comparisons with other libraries
     cli.command, cli.options, cli.printing, cli.lines, cli.answering, cli.inspection
     cli.training, cli.scoring, cli.bench, cli.program  the command line
 

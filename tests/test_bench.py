@@ -10,10 +10,9 @@ import pytest
 import torch
 
 import minibert
-from minibert.bench import answering, parts, turns
+from minibert.bench import answering, parts, row, turns
 from minibert.bench import training as bench
 from minibert.config import BertConfig
-from minibert.fast.probe import candidates
 from minibert.qa import BertForQuestionAnswering
 
 NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
@@ -62,14 +61,18 @@ def test_the_reference_is_trained(monkeypatch, transformers, tiny, name):
     assert len(steps) == len(batches)
 
 
+def engine_of(name, tiny, field_notes):
+    return answering.ENGINES[name][1](answering.Setup(str(tiny), turns.CPU, field_notes[-4:]))
+
+
 @pytest.mark.parametrize("name", answering.ENGINES)
 def test_all_engines_answer(tiny, field_notes, name):
     """Every question gets an answer from its context, and the forward passes are timed."""
-    for package in answering.NEEDS[name.partition(",")[0]]:
+    for package in answering.NEEDS.get(name, answering.NEEDS[name.partition(",")[0]]):
         pytest.importorskip(package, reason=f"the engine needs: pip install {package}")
-    if answering.ENGINES[name][0] == torch.bfloat16 and "bf16" not in candidates():
-        pytest.skip("bench answer leaves bfloat16 out here, because OpenVINO may refuse it")
-    engine = answering.ENGINES[name][1](str(tiny))
+    if name not in answering.engines_on(turns.CPU):
+        pytest.skip("this CPU has no such instructions")
+    engine = engine_of(name, tiny, field_notes)
     asked = field_notes[:8]
     answers = engine.answer(asked)
     assert answers.keys() == {example.id for example in asked} and engine.forward_seconds
@@ -81,7 +84,7 @@ def test_the_reference_run_well_answers_as_we_do(transformers, tiny, field_notes
     """Both do the same work. One window per context, because they compare windows differently."""
     asked = [replace(example, context=example.context[:200]) for example in field_notes[:20]]
     ours, theirs = (
-        answering.ENGINES[f"{name}, float32"][1](str(tiny)).answer(asked)
+        engine_of(f"{name}, float32", tiny, field_notes).answer(asked)
         for name in ("minibert", "transformers")
     )
     assert ours == theirs
@@ -124,6 +127,8 @@ def test_bench_train(monkeypatch, transformers, tiny):
 def test_bench_answer(monkeypatch, transformers, tiny):
     """All figures. The test stays in one process; the command starts others."""
     stay_in_this_process(monkeypatch)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "ALL")
+    few_engines(monkeypatch, "minibert", "transformers")
     report = answering.bench_answer(str(tiny), NOTES, turns=2, questions=5)
     for memory in turns.MEMORY:
         engines = report[memory]["engines"]
@@ -134,8 +139,87 @@ def test_bench_answer(monkeypatch, transformers, tiny):
         assert engines["minibert, float32"]["ratio_same_precision"] == 1
         assert "minibert is" in turns.table_of(report)
     assert all(f["ratio_to_tuned"] == 1 for f in report["tuned"]["engines"].values())
+    named = {"pairs_per_second", "pairs_f1", "one_ms", "one_f1", "peak_memory_mb"}
+    assert all(named <= figures.keys() for figures in report["untuned"]["engines"].values())
+    header, line, one = row.row_of(report).splitlines()
+    assert header.count("|") == line.count("|") == one.count("|") == 6
+    for text in (report["machine"], torch.__version__, report["date"], "ONEDNN_MAX_CPU_ISA=ALL"):
+        assert text in one
+    assert "float32: " in one and "not installed" in one
     with pytest.raises(minibert.InputError, match="fewer than 1000 questions"):
         answering.bench_answer(str(tiny), NOTES, questions=1000)
+
+
+def few_engines(monkeypatch, *libraries):
+    """Without the engines that take seconds to load."""
+    dtypes = {
+        name: dtype
+        for name, dtype in answering.engines_on(turns.CPU).items()
+        if name.startswith(libraries)
+    }
+    monkeypatch.setattr(answering, "engines_on", lambda device: dtypes)
+
+
+def test_bench_answer_keeps_its_time(monkeypatch, tiny):
+    """It asks as many questions as fit, but always some."""
+    stay_in_this_process(monkeypatch)
+    few_engines(monkeypatch, "minibert")
+    monkeypatch.setattr(turns, "matmul_peak", lambda *_: 1e9)
+    monkeypatch.setattr(answering, "FEWEST", 2)
+    report = answering.bench_answer(str(tiny), NOTES, turns=1, minutes=0)
+    assert report["questions"] == 2
+    monkeypatch.setattr(answering, "MOST", 6)
+    report = answering.bench_answer(str(tiny), NOTES, turns=1, minutes=60)
+    assert report["questions"] == 6
+
+
+def test_bench_answer_asks_what_has_an_answer():
+    """The engines are not asked whether there is an answer, so they could only be wrong."""
+    asked, samples = answering.questions_of(NOTES, None)
+    answerable = [e for e in minibert.load_squad(NOTES) if not e.is_impossible]
+    assert {e.id for e in asked["questions"]} == {e.id for e in answerable}
+    assert not any(e.is_impossible for e in (*asked["pairs"], *samples))
+    assert asked == answering.questions_of(NOTES, None)[0]
+
+
+def test_a_short_pair_is_about_the_sentence_that_answers_it(field_notes):
+    context = "Ada lit the lamp. Bo rang the bell at 9.30 p.m. and left! Who saw him?"
+    answers = (minibert.GoldAnswer("the bell", 26), minibert.GoldAnswer("Ada", 0))
+    example = minibert.Example("a", "What did Bo ring?", context, answers)
+    pair = answering.short_pair(example)
+    assert pair.context == "Bo rang the bell at 9.30 p.m." and pair.question == example.question
+    assert pair.answers == (minibert.GoldAnswer("the bell", 8),)
+    assert answering.short_pair(replace(example, context=context[:34] + " again" * 40)) is None
+    pairs = [answering.short_pair(e) for e in field_notes if not e.is_impossible]
+    assert sum(pair is not None for pair in pairs) > len(pairs) / 2
+    for pair in filter(None, pairs):
+        assert pair.answers and len(pair.context) <= answering.SHORT
+        for gold in pair.answers:
+            assert pair.context[gold.char_start : gold.char_end] == gold.text
+
+
+@pytest.mark.parametrize(
+    ("capability", "floats"),
+    [((8, 0), {"float32", "bfloat16", "float16"}), ((7, 5), {"float32", "float16"})],
+)
+def test_a_gpu_has_two_engines(monkeypatch, transformers, capability, floats):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    names = answering.engines_on(torch.device("cuda"))
+    expected = {f"{name}, {kind}" for name in ("minibert", "transformers") for kind in floats}
+    assert names.keys() == expected | {"transformers, the blog post's way"}
+
+
+def test_a_gpu_is_waited_for(monkeypatch):
+    """Kernels of a GPU run after the call that starts them."""
+    waited = []
+    gpu = SimpleNamespace(synchronize=lambda: waited.append(1))
+    monkeypatch.setattr(torch, "get_device_module", lambda device: gpu)
+    model = torch.nn.Linear(1, 1)
+    engine = answering.watched(model, torch.device("cuda"), lambda examples: {})
+    model(torch.ones(1))
+    assert waited == [1] and len(engine.forward_seconds) == 1
+    turns.synchronize(turns.CPU)
+    assert waited == [1]
 
 
 def test_without_resource_the_memory_is_left_out(monkeypatch):

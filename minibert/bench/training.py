@@ -102,7 +102,7 @@ def bench_train(init: str, data: str, turns: int = 5, seed: int = 0) -> dict[str
     # the backward pass has two products for each product of the forward pass
     flops = sum(3 * forward_flops(config, length) for length in lengths)
 
-    def figures(name: str, measured: list[Turn]) -> dict[str, Any]:
+    def figures(name: str, measured: Sequence[Turn]) -> dict[str, Any]:
         seconds = median_seconds(measured)
         return {
             "precision": str(dtypes[name]),
@@ -112,7 +112,7 @@ def bench_train(init: str, data: str, turns: int = 5, seed: int = 0) -> dict[str
         }
 
     load = partial(load_training, init, data, seed)
-    report, _ = bench_engines(load, dtypes, turns, "minibert", figures)
+    report = bench_engines(load, dtypes, turns, "minibert", figures)
     about = {"seed": seed, "windows_a_turn": BATCH * BATCHES}
     return about | report
 

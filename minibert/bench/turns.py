@@ -9,9 +9,9 @@ engines are measured in two processes, and peak memory in a new process for each
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from multiprocessing import get_context
 from typing import Any, NamedTuple, TypeVar
@@ -31,7 +31,7 @@ MEMORY = ("untuned", "tuned")
 PAUSE = 0.3  # seconds, until the threads of the last engine stop spinning for new work
 
 Name = TypeVar("Name")
-Work = Callable[[], Any]  # what an engine does in one turn
+Work = Callable[..., Any]  # what an engine does in one turn
 Load = Callable[[Sequence[str]], Mapping[str, Work]]  # names -> engines; runs in another process
 
 
@@ -42,14 +42,23 @@ class Turn(NamedTuple):
     result: Any
 
 
-def measured_on() -> dict[str, Any]:
+def measured_on(device: torch.device = CPU) -> dict[str, Any]:
     """What every figure of a report depends on."""
     threads = torch.get_num_threads()
-    return {"machine": device_name(CPU), "threads": threads, "torch": torch.__version__}
+    return {"machine": device_name(device), "threads": threads, "torch": torch.__version__}
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has computed everything: its kernels run after the call that starts them."""
+    if device.type != "cpu":
+        torch.get_device_module(device).synchronize()
 
 
 def by_turns(
-    engines: Mapping[Name, Work], turns: int, dtypes: Iterable[torch.dtype] = ()
+    engines: Mapping[Name, Work],
+    turns: int,
+    dtypes: Iterable[torch.dtype] = (),
+    device: torch.device = CPU,
 ) -> tuple[dict[Name, list[Turn]], dict[torch.dtype, float]]:
     """In each turn every engine works once. Returns the turns, and the median peak of each dtype.
 
@@ -59,7 +68,7 @@ def by_turns(
     peaks: dict[torch.dtype, list[float]] = {dtype: [] for dtype in dtypes}
     for _ in range(turns + 1):
         for dtype, rates in peaks.items():
-            rates.append(matmul_peak(dtype))
+            rates.append(matmul_peak(dtype, device))
         for name, work in engines.items():
             time.sleep(PAUSE)
             began = time.perf_counter()
@@ -93,15 +102,33 @@ def load_engines(load: Load, names: Sequence[str], memory: str) -> None:
     LOADED.update(load(names))
 
 
-def work_once(name: str) -> Any:
-    return LOADED[name]()
+def work_once(name: str, *arguments: Any) -> Any:
+    return LOADED[name](*arguments)
 
 
-def memory_of(load: Load, name: str, memory: str) -> float | None:
+@contextmanager
+def loaded(load: Load, names: Iterable[str]) -> Iterator[Callable[..., Any]]:
+    """Load engines in two fresh processes, which keep memory in the two ways of `MEMORY`.
+
+    Yields a function that lets an engine work once. It takes the way of keeping memory, the
+    engine's name, and the arguments of the engine's work.
+    """
+    with ExitStack() as stack:
+        processes = {memory: stack.enter_context(one_process()) for memory in MEMORY}
+        for memory, process in processes.items():
+            process.submit(load_engines, load, list(names), memory).result()
+
+        def work(memory: str, name: str, *arguments: Any) -> Any:
+            return processes[memory].submit(work_once, name, *arguments).result()
+
+        yield work
+
+
+def memory_of(load: Load, name: str, memory: str, *arguments: Any) -> float | None:
     """Peak memory, in MB, of a fresh process in which one engine works for one turn."""
     with one_process() as process:
         process.submit(load_engines, load, [name], memory).result()
-        process.submit(work_once, name).result()
+        process.submit(work_once, name, *arguments).result()
         return process.submit(peak_memory_mb).result()
 
 
@@ -110,26 +137,36 @@ def bench_engines(
     dtypes: Mapping[str, torch.dtype],
     turns: int,
     best: str,
-    figures: Callable[[str, list[Turn]], dict[str, Any]],
-) -> tuple[dict[str, Any], dict[tuple[str, str], list[Turn]]]:
+    figures: Callable[[str, Sequence[Turn]], dict[str, Any]],
+) -> dict[str, Any]:
     """Measure engines in this many turns, with both ways of keeping memory.
 
-    `load` makes engines from their names, in another process. `dtypes` maps each name to the dtype
-    whose peak the engine is compared with. `figures` makes an engine's own figures from its name
-    and turns, and must include "gflops". Returns the report, and the turns of each (memory, name).
-    In the report, `ratio` is the speed of the engine `best` divided by the engine's speed.
+    `load` makes engines from their names, in another process. For the other arguments and the
+    report, see `compared`.
     """
-    with ExitStack() as stack:
-        processes = {memory: stack.enter_context(one_process()) for memory in MEMORY}
-        for memory, process in processes.items():
-            process.submit(load_engines, load, list(dtypes), memory).result()
-
-        def work(memory: str, name: str) -> Any:
-            return processes[memory].submit(work_once, name).result()
-
+    with loaded(load, dtypes) as work:
         engines = {(m, name): partial(work, m, name) for m in MEMORY for name in dtypes}
         measured, peak = by_turns(engines, turns, set(dtypes.values()))
-    report = measured_on() | {"turns": turns}
+    report = measured_on() | {"turns": turns} | compared(measured, peak, dtypes, best, figures)
+    for memory, name in measured:
+        report[memory]["engines"][name]["peak_memory_mb"] = memory_of(load, name, memory)
+    return report
+
+
+def compared(
+    measured: Mapping[tuple[str, str], Sequence[Turn]],
+    peak: Mapping[torch.dtype, float],
+    dtypes: Mapping[str, torch.dtype],
+    best: str,
+    figures: Callable[[str, Sequence[Turn]], dict[str, Any]],
+) -> dict[str, Any]:
+    """A report from the turns of each (memory, name), for both ways of keeping memory.
+
+    `dtypes` maps each name to the dtype whose peak the engine is compared with. `figures` makes an
+    engine's own figures from its name and turns, and must include "gflops". In the report, `ratio`
+    is the speed of the engine `best` divided by the engine's speed.
+    """
+    report: dict[str, Any] = {}
     for memory in MEMORY:
         rates = {str(dtype): rate / 1e9 for dtype, rate in peak.items()}
         report[memory] = {"peak_gflops": rates, "engines": {}}
@@ -137,14 +174,18 @@ def bench_engines(
             own = figures(name, measured[memory, name])
             report[memory]["engines"][name] = own | {
                 "share_of_peak": own["gflops"] / rates[str(dtype)],
-                "peak_memory_mb": memory_of(load, name, memory),
                 "ratio": times_as_fast(measured[memory, name], measured[memory, best]),
             }
-    return report, measured
+    return report
 
 
 def peak_memory_mb() -> float | None:
-    """The most memory that this process has held; None on Windows, where Python can't read it."""
+    """The most memory that this process has held: of the GPU, if it has used one.
+
+    None on Windows, where Python can't read it.
+    """
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return torch.cuda.max_memory_allocated() / 2**20
     try:
         import resource
     except ImportError:
@@ -161,13 +202,15 @@ def forward_flops(config: BertConfig, tokens: int) -> float:
     return float(config.num_hidden_layers * layer)
 
 
-def matmul_peak(dtype: torch.dtype, times: int = 20) -> float:
+def matmul_peak(dtype: torch.dtype, device: torch.device = CPU, times: int = 20) -> float:
     """FLOP/s of the fastest product of (4096 tokens, 384) and (384, 1536), a size as in a pass."""
-    x, w = torch.randn(4096, 384).to(dtype), torch.randn(1536, 384).to(dtype)
+    x, w = (torch.randn(rows, 384).to(device, dtype) for rows in (4096, 1536))
     best = float("inf")
     for _ in range(times):
+        synchronize(device)
         began = time.perf_counter()
         F.linear(x, w)
+        synchronize(device)
         best = min(best, time.perf_counter() - began)
     return 2 * 4096 * 384 * 1536 / best
 
@@ -182,6 +225,12 @@ FIGURES = {
     "share_of_peak": ("of peak", "{:.0%}"),
     "exact_match": ("EM", "{:.2f}"),
     "f1": ("F1", "{:.2f}"),
+    "pairs_per_second": ("pairs/s", "{:.0f}"),
+    "pairs_exact_match": ("pairs: EM", "{:.2f}"),
+    "pairs_f1": ("pairs: F1", "{:.2f}"),
+    "one_ms": ("one, ms", "{:.1f}"),
+    "one_exact_match": ("one: EM", "{:.2f}"),
+    "one_f1": ("one: F1", "{:.2f}"),
     "peak_memory_mb": ("memory MB", "{:.0f}"),
     "ratio": ("minibert is", "{:.2f}x"),
     "ratio_same_precision": ("same prec.", "{:.2f}x"),
@@ -196,11 +245,11 @@ def table_of(report: dict[str, Any]) -> str:
         peaks = ", ".join(f"{k} {v:.0f}" for k, v in report[memory]["peak_gflops"].items())
         rows += [f"memory {memory}; peak GFLOP/s: {peaks}", ""]
         engines = report[memory]["engines"]
-        shown = [name for name in FIGURES if name in next(iter(engines.values()))]
+        shown = [name for name in FIGURES if any(name in figures for figures in engines.values())]
         rows.append(f"{'':32}" + "".join(f"{FIGURES[name][0]:>12}" for name in shown))
         for engine, figures in engines.items():
             cells = (
-                "" if figures[name] is None else FIGURES[name][1].format(figures[name])
+                "" if figures.get(name) is None else FIGURES[name][1].format(figures[name])
                 for name in shown
             )
             rows.append(f"{engine:32}" + "".join(f"{cell:>12}" for cell in cells))

@@ -10,6 +10,7 @@ from typer import Option, echo
 from ..bench.answering import bench_answer
 from ..bench.doubt import bench_doubt
 from ..bench.parts import bench_parts
+from ..bench.row import row_of
 from ..bench.training import bench_train
 from ..bench.turns import table_of
 from ..errors import InputError
@@ -49,16 +50,23 @@ def answer(
     data: str = DATA,
     model: str = READER["model"],
     turns: int = TURNS,
+    minutes: float = Option(10.0, min=0, help="How long the command may take, if possible."),
     questions: int | None = Option(
-        None, min=1, help="How many questions.", show_default="100, or 40 without bfloat16"
+        None, min=1, help="How many questions.", show_default="as many as --minutes allow"
     ),
+    device: str = Option("cpu", help="Where to compute: cpu, or a GPU as cuda or cuda:1."),
     output: Path | None = REPORT,
 ) -> None:
     """Measure the speed and quality of answers.
 
-    This compares them with the other libraries that are installed.
+    This compares them with the other libraries that are installed, each in every precision that it
+    offers. On a GPU, only minibert and transformers are measured. The last lines are a row for the
+    table of kinds of processor in minibert/bench/README.md.
     """
-    write_report(lambda: bench_answer(model, data, turns, questions), output)
+    report = write_report(
+        lambda: bench_answer(model, data, turns, minutes, device, questions), output
+    )
+    echo(row_of(report))
 
 
 def parts(data: str = DATA, model: str = READER["model"], turns: int = TURNS) -> None:
@@ -70,15 +78,16 @@ def parts(data: str = DATA, model: str = READER["model"], turns: int = TURNS) ->
         echo(f"{name:32} {figure:.2f}")
 
 
-def write_report(measure: Callable[[], dict[str, Any]], output: Path | None) -> None:
-    """Measure, print, and write the report to a file.
+def write_report(measure: Callable[[], dict[str, Any]], output: Path | None) -> dict[str, Any]:
+    """Measure, print, and write the report to a file. Returns the report.
 
     If the folder cannot be written, the error comes before the measurement. An old report stays
     until the new one is complete.
     """
     if output is None:
-        echo(table_of(measure()))
-        return
+        report = measure()
+        echo(table_of(report))
+        return report
     if output.is_dir():
         raise InputError(f"{output}: a folder; expected a file to write")
     make_folder(output.parent)
@@ -87,3 +96,4 @@ def write_report(measure: Callable[[], dict[str, Any]], output: Path | None) -> 
     with complete_files(output.parent) as draft:
         text = json.dumps(report, indent=1)
         (draft / output.name).write_text(text + "\n", encoding="utf-8")
+    return report
