@@ -76,7 +76,9 @@ class QuantizedLinear:
         if self.least_step is None:
             step = torch.maximum(step, x.amin(-1, keepdim=True) / -self.zero)
         step.clamp_(min=self.least_step or NEAR_ZERO)
-        stored = torch.addcmul(self.begin, x, step.reciprocal()).to(torch.uint8)  # rounds down
+        shifted = torch.addcmul(self.begin, x, step.reciprocal())
+        # Both casts together take a quarter of the time of one cast to uint8. They round down.
+        stored = shifted.to(torch.int16).to(torch.uint8)
         mapped = product(stored, self.zero, self.weight, self.scale, self.zeros)
         torch.addcmul(self.bias, mapped, step, out=out)
 
