@@ -18,14 +18,16 @@ from torch.utils.data import Dataset, IterableDataset
 
 from .answers import Answer, answers_of
 from .data.examples import Example, validated_example
-from .engine import BATCH_SIZE, Engine
+from .engine import Engine
 from .errors import InputError
 from .fast.processor import Precision
 from .reader import BUNDLED, QuestionAnswerer
 from .settings import MAX_QUESTION_LEN, AnswerSettings, WindowSettings
 from .tokenization import Tokenizer
 
-PRECISIONS: dict[str, Precision] = {"auto": "auto", "float32": "fp32", "bfloat16": "bf16"}
+PRECISIONS: dict[str, Precision] = {
+    "auto": "auto", "float32": "fp32", "bfloat16": "bf16", "float16": "fp16"
+}  # fmt: skip
 
 # Arguments of the transformers pipeline that have no effect here, whatever their value.
 WITHOUT_EFFECT = ("padding", "num_workers", "use_fast", "trust_remote_code", "binary_output")
@@ -51,7 +53,7 @@ DEFAULTS: dict[str, Any] = {
     "max_question_len": MAX_QUESTION_LEN,
     "handle_impossible_answer": False,  # `AnswerSettings.no_answer`
     "align_to_words": True,
-    "batch_size": BATCH_SIZE,
+    "batch_size": None,  # the `QuestionAnswerer`'s own
     "allow_blank": False,  # the answer for a context without words is "", instead of an error
 }
 
@@ -103,9 +105,10 @@ def pipeline(
     `model` is a folder, a hub id (at `revision`) or a `QuestionAnswerer`; None is the bundled one.
     `tokenizer` is a folder, a hub id or a `Tokenizer`; None is the model's own. `device` is a name
     ("cpu", "cuda:1"), the number of a GPU (-1: the CPU) or a `torch.device`; None is the GPU if
-    the machine has one. `dtype` (formerly `torch_dtype`) is "float32", "bfloat16" or "auto", which
-    is the fastest precision of this machine. `settings` are defaults for the calls: see `DEFAULTS`.
-    Raises `InputError` for another task or argument, and the errors of loading.
+    the machine has one. `dtype` (formerly `torch_dtype`) is "float32", "bfloat16", "float16"
+    (only on a GPU) or "auto", which is the fastest precision of this machine. `settings` are
+    defaults for the calls: see `DEFAULTS`. Raises `InputError` for another task or argument, and
+    the errors of loading.
     """
     if task not in (None, "question-answering"):
         raise InputError(f"task={task!r}: expected 'question-answering'")
@@ -168,9 +171,9 @@ class QuestionAnsweringPipeline:
         stride = chosen["doc_stride"]
         stride = qa.window_settings.doc_stride if stride is None else stride
         windows = WindowSettings(length, stride, chosen["max_question_len"])
-        size = chosen["batch_size"]
-        precision: Precision = "bf16" if qa.autocast else "fp32"  # the weights stay as they are
-        engine = Engine(qa.model, qa.tokenizer, windows, size, precision, qa.calibration)
+        size = chosen["batch_size"] or qa.batch_size
+        # the weights stay as they are
+        engine = Engine(qa.model, qa.tokenizer, windows, size, qa.autocast, qa.calibration)
         wanted = AnswerSettings(
             chosen["top_k"], chosen["max_answer_len"], no_answer, chosen["align_to_words"]
         )

@@ -18,12 +18,13 @@ import torch
 from .answers import Answer, answers_of
 from .config import Attention, BertConfig
 from .data.examples import Example, validated_example
-from .engine import BATCH_SIZE, Engine, OnBatch, OnProgress, ignore
+from .engine import Engine, OnBatch, OnProgress, ignore
 from .errors import InputError, PretrainedError
 from .explain.explanation import Explanation, explain
 from .fast.linear import fuse
 from .fast.probe import fastest_precision
 from .fast.processor import (
+    HALF,
     VARIABLE,
     Precision,
     choose_device,
@@ -55,19 +56,22 @@ class QuestionAnswerer(Engine):
         max_length: int | None = None,
         doc_stride: int | None = None,
         max_question_len: int | None = MAX_QUESTION_LEN,
-        batch_size: int = BATCH_SIZE,
+        batch_size: int | None = None,
         precision: Precision = "fp32",
         calibration: Calibration = UNCALIBRATED,
+        reason: str = "",
+        source: tuple[str | Path, str | None] | None = None,
     ) -> None:
         """`WindowSettings` explains `max_length` (None means 384, or fewer if model or tokenizer
-        allow only fewer), `doc_stride` and `max_question_len`. `Engine` explains the other
+        allow only fewer), `doc_stride` and `max_question_len`. `source` is the folder or hub id
+        that holds the model, and its revision: see `model_to_save`. `Engine` explains the other
         arguments and the errors.
         """
         if max_length is None:
             max_length = min(384, model.config.max_length, tokenizer.max_length or 384)
         settings = WindowSettings(max_length, doc_stride, max_question_len)
-        super().__init__(model, tokenizer, settings, batch_size, precision, calibration)
-        self.source: tuple[str | Path, str | None] | None = None  # folder or hub id, revision
+        super().__init__(model, tokenizer, settings, batch_size, precision, calibration, reason)
+        self.source = source
 
     @classmethod
     def from_pretrained(
@@ -80,7 +84,7 @@ class QuestionAnswerer(Engine):
         precision: Precision = "auto",
         revision: str | None = None,
         tokenizer: str | Path | Tokenizer | None = None,
-        batch_size: int = BATCH_SIZE,
+        batch_size: int | None = None,
     ) -> "QuestionAnswerer":
         """From a folder or hub id that has a trained span head; by default the bundled one.
 
@@ -89,26 +93,27 @@ class QuestionAnswerer(Engine):
         `Engine` explains `batch_size`.
 
         `device` and `precision` are explained at `choose_device` and `choose_precision`. With
-        bfloat16, the weights are stored in bfloat16 too. On a CPU, `fuse` (for "int8", `quantize`)
-        gives the layers a faster implementation. It holds copies of the weights, so such a model
-        can't be trained. `precision` "auto" is the fastest precision that costs at most 0.1 F1. On
-        a CPU it is measured once (`fastest_precision`). `attention` None is the faster one (see
-        `faster_attention`). The calibration is read from `config.json`, if there is one. Raises
-        `PretrainedError`, and `InputError` for an unusable device or precision.
+        bfloat16 and float16, the weights have this type too. On a CPU, `fuse` (for "int8",
+        `quantize`) gives the layers a faster implementation. It holds copies of the weights, so
+        such a model can't be trained. `precision` "auto" is the fastest precision that costs at
+        most 0.1 F1. On a CPU it is measured once (`fastest_precision`). `attention` None is the
+        faster one (see `faster_attention`). The calibration is read from `config.json`, if there is
+        one. Raises `PretrainedError`, and `InputError` for an unusable device or precision.
         """
         chosen = choose_device(device)
         computed = choose_precision(precision, chosen)
         revision = pinned(source, revision)  # weights, tokenizer and calibration from one commit
         reason = VARIABLE if precision == "auto" and os.environ.get(VARIABLE) else ""
-        if computed == "auto":
-            reason = "the fastest here"
-            with prefix_errors(source):
-                computed = fastest_precision(BertConfig.from_dict(read_config(source, revision)))
-        half = computed == "bf16"
+        config = read_config(source, revision)
+        with prefix_errors(source):
+            stored = stored_calibration(config)
+            if computed == "auto":
+                computed = fastest_precision(BertConfig.from_dict(config))
+                reason = "the fastest here"
         attention = attention or faster_attention(computed, chosen)
         model = BertForQuestionAnswering.from_pretrained(source, attention, revision=revision)
         with device_errors(chosen):
-            model.to(chosen, torch.bfloat16 if half else torch.float32)
+            model.to(chosen, HALF.get(computed, torch.float32))
         if computed == "int8":
             quantize(model)
         elif chosen.type == "cpu":
@@ -118,8 +123,7 @@ class QuestionAnswerer(Engine):
         elif not isinstance(tokenizer, Tokenizer):
             tokenizer = Tokenizer.from_pretrained(tokenizer)
         with prefix_errors(source):
-            stored = stored_calibration(read_config(source, revision))
-            qa = cls(
+            return cls(
                 model,
                 tokenizer,
                 max_length,
@@ -127,10 +131,9 @@ class QuestionAnswerer(Engine):
                 batch_size=batch_size,
                 precision="fp32",  # the weights have their precision already
                 calibration=stored,
+                reason=reason,
+                source=(source, revision),
             )
-        qa.reason = reason
-        qa.source = source, revision
-        return qa
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model (in float32), calibration and tokenizer in Hugging Face's format.

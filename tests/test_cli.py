@@ -394,6 +394,9 @@ def test_old_names_in_scoring(run, tiny, tmp_path):
     assert {len(answers) for answers in rows.values()} <= {2, 3}  # "no answer" is added
 
 
+ANSWER = PassageAnswer("Ada", 1.0, 0, 3, 0.0, 0.0, passage=0, passages=(0,))
+
+
 class Recorded:
     """Takes the place of a model, of data or of long work, and writes down every use."""
 
@@ -408,9 +411,8 @@ class Recorded:
         return self.result
 
     def __getattr__(self, name: str) -> "Recorded":
-        answer = PassageAnswer("Ada", 1.0, 0, 3, 0.0, 0.0, passage=0)
-        page = SimpleNamespace(answers=[answer], to_html=lambda: "a page")
-        results = {"best_of": [answer], "answer_examples": iter([[answer]]), "explain": page}
+        page = SimpleNamespace(answers=[ANSWER], to_html=lambda: "a page")
+        results = {"best_of": [ANSWER], "answer_examples": iter([[ANSWER]]), "explain": page}
         return Recorded(self.log, name, results.get(name))
 
 
@@ -464,7 +466,9 @@ def outcome(monkeypatch, capsys, tmp_path) -> Callable[[tuple[str, ...]], Any]:
     reader = Recorded(log, "reader")
     monkeypatch.setattr(ReaderOptions, "load", lambda self: log.append(str(self)) or reader)
     for place in ("answering.answer_file", "answering.webbrowser.open", "answering.ask"):
-        replace(f"cli.{place}", [PassageAnswer("Ada", 1.0, 0, 3, 0.0, 0.0, passage=0)])
+        replace(
+            f"cli.{place}", [PassageAnswer("Ada", 1.0, 0, 3, 0.0, 0.0, passage=0, passages=(0,))]
+        )
     for module in ("inspection", "scoring"):
         replace(f"cli.{module}.load_squad", rows)
     replace("cli.inspection.Tokenizer.from_pretrained")
@@ -683,6 +687,16 @@ def test_a_bad_table_is_one_line(run, tiny, tmp_path, table, named):
     (tmp_path / "a.csv").write_text(table)
     code, _, err = run("answer", "--model", tiny, "--input", tmp_path / "a.csv")
     assert code == 2 and named in err.splitlines()[-1] and "Traceback" not in err
+
+
+def test_a_table_of_answers_lists_every_copy_of_a_passage(run, tiny, tmp_path):
+    rows = ["Ada lit it.", "Bo rang.", "Ada lit it."]
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    command = ("answer", "--model", tiny, *ASK, "--passages", tmp_path / "rows.jsonl")
+    _, out, _ = run(*command, "--top-k", 100)
+    header, *lines = out.rstrip("\n").splitlines()
+    assert header.startswith("passage ")
+    assert {line[:7].strip() for line in lines} == {"0,2", "1", "none"}
 
 
 @pytest.mark.parametrize("command", ["answer", "explain"])

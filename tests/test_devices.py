@@ -9,7 +9,10 @@ import torch
 import minibert
 from minibert.cli import main, program
 from minibert.cli.options import ReaderOptions
-from minibert.fast.processor import choose_device
+from minibert.engine import Engine
+from minibert.fast import processor
+from minibert.fast.processor import choose_device, choose_precision
+from minibert.training.config import resolved
 
 NAMES = ["mps", "cuda", "cuda:99", "xpu", "meta", "hpu", "xla", "vulkan", "no such thing", ""]
 
@@ -98,3 +101,44 @@ def test_the_size_of_a_batch_arrives(tiny):
     assert ReaderOptions(model=str(tiny), batch_size=7).load().batch_size == 7
     with pytest.raises(minibert.InputError, match="batch_size=0: expected 1 or more"):
         minibert.QuestionAnswerer.from_pretrained(tiny, batch_size=0)
+
+
+@pytest.mark.parametrize(
+    ("capability", "hip", "chosen"),
+    [
+        ((9, 0), None, "bf16"), ((8, 0), None, "bf16"), ((7, 5), None, "fp16"),
+        ((7, 0), None, "fp16"), ((6, 1), None, "fp32"), ((5, 2), None, "fp32"),
+        ((9, 0), "6.2", "bf16"),
+    ],
+)  # fmt: skip
+def test_the_precision_of_a_gpu(monkeypatch, capability, hip, chosen):
+    """Of the GPU that computes, which need not be torch's current one."""
+    gpu = torch.device("cuda:1")
+    capabilities = {gpu: capability}
+    monkeypatch.delenv(processor.VARIABLE, raising=False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", capabilities.__getitem__)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    assert choose_precision("auto", gpu) == chosen
+    assert choose_precision("fp16", gpu) == "fp16"  # if the user asks for it
+    assert choose_precision("auto", torch.device("mps")) == "fp32"
+
+
+def test_float16_is_for_gpus(tiny, monkeypatch):
+    refused = pytest.raises(minibert.InputError, match=r"^precision='fp16' needs a GPU$")
+    with refused:
+        minibert.QuestionAnswerer.from_pretrained(tiny, device="cpu", precision="fp16")
+    settings = minibert.TrainingConfig(str(tiny), "data", "output", precision="fp16")
+    with refused:
+        resolved(settings, torch.device("cpu"))
+    assert resolved(settings, torch.device("cuda")).precision == "fp16"
+    monkeypatch.setenv(processor.VARIABLE, "fp16")
+    with pytest.raises(minibert.InputError, match="MINIBERT_PRECISION=fp16 needs a GPU"):
+        minibert.QuestionAnswerer.from_pretrained(tiny, device="cpu")
+
+
+@pytest.mark.parametrize(("device", "size"), [("cpu", 4), ("cuda", 32), ("mps", 32)])
+def test_a_gpu_reads_more_windows_at_a_time(tiny, monkeypatch, device, size):
+    qa = minibert.QuestionAnswerer.from_pretrained(tiny, device="cpu", precision="fp32")
+    monkeypatch.setattr(Engine, "device", torch.device(device))
+    assert Engine(qa.model, qa.tokenizer, qa.window_settings).batch_size == size
+    assert Engine(qa.model, qa.tokenizer, qa.window_settings, 7).batch_size == 7

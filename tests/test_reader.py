@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minibert
-from minibert import InputError, QuestionAnswerer
+from minibert import InputError, QuestionAnswerer, reader
 from minibert.data.metric import normalize_answer
 from minibert.fast.processor import choose_device
 
@@ -270,3 +270,15 @@ def test_weights_that_are_not_numbers_raise(tiny):
         qa.model.head.S[3] = float("nan")
     with pytest.raises(minibert.InputError, match="not finite"):
         qa("Who?", "a tower")
+
+
+def test_the_configuration_is_read_once_before_the_model(tiny, monkeypatch):
+    """The calibration and the shapes that are measured come from one reading."""
+    read = []
+    config = reader.read_config(tiny)
+    monkeypatch.setattr(reader, "read_config", lambda *given: read.append(given) or config)
+    monkeypatch.setattr(reader, "choose_precision", lambda *given: "auto")
+    monkeypatch.setattr(reader, "fastest_precision", lambda shapes: "fp32")
+    qa = QuestionAnswerer.from_pretrained(tiny, device="cpu")
+    assert read == [(tiny, None)]
+    assert (qa.reason, qa.source) == ("the fastest here", (tiny, None))

@@ -3,7 +3,9 @@
 import json
 import random
 import re
+import shutil
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,13 +15,16 @@ import pytest
 import torch
 
 import minibert
+from minibert import engine
 from minibert.batches import collate, length_batches
 from minibert.qa import soft_span_loss, span_loss
+from minibert.training import config as training_config
+from minibert.training.checkpoints import CHECKPOINTS, read_checkpoint
 from minibert.training.config import TrainingConfig
 from minibert.training.distillation import soft_targets
 from minibert.training.finetune import load_data, train, train_step
 from minibert.training.job import Job
-from minibert.training.optimizer import decay_groups, schedule
+from minibert.training.optimizer import decay_groups, make_optimizer, schedule
 
 NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
 
@@ -348,3 +353,65 @@ def test_a_teacher_that_cannot_read_the_windows(tiny, tmp_path, change, named):
         train(config(tiny, tmp_path / "run", teachers=(teacher,)))
     assert not (tmp_path / "run").exists()
     train(config(tiny, tmp_path / "run", epochs=0.1))
+
+
+# Training in float16, which is for GPUs. It works on a CPU too, so the loss scale is tested there.
+# Most CPUs are very slow at it.
+SHORT = {
+    "max_train_examples": 5, "batch_size": 1, "epochs": 2, "max_length": 64, "doc_stride": 8
+}  # fmt: skip
+
+
+@pytest.fixture
+def float16_on_a_cpu(monkeypatch):
+    """Returns a function that sets the first loss scale."""
+    for module in (engine, training_config):
+        monkeypatch.setattr(module, "choose_precision", lambda *given, **named: "fp16")
+    plain = torch.amp.GradScaler
+
+    def set_scale(scale: float) -> None:
+        scaler = partial(plain, init_scale=scale, growth_interval=2)
+        monkeypatch.setattr(torch.amp, "GradScaler", scaler)
+
+    return set_scale
+
+
+def test_float16_leaves_steps_out_until_the_scale_fits(tiny, tmp_path, float16_on_a_cpu):
+    float16_on_a_cpu(2.0**22)
+    train(config(tiny, tmp_path / "run", **SHORT))
+    taken = ["grad_norm" in line for line in lines(tmp_path / "run")]
+    assert not taken[0] and any(taken)  # the scale of each next step is half
+    model = minibert.BertForQuestionAnswering.from_pretrained(tmp_path / "run")
+    assert all(p.isfinite().all() and p.dtype == torch.float32 for p in model.parameters())
+
+
+def test_a_resumed_float16_run_ends_with_the_same_weights(tiny, tmp_path, float16_on_a_cpu):
+    float16_on_a_cpu(2.0**22)  # it changes during the run
+    settings = SHORT | {"checkpoint_every": 3, "keep_checkpoints": 99}
+    train(config(tiny, tmp_path / "whole", **settings))
+    shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
+    first, *later = sorted((tmp_path / "resumed").glob(CHECKPOINTS))
+    scales = {read_checkpoint(path)[1]["loss_scale"]["scale"] for path in (first, *later)}
+    assert len(scales) > 1
+    for path in later:
+        path.unlink()
+    train(config(tiny, tmp_path / "resumed", **settings), resume=True)
+    whole, resumed = ((tmp_path / n / "model.safetensors") for n in ("whole", "resumed"))
+    assert whole.read_bytes() == resumed.read_bytes()
+
+
+@pytest.mark.parametrize(("scale", "finite"), [(4.0, True), (1.0, False)])
+def test_gradients_that_are_not_finite_at_any_scale_are_an_error(
+    tiny, tmp_path, float16_on_a_cpu, scale, finite
+):
+    float16_on_a_cpu(scale)
+    model = minibert.BertForQuestionAnswering.from_pretrained(tiny)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    settings = config(tiny, tmp_path / "run")
+    tokenizer = minibert.Tokenizer.from_pretrained(tiny)
+    optimizer = make_optimizer(model, settings, torch.device("cpu"))
+    job = Job(model, optimizer, tokenizer, settings)
+    job.scaler.scale(model.head.S.sum() * float("inf")).backward()
+    assert job.take_step(1.0, True).finite == finite
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert job.scaler.get_scale() == scale / 2

@@ -9,7 +9,6 @@ from typing import Any, get_type_hints
 from typer import Option
 
 from ..config import Attention
-from ..engine import BATCH_SIZE
 from ..fast.processor import Precision
 from ..reader import BUNDLED, QuestionAnswerer
 from ..settings import setting
@@ -99,11 +98,13 @@ class ReaderOptions:
     doc_stride: int | None = setting(
         None, "Tokens that two neighbouring windows share; by default at most 128."
     )
-    batch_size: int = setting(BATCH_SIZE, "How many full windows the model reads at a time.")
+    batch_size: int | None = setting(
+        None, "How many full windows the model reads at a time; by default 4 on a CPU, 32 on a GPU."
+    )
     precision: Precision = setting(
         "auto",
-        "Numbers to compute with: fp32, bf16, int8, or auto, which is the fastest of them with "
-        "nearly the same answers.",
+        "Numbers to compute with: fp32, bf16, fp16 (only on a GPU), int8 (only on a CPU), or auto, "
+        "which is the fastest of them with nearly the same answers.",
     )
     device: str = setting(
         "auto",

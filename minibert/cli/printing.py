@@ -16,7 +16,7 @@ NO_ANSWER = "(no answer)"  # in a table; JSON has ""
 
 
 def table(answers: Sequence[Answer]) -> str:
-    """A line for each answer. Passage and text score have a column if the answers have them."""
+    """A line for each answer. Passages and text score have a column if the answers have them."""
     columns = [
         ["   score", *(f"{a.score:8.4f}" for a in answers)],
         [" start", *(f"{a.start:6}" for a in answers)],
@@ -25,10 +25,11 @@ def table(answers: Sequence[Answer]) -> str:
     ]
     if answers[0].text_score is not None:
         columns.insert(0, ["    text", *(f"{a.text_score:8.4f}" for a in answers)])
-    passages = [a.passage for a in answers if isinstance(a, PassageAnswer)]
+    passages = [a.passages for a in answers if isinstance(a, PassageAnswer)]
     if passages:
-        names = ("none" if passage is None else passage for passage in passages)
-        columns.insert(0, [f"{name:>7}" for name in ("passage", *names)])
+        names = ["passage", *(",".join(map(str, places)) or "none" for places in passages)]
+        width = max(map(len, names))
+        columns.insert(0, [f"{name:>{width}}" for name in names])
     return "\n".join([*map(" ".join, zip(*columns, strict=True)), ""])
 
 

@@ -14,8 +14,9 @@ import torch
 from ..config import Attention
 from ..errors import InputError, first_line
 
-Precision = Literal["auto", "fp32", "bf16", "int8"]
-Computed = Literal["fp32", "bf16", "int8"]  # a precision that was chosen
+Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
+Computed = Literal["fp32", "bf16", "fp16", "int8"]  # a precision that was chosen
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}  # the precisions of floats with 16 bits
 VARIABLE = "MINIBERT_PRECISION"  # the environment variable that replaces "auto"
 
 # Instructions -> the values of ONEDNN_MAX_CPU_ISA with which oneDNN does not use them
@@ -77,30 +78,58 @@ def device_name(device: torch.device) -> str:
 
 
 def choose_precision(
-    name: Precision, device: torch.device, float_weights: bool = False
+    name: Precision, device: torch.device | None, float_weights: bool = False
 ) -> Precision:
     """A precision by name. It stays "auto" on a CPU, where `probe.fastest_precision` measures.
 
-    The environment variable MINIBERT_PRECISION replaces "auto". On a GPU, "auto" is bfloat16 if the
-    GPU computes in it, else float32. `float_weights` excludes "int8", because training needs float
-    weights. Raises `InputError` for an unknown name, and for "int8" if it is not possible.
+    The environment variable MINIBERT_PRECISION replaces "auto". `gpu_precision` says what "auto" is
+    on a GPU. `float_weights` excludes "int8", because training needs float weights. `device` None
+    means that the device is not known yet: then only the name is checked. Raises `InputError` for
+    an unknown name, and for a precision that is not possible.
+
+    "fp32" on a GPU is what torch computes float32 with. By torch's default, matrix products use all
+    bits. minibert does not change this. `torch.set_float32_matmul_precision("high")` allows TF32,
+    which is faster and rounds the inputs of products to 10 bits (not measured).
     """
     said = f"precision={name!r}"
     if name == "auto" and (variable := os.environ.get(VARIABLE)):
         said = f"{VARIABLE}={variable}"
         name = "auto" if float_weights and variable == "int8" else cast(Precision, variable)
     if name not in get_args(Precision):
-        raise InputError(f"{said}: expected 'auto', 'fp32', 'bf16' or 'int8'")
+        raise InputError(f"{said}: expected 'auto', 'fp32', 'bf16', 'fp16' or 'int8'")
     if name == "int8" and float_weights:
         raise InputError(
             f"{said}: only from_pretrained can load such a model, and it cannot be trained"
         )
+    if device is None:
+        return name
     if name == "int8" and not (device.type == "cpu" and has_int8()):
         raise InputError(f"{said} needs an x86 CPU with AVX2")
-    if name != "auto" or device.type == "cpu":
-        return name
-    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16" if bf16 else "fp32"
+    if name == "fp16" and device.type == "cpu":
+        raise InputError(f"{said} needs a GPU")
+    return gpu_precision(device) if name == "auto" and device.type != "cpu" else name
+
+
+def gpu_precision(device: torch.device) -> Computed:
+    """The fastest precision that a GPU probably has. This is by reading, not measured.
+
+    bfloat16 where the GPU has instructions for it; this is the rule of torch's
+    `is_bf16_supported(including_emulation=False)`, which asks only about the current GPU. Otherwise
+    float16 from compute capability 7.0 on, which brought tensor cores. Most GPUs of capability 6
+    compute float16 64 times more slowly than float32 (CUDA C++ Programming Guide, "Throughput of
+    Native Arithmetic Instructions").
+    """
+    if device.type != "cuda":
+        return "fp32"
+    capability = torch.cuda.get_device_capability(device)
+    if torch.version.hip or capability >= (8, 0):
+        return "bf16"
+    return "fp16" if capability >= (7, 0) else "fp32"
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Compute in a precision of `HALF` with float32 weights. Other precisions change nothing."""
+    return torch.autocast(device.type, HALF.get(precision, torch.bfloat16), precision in HALF)
 
 
 def has_int8() -> bool:

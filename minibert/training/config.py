@@ -77,9 +77,11 @@ class TrainingConfig:
     attention: Attention | None = setting(
         None, "How attention is computed: eager or sdpa; by default the faster one."
     )
-    # "bf16" is autocast: the weights stay float32.
+    # "bf16" and "fp16" are autocast: the weights stay float32.
     precision: Precision = setting(
-        "auto", "Numbers to compute with: fp32, bf16, or auto, which is the faster of them."
+        "auto",
+        "Numbers to compute with: fp32, bf16, fp16 (only on a GPU), or auto, which is the fastest "
+        "of them.",
     )
     device: str = setting(
         "auto",
@@ -109,7 +111,7 @@ class TrainingConfig:
         require(not isinstance(self.teachers, str), "teachers", "a tuple of strings")
         # These two raise for a wrong value. The device is chosen later.
         WindowSettings(self.max_length, self.doc_stride)
-        choose_precision(self.precision, torch.device("cpu"), float_weights=True)
+        choose_precision(self.precision, None, float_weights=True)
 
     @property
     def window_settings(self) -> WindowSettings:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..batches import Batch
 from ..engine import require_fit
 from ..errors import InputError, PretrainedError
-from ..fast.processor import Precision
+from ..fast.processor import Precision, autocast
 from ..hub import pinned
 from ..qa import BertForQuestionAnswering
 from ..tokenization import Tokenizer
@@ -54,8 +54,7 @@ def soft_targets(
     of their logits. If a window lacks the answer, the target is only the label, [CLS], because
     teachers that were trained only on answerable questions would point to some answer there.
     """
-    device_type = batch.input_ids.device.type
-    with torch.autocast(device_type, torch.bfloat16, precision == "bf16"):
+    with autocast(batch.input_ids.device, precision):
         outs = [teacher(*batch[:3], output_hidden_states=False) for teacher in teachers]
     padding = batch.attention_mask == 0
     weight = (batch.start_positions > 0).float().unsqueeze(1) / 2  # (B, 1): 1/2, or 0 at [CLS]

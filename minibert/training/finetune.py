@@ -13,14 +13,12 @@ from functools import partial
 from itertools import chain
 from typing import NamedTuple
 
-import torch
-from torch import nn
-
 from ..answers import answers_of, null_odds
 from ..batches import collate, length_batches, split_batch
 from ..data.examples import Example, load_squad
 from ..data.negatives import make_negatives
 from ..errors import DataError, summary
+from ..fast.processor import autocast
 from ..features import Feature, prepare_features, prepare_train_features
 from ..hub import pinned
 from ..qa import BertForQuestionAnswering, soft_span_loss, span_loss
@@ -47,7 +45,7 @@ def train_step(job: Job, windows: Sequence[Feature]) -> StepResult:
     loss, finite = 0.0, True
     for part in split_batch(job.group.share(windows), config.max_tokens, job.pad_multiple):
         batch = collate(part, job.tokenizer.pad_id, job.pad_multiple).to(job.device)
-        with torch.autocast(job.device.type, torch.bfloat16, config.precision == "bf16"):
+        with autocast(job.device, config.precision):
             out = model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
         logits = (out.start_logits, out.end_logits)  # two of (B, T)
         if job.teachers:
@@ -57,16 +55,10 @@ def train_step(job: Job, windows: Sequence[Feature]) -> StepResult:
             labels = (batch.start_positions, batch.end_positions)
             part_loss = span_loss(*logits, *labels, batch.attention_mask)
         part_loss *= len(part) / len(windows)  # the gradients then add up to the whole batch's
-        part_loss.backward()  # type: ignore[no-untyped-call]
+        job.scaler.scale(part_loss).backward()  # type: ignore[no-untyped-call]
         loss += part_loss.item()
         finite = finite and bool((out.start_logits + out.end_logits).isfinite().all())
-    loss, finite = job.group.add_up(model, loss, finite)
-    grad_norm = nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm).item()
-    finite = finite and math.isfinite(loss) and math.isfinite(grad_norm)
-    if finite:
-        job.optimizer.step()
-    job.optimizer.zero_grad()
-    return StepResult(loss, grad_norm, finite)
+    return job.take_step(loss, finite)
 
 
 def train(

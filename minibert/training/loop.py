@@ -3,6 +3,7 @@
 The caller passes two functions. One takes a step, the other is called after each epoch.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -55,7 +56,9 @@ def train_epochs(
                     f"{run.last_checkpoint or 'none yet'}; examples: "
                     f"{', '.join(window.example_id for window in windows)}"
                 )
-            figures = {"loss": result.loss, "grad_norm": result.grad_norm}
+            figures = {"loss": result.loss}
+            if math.isfinite(result.grad_norm):  # otherwise `take_step` left this step out
+                figures["grad_norm"] = result.grad_norm
             run.log_step(epoch, len(windows), figures | {"learning_rate": learning_rate})
             run.save_if_due()
         run.save()  # before `end_of_epoch`: a folder with a model must also have a checkpoint

@@ -21,6 +21,7 @@ from ..data.examples import Example, load_squad
 from ..engine import require_fit
 from ..errors import DataError, InputError, PretrainedError
 from ..families import FAMILIES
+from ..fast.processor import autocast
 from ..features import Feature, prepare_train_features
 from ..files import complete_files
 from ..hub import pinned
@@ -117,19 +118,13 @@ def masked_lm_step(job: Job, windows: Sequence[Feature], seed: int) -> StepResul
     for rows in passes if len(share) else ():  # a process may have no share of a small batch
         shown = (ids[rows], batch.attention_mask[rows], batch.token_type_ids[rows], chosen[rows])
         targets = batch.input_ids[rows][chosen[rows]].to(job.device)
-        with torch.autocast(job.device.type, torch.bfloat16, config.precision == "bf16"):
+        with autocast(job.device, config.precision):
             logits = model(*(tensor.to(job.device) for tensor in shown))  # (K, V)
         part_loss = F.cross_entropy(logits.float(), targets, reduction="sum") / count
-        part_loss.backward()  # type: ignore[no-untyped-call]
+        job.scaler.scale(part_loss).backward()  # type: ignore[no-untyped-call]
         loss += part_loss.item()
         finite = finite and bool(logits.isfinite().all())
-    loss, finite = job.group.add_up(model, loss, finite)
-    grad_norm = nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm).item()
-    finite = finite and math.isfinite(loss) and math.isfinite(grad_norm)
-    if finite:
-        job.optimizer.step()
-    job.optimizer.zero_grad()
-    return StepResult(loss, grad_norm, finite)
+    return job.take_step(loss, finite)
 
 
 def adapt(config: TrainingConfig, resume: bool = False, allow_other_machine: bool = False) -> None:

@@ -156,6 +156,7 @@ class Run:
         load_tensors(self.job, tensors)
         self.step, self.epochs_done = state["step"], state["epochs_done"]
         self.metrics, self.log_size = state["metrics"], state["log_size"]
+        self.job.scaler.load_state_dict(state.get("loss_scale", {}))  # older runs have no such key
 
     def write_text(self, name: str, text: str) -> None:
         with complete_files(self.folder) as draft:
@@ -229,6 +230,7 @@ class Run:
             "epochs_done": self.epochs_done,
             "log_size": Path(self.log.name).stat().st_size,
             "metrics": self.metrics,
+            "loss_scale": self.job.scaler.state_dict(),  # empty if the precision is not float16
         }
         keep = self.job.config.keep_checkpoints
         self.last_checkpoint = write_checkpoint(self.folder, self.step, tensors, state, keep)
