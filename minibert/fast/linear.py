@@ -101,7 +101,7 @@ class FusedLayer(EncoderLayer):
         shapes = [(len(list(same)), length) for length, same in groupby(lengths)]
         groups = self.project(x).split_with_sizes([count * length for count, length in shapes])
         mixed = [
-            self.mix(group.unflatten(0, shape))[0].flatten(0, 1)  # (B * T, 3H) -> (B * T, H)
+            self.mix(group.view(*shape, -1))[0].flatten(0, 1)  # (B, T, 3H) -> (B * T, H)
             for group, shape in zip(groups, shapes, strict=True)
         ]
         return self.finish(torch.cat(mixed), x)

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from ..model import EncoderLayer
 from ..qa import BertForQuestionAnswering
-from .linear import FusedLayer
+from .linear import FusedLayer, fuse
+from .processor import HALF, Computed, device_errors
 from .unpadded import replace_layers
 
 # How many numbers a thread's widest tensor has. It is read five times, so it must fit the cache.
@@ -142,3 +143,18 @@ def quantize(model: BertForQuestionAnswering) -> None:
     norms = [embeddings.norm if embeddings.project is None else None]
     norms += [layer.feed_forward_norm for layer in layers[:-1]]
     replace_layers(model, list(map(QuantizedLayer, layers, norms)), unpadded=True)
+
+
+def prepare_for_reading(
+    model: BertForQuestionAnswering, precision: Computed, device: torch.device
+) -> None:
+    """Move a model to a device, in a precision; on a CPU, give it faster layers.
+
+    Raises `InputError` if the device cannot hold the model.
+    """
+    with device_errors(device):
+        model.to(device, HALF.get(precision, torch.float32))
+    if precision == "int8":
+        quantize(model)
+    elif device.type == "cpu":
+        fuse(model)
