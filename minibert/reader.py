@@ -21,18 +21,9 @@ from .data.examples import Example, validated_example
 from .engine import Engine, OnBatch, OnProgress, ignore
 from .errors import InputError, PretrainedError
 from .explain.explanation import Explanation, explain
-from .fast.linear import fuse
 from .fast.probe import fastest_precision
-from .fast.processor import (
-    HALF,
-    VARIABLE,
-    Precision,
-    choose_device,
-    choose_precision,
-    device_errors,
-    faster_attention,
-)
-from .fast.quantized import quantize
+from .fast.processor import VARIABLE, Precision, choose_device, choose_precision, faster_attention
+from .fast.quantized import prepare_for_reading
 from .files import complete_files
 from .hub import pinned
 from .passages import PassageAnswer, best_of
@@ -112,12 +103,7 @@ class QuestionAnswerer(Engine):
                 reason = "the fastest here"
         attention = attention or faster_attention(computed, chosen)
         model = BertForQuestionAnswering.from_pretrained(source, attention, revision=revision)
-        with device_errors(chosen):
-            model.to(chosen, HALF.get(computed, torch.float32))
-        if computed == "int8":
-            quantize(model)
-        elif chosen.type == "cpu":
-            fuse(model)
+        prepare_for_reading(model, computed, chosen)
         if tokenizer is None:
             tokenizer = Tokenizer.from_pretrained(source, revision)
         elif not isinstance(tokenizer, Tokenizer):

@@ -77,20 +77,21 @@ def test_a_fused_model_is_as_exact_as_the_plain_one(attention, dtype):
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_windows_without_their_padding_are_read_as_with_it(attention):
     """Windows of any length, also of length 0. States of padding are 0. In float32 only the order
-    of a sum differs."""
+    of a sum differs. Windows of one length that follow each other have their attention together."""
     torch.manual_seed(0)
     plain = BertForQuestionAnswering(CONFIG, attention).eval()
     fused = copy.deepcopy(plain)
     fuse(fused)
     assert isinstance(fused.bert, UnpaddedBert)
-    read = []
-    fused.bert.layers[0].read_unpadded = lambda x, lengths: (
-        read.append((len(x), lengths)) or FusedLayer.read_unpadded(fused.bert.layers[0], x, lengths)
+    layer, read, attended = fused.bert.layers[0], [], []
+    layer.read_unpadded = lambda x, lengths: (
+        read.append((len(x), lengths)) or FusedLayer.read_unpadded(layer, x, lengths)
     )
-    ids = torch.randint(0, 100, (6, 50))
-    lengths = torch.tensor([50, 1, 0, 17, 49, 2])
+    layer.mix = lambda x: attended.append(tuple(x.shape[:2])) or FusedLayer.mix(layer, x)
+    ids = torch.randint(0, 100, (7, 50))
+    lengths = torch.tensor([50, 1, 0, 17, 17, 49, 2])
     mask = (torch.arange(50) < lengths[:, None]).long()
-    for segments in (None, torch.randint(0, 2, (6, 50))):
+    for segments in (None, torch.randint(0, 2, (7, 50))):
         for states in (True, False):
             a, b = (
                 model(ids, mask, segments, output_hidden_states=states) for model in (plain, fused)
@@ -99,7 +100,9 @@ def test_windows_without_their_padding_are_read_as_with_it(attention):
             for x, y in zip(a.hidden_states, b.hidden_states, strict=True):
                 torch.testing.assert_close(y[mask == 1], x[mask == 1], rtol=1e-5, atol=1e-5)
             assert not b.hidden_states[-1][mask == 0].any()
-    assert read == [(128, [50, 1, 17, 49, 2, 9])] * 4  # 119 tokens, filled up to a multiple of 16
+    # 136 tokens, filled up to a multiple of 16
+    assert read == [(144, [50, 1, 17, 17, 49, 2, 8])] * 4
+    assert attended == [(1, 50), (1, 1), (2, 17), (1, 49), (1, 2), (1, 8)] * 4
 
 
 @torch.inference_mode()

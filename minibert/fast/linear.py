@@ -9,6 +9,7 @@ but they need no compiler. They have no gradient.
 """
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any, Literal
 
 import torch
@@ -96,8 +97,14 @@ class FusedLayer(EncoderLayer):
     def read_unpadded(self, x: Tensor, lengths: list[int]) -> Tensor:
         """(n, H) -> (n, H): windows of these lengths, one after another."""
         self.refresh()
-        windows = self.project(x).split_with_sizes(lengths)  # each (T, 3H)
-        return self.finish(torch.cat([self.mix(window[None])[0][0] for window in windows]), x)
+        # windows of one length that follow each other have their attention together
+        shapes = [(len(list(same)), length) for length, same in groupby(lengths)]
+        groups = self.project(x).split_with_sizes([count * length for count, length in shapes])
+        mixed = [
+            self.mix(group.view(*shape, -1))[0].flatten(0, 1)  # (B, T, 3H) -> (B * T, H)
+            for group, shape in zip(groups, shapes, strict=True)
+        ]
+        return self.finish(torch.cat(mixed), x)
 
     def mix(self, projected: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Attention from queries, keys and values (B, T, 3H): see `SelfAttention.mix`."""

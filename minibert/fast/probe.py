@@ -3,37 +3,39 @@
 Some processors have instructions for bfloat16 and are slower with them than in float32.
 """
 
-import copy
 import json
 import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import platformdirs
 import torch
+from torch import nn
 
 from ..config import BertConfig
 from ..errors import InputError
 from ..files import complete_files
 from ..model import EncoderLayer
 from ..pretrained import SkipInit
-from .linear import FusedLayer, supported
-from .processor import Computed, device_name, faster_attention, has_int8, processor_has
-from .quantized import QuantizedLayer, largest_weight
+from ..qa import BertForQuestionAnswering
+from .linear import supported
+from .processor import Computed, autocast, device_name, faster_attention, has_int8, processor_has
+from .quantized import largest_weight, prepare_for_reading
 from .threads import compute_alone
 
 # By how much F1 of the bundled model on SQuAD v1.1 dev is lower than in float32, for each kernel
 # (minibert/bench/README.md). Weights have 7 bits where `largest_weight` says so.
 COST = {"fp32": 0.0, "bf16": -0.05, "int8": -0.06, "int8 with 7 bits": 0.06}
 HIGHEST_COST = 0.1  # of a precision that nobody asked for
-# A precision must be this much faster than a more exact one: less is within the noise.
-CLEARLY = 1.03
-TURNS = 3
-TOKENS = 96  # in the window that is read
+# A precision that `candidates` names later must be this much faster: less is within the noise.
+CLEARLY = 1.05
+TURNS = 5
+TOKENS = 128  # in the window that is read
 BATCH = 4  # windows of a training step
 
 Work = Callable[[], object]
@@ -62,19 +64,23 @@ def fastest_precision(config: BertConfig, training: bool = False) -> Computed:
 
 
 def candidates(training: bool = False) -> list[Computed]:
-    """The precisions that may be chosen on this CPU, the most exact one first."""
+    """The precisions that may be chosen on this CPU. If two are equally fast, the first is chosen.
+
+    float32 is the most exact one. 8-bit integers come before bfloat16: they need less memory, and
+    they gain more when several threads share a pass.
+    """
     names: list[Computed] = ["fp32"]
-    if supported(torch.bfloat16) and processor_has("avx512_bf16", "amx_bf16"):
-        names.append("bf16")  # elsewhere it is emulated, and slow
     if has_int8() and not training:
         kernel = "int8" if largest_weight() == 127 else "int8 with 7 bits"
         if COST[kernel] <= HIGHEST_COST:
             names.append("int8")
+    if supported(torch.bfloat16) and processor_has("avx512_bf16", "amx_bf16"):
+        names.append("bf16")  # elsewhere it is emulated, and slow
     return names
 
 
 def fastest(seconds: Mapping[Computed, float]) -> Computed:
-    """The precision with the least time. A more exact one has priority unless it is clearly slower.
+    """The precision with the least time. An earlier one has priority unless it is clearly slower.
 
     >>> fastest({"fp32": 1.00, "bf16": 0.99, "int8": 0.5})
     'int8'
@@ -108,43 +114,44 @@ def core_seconds(prepare: Callable[[], Mapping[Computed, Work]]) -> dict[Compute
 
 
 def work_of(config: BertConfig, names: list[Computed], training: bool) -> dict[Computed, Work]:
-    """What is measured for each precision: a layer reads one window, or a layer is trained.
+    """What is measured for each precision: a layer reads one window, or a layer is trained."""
+    return {
+        name: training_step(config, name) if training else reading(config, name) for name in names
+    }
 
-    All weights and inputs are constant, because the time does not depend on the numbers.
-    """
+
+def reading(config: BertConfig, name: Computed) -> Work:
+    """A model with one layer reads one window."""
+    device = torch.device("cpu")
+    small = replace(config, num_hidden_layers=1, vocab_size=config.pad_token_id + 1)
     with torch.device("meta"), SkipInit():
-        layer = EncoderLayer(config, "eager" if training else "sdpa")
-    weights = {name: torch.full(t.shape, 0.01) for name, t in layer.state_dict().items()}
-    layer.load_state_dict(weights, assign=True)
-    layer.eval()  # without dropout, which takes the same time in every precision
-    work = training_step if training else reading
-    return {name: work(layer, name, config.hidden_size) for name in names}
+        model = BertForQuestionAnswering(small, faster_attention(name, device))
+    constant(model)
+    prepare_for_reading(model, name, device)
+    ids = torch.full((1, min(TOKENS, config.max_length)), config.pad_token_id)
+    return torch.inference_mode()(partial(model, ids, None, torch.zeros_like(ids)))
 
 
-def reading(layer: EncoderLayer, name: Computed, width: int) -> Work:
-    """A layer reads one window."""
-    x = torch.ones(TOKENS, width)
-    if name == "int8":
-        fast: FusedLayer = QuantizedLayer(layer, layer.feed_forward_norm)
-    elif name == "bf16":
-        layer, x = copy.deepcopy(layer).bfloat16(), x.bfloat16()
-        layer.attention.attention = faster_attention(name, torch.device("cpu"))
-        fast = FusedLayer(layer)
-    else:
-        fast = FusedLayer(layer)
-    return torch.inference_mode()(partial(fast.read_unpadded, x, [TOKENS]))
-
-
-def training_step(layer: EncoderLayer, name: Computed, width: int) -> Work:
+def training_step(config: BertConfig, name: Computed) -> Work:
     """A layer's output for a batch of windows, and its gradients. Autocast computes in bfloat16."""
-    x = torch.ones(BATCH, TOKENS, width)
+    with torch.device("meta"), SkipInit():
+        layer = EncoderLayer(config, "eager")
+    constant(layer)
+    x = torch.ones(BATCH, TOKENS, config.hidden_size)
 
     def step() -> None:
-        with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16, name == "bf16"):
+        with torch.enable_grad(), autocast(torch.device("cpu"), name):
             output, _ = layer(x, None)
             output.float().sum().backward()
 
     return step
+
+
+def constant(module: nn.Module) -> None:
+    """Give a module constant weights, because the time does not depend on the numbers."""
+    weights = {name: torch.full(t.shape, 0.01) for name, t in module.state_dict().items()}
+    module.load_state_dict(weights, assign=True)
+    module.eval()  # without dropout, which takes the same time in every precision
 
 
 # --- The cache: a JSON file. Without it everything works, and each process measures again.

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from ..model import EncoderLayer
 from ..qa import BertForQuestionAnswering
-from .linear import FusedLayer
+from .linear import FusedLayer, fuse
+from .processor import HALF, Computed, device_errors
 from .unpadded import replace_layers
 
 # How many numbers a thread's widest tensor has. It is read five times, so it must fit the cache.
@@ -76,7 +77,9 @@ class QuantizedLinear:
         if self.least_step is None:
             step = torch.maximum(step, x.amin(-1, keepdim=True) / -self.zero)
         step.clamp_(min=self.least_step or NEAR_ZERO)
-        stored = torch.addcmul(self.begin, x, step.reciprocal()).to(torch.uint8)  # rounds down
+        shifted = torch.addcmul(self.begin, x, step.reciprocal())
+        # Both casts together take a quarter of the time of one cast to uint8. They round down.
+        stored = shifted.to(torch.int16).to(torch.uint8)
         mapped = product(stored, self.zero, self.weight, self.scale, self.zeros)
         torch.addcmul(self.bias, mapped, step, out=out)
 
@@ -140,3 +143,18 @@ def quantize(model: BertForQuestionAnswering) -> None:
     norms = [embeddings.norm if embeddings.project is None else None]
     norms += [layer.feed_forward_norm for layer in layers[:-1]]
     replace_layers(model, list(map(QuantizedLayer, layers, norms)), unpadded=True)
+
+
+def prepare_for_reading(
+    model: BertForQuestionAnswering, precision: Computed, device: torch.device
+) -> None:
+    """Move a model to a device, in a precision; on a CPU, give it faster layers.
+
+    Raises `InputError` if the device cannot hold the model.
+    """
+    with device_errors(device):
+        model.to(device, HALF.get(precision, torch.float32))
+    if precision == "int8":
+        quantize(model)
+    elif device.type == "cpu":
+        fuse(model)
