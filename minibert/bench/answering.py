@@ -298,7 +298,7 @@ def bench_answer(
 def figures_of(
     asked: Sequence[Example], flops: float, name: str, spent: Sequence[Turn]
 ) -> dict[str, Any]:
-    """An engine's figures for the questions; `flops` are those of one turn."""
+    """An engine's figures for the questions. `flops` is the arithmetic of one turn."""
     forward = statistics.median(turn.result.forward_seconds for turn in spent)
     return {
         "questions_per_second": len(asked) / median_seconds(spent),
@@ -370,9 +370,10 @@ def works(work: Work, names: Iterable[str], questions: int) -> dict[tuple[str, s
 
 
 def affordable(few: int, spent: Sequence[float], seconds: float) -> int:
-    """How many questions fit into a turn of this length, if `few` of them took `spent` seconds.
+    """How many questions can be asked in a turn of this length.
 
-    `spent` has the seconds of each engine. Between two engines there is a pause.
+    `spent` has the seconds that each engine needed for `few` questions. Between two engines there
+    is a pause.
 
     >>> affordable(20, [1.0, 3.0], 100 + 2 * PAUSE)
     500
