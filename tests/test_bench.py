@@ -129,7 +129,7 @@ def test_bench_answer(monkeypatch, transformers, tiny):
     stay_in_this_process(monkeypatch)
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "ALL")
     few_engines(monkeypatch, "minibert", "transformers")
-    report = answering.bench_answer(str(tiny), NOTES, turns=2, questions=5)
+    report = answering.bench_answer(str(tiny), NOTES, turns=2, device="cpu", questions=5)
     for memory in turns.MEMORY:
         engines = report[memory]["engines"]
         for figures in engines.values():
@@ -166,10 +166,10 @@ def test_bench_answer_keeps_its_time(monkeypatch, tiny):
     few_engines(monkeypatch, "minibert")
     monkeypatch.setattr(turns, "matmul_peak", lambda *_: 1e9)
     monkeypatch.setattr(answering, "FEWEST", 2)
-    report = answering.bench_answer(str(tiny), NOTES, turns=1, minutes=0)
+    report = answering.bench_answer(str(tiny), NOTES, turns=1, minutes=0, device="cpu")
     assert report["questions"] == 2
     monkeypatch.setattr(answering, "MOST", 6)
-    report = answering.bench_answer(str(tiny), NOTES, turns=1, minutes=60)
+    report = answering.bench_answer(str(tiny), NOTES, turns=1, minutes=60, device="cpu")
     assert report["questions"] == 6
 
 

@@ -540,6 +540,10 @@ def test_no_option_is_dropped_in_silence(outcome, base):
     ("arguments", "message"),
     [
         (("answer", "--input", "q", "--json"), "--input excludes --json: "),
+        (
+            ("bench", "answer", "--data", "d", "--questions", 3, "--minutes", 1),
+            "--questions excludes --minutes: ",
+        ),
         (("answer", "--input", "q", "--resume"), "--resume needs --output"),
         (("answer", *ASK, "--context", "c", "--output", "o"), "--output needs --input"),
         (("answer", *ASK, "--passages", "p", "--text-score"), "--passages excludes --text-score: "),

@@ -17,6 +17,7 @@ import pytest
 from test_cli import run as run_command  # the fixture
 
 from minibert import DataError, Example, GoldAnswer, load_squad
+from minibert.data.formats import read_table
 from minibert.data.rows import cell_value
 
 run = run_command
@@ -425,3 +426,24 @@ def test_a_zero_character_is_text(tmp_path):
     row = {"question": "\0?", "context": "\0Ada\0", "answer": "Ada"}
     path.write_text(json.dumps(row), encoding="utf-8")
     assert load_squad(path)[0].answers == (GoldAnswer("Ada", 1),)
+
+
+def test_a_table_is_read_row_by_row():
+    """Cells may be long, and the limit that `csv` has for the whole process stays as it was."""
+    limit, read = csv.field_size_limit(), []
+
+    def lines():
+        for line in (
+            "question,context\n",
+            f"Who?,{'Ada ' * 50_000}\n",
+            'Who?,"Ada\n',
+            'lit it."\n',
+        ):
+            read.append(line)
+            yield line
+
+    columns, rows = read_table(lines(), ",")
+    assert columns == ["question", "context"] and len(read) == 1
+    assert next(rows) == {"question": "Who?", "context": "Ada " * 50_000} and len(read) == 2
+    assert csv.field_size_limit() == limit
+    assert list(rows) == [{"question": "Who?", "context": "Ada\nlit it."}]

@@ -240,7 +240,7 @@ def bench_answer(
     data: str,
     turns: int = 5,
     minutes: float = 10.0,
-    device: str = "cpu",
+    device: str = "auto",
     questions: int | None = None,
 ) -> dict[str, Any]:
     """Answer a sample of a SQuAD set with every engine, in `turns` alternating turns.

@@ -54,7 +54,7 @@ def answer(
     questions: int | None = Option(
         None, min=1, help="How many questions.", show_default="as many as --minutes allow"
     ),
-    device: str = Option("cpu", help="Where to compute: cpu, or a GPU as cuda or cuda:1."),
+    device: str = READER["device"],
     output: Path | None = REPORT,
 ) -> None:
     """Measure the speed and quality of answers.

@@ -79,6 +79,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
         excludes("--tune-threshold", "--null-threshold", "it chooses the threshold itself"),
     ),
     "calibrate": (split_needs_a_folder,),
+    "bench answer": (excludes("--questions", "--minutes", "it says how many there are"),),
 }
 
 # The old names of options. They still work, but no help shows them.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..data.examples import Example, validated_example
-from ..data.formats import DELIMITERS, decoded, table_delimiter
+from ..data.formats import DELIMITERS, decoded, read_table, table_delimiter
 from ..data.rows import field_name
 from ..engine import OnBatch
 from ..errors import InputError, Interrupted
@@ -83,11 +83,10 @@ def delimiter_of(header: bytes, source: str) -> str | None:
     return delimiter
 
 
-def column_names(header: str, delimiter: str) -> list[str]:
-    """The cells of a header. The columns that we read may be written in capitals."""
-    names = next(csv.reader([header], delimiter=delimiter), [])
-    ours = ("question", "context")
-    return [field_name(name) if field_name(name) in ours else name.strip() for name in names]
+def column_name(name: str) -> str:
+    """A column that we read may be written in capitals. Other names stay as they are."""
+    plain = field_name(name)
+    return plain if plain in ("question", "context") else name.strip()
 
 
 def json_rows(lines: Iterable[bytes], source: str) -> Rows:
@@ -103,14 +102,17 @@ def json_rows(lines: Iterable[bytes], source: str) -> Rows:
 
 
 def table_rows(lines: Iterator[bytes], delimiter: str, source: str) -> Rows:
-    csv.field_size_limit(2**31 - 1)  # process-wide; its default is 131,072
+    def read() -> Iterator[str]:
+        yield decoded(next(lines), "utf-8-sig")
+        yield from map(decoded, lines)
+
     try:
-        names = column_names(decoded(next(lines), "utf-8-sig").strip(), delimiter)
-    except ValueError as error:
+        columns, rows = read_table(read(), delimiter)
+    except (ValueError, csv.Error) as error:
         raise InputError(f"{source}: not readable as a table: {error}") from error
+    names = list(map(column_name, columns))
     if len(set(names)) < len(names):
         raise InputError(f"{source}: the header has a column twice")
-    rows = csv.DictReader(map(decoded, lines), names, restval="", delimiter=delimiter, strict=True)
     number = 0
     while True:
         number += 1
@@ -123,6 +125,8 @@ def table_rows(lines: Iterator[bytes], delimiter: str, source: str) -> Rows:
             return
         if None in row:
             raise InputError(f"{place}: more fields than the header has")
+        cells = (row[column] or "" for column in columns)  # "" for cells that are missing
+        row = dict(zip(names, cells, strict=True))
         yield place, json.dumps(row, ensure_ascii=False), row
 
 

@@ -12,6 +12,7 @@ import sys
 import zlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -167,7 +168,10 @@ def _from_file(path: Path) -> Iterable[Any]:
         if suffix not in SUFFIXES and delimiter:
             suffix = ".csv"
         if suffix in DELIMITERS:
-            return _table_rows(text, delimiter or DELIMITERS[suffix], name)
+            lines = io.StringIO(text, newline="")
+            columns, rows = read_table(lines, delimiter or DELIMITERS[suffix])
+            _require_once(columns, name)
+            return list(rows)
         return _json_lines(text) if suffix in JSON_LINES else _json_items(text)
     except (OSError, EOFError, zlib.error, csv.Error, ValueError, RecursionError) as error:
         kind = suffix[1:] if suffix in (*DELIMITERS, *JSON_LINES, ".parquet") else "JSON"
@@ -212,13 +216,35 @@ def _parquet_rows(raw: bytes, name: str) -> Iterable[Any]:
     return rows
 
 
-def _table_rows(text: str, delimiter: str, name: str) -> list[dict[Any, Any]]:
-    limit = csv.field_size_limit(len(text) + 1)  # process-wide; its default is 131,072
+def read_table(
+    lines: Iterable[str], delimiter: str
+) -> tuple[list[str], Iterator[dict[str | Any, str | Any]]]:
+    """The names in the header of a table, and its rows, which are read when they are needed.
+
+    Missing cells at the end of a row are None. More cells than the header has are a list under the
+    key None. Both parts raise `csv.Error`, and the errors of `lines`.
+    """
+    reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
+
+    def rows() -> Iterator[dict[str | Any, str | Any]]:
+        while True:
+            with _long_cells():
+                row = next(reader, None)
+            if row is None:
+                return
+            yield row
+
+    with _long_cells():
+        columns = list(reader.fieldnames or ())
+    return columns, rows()
+
+
+@contextmanager
+def _long_cells() -> Iterator[None]:
+    """Let a cell have any length. The limit of `csv` (131,072) holds for the whole process."""
+    limit = csv.field_size_limit(2**31 - 1)
     try:
-        file = io.StringIO(text, newline="")
-        reader = csv.DictReader(file, delimiter=delimiter, strict=True)
-        _require_once(reader.fieldnames or (), name)
-        return list(reader)
+        yield
     finally:
         csv.field_size_limit(limit)
 
