@@ -533,13 +533,14 @@ def test_the_other_numbers(show, explanation):
 def test_the_keyboard_alone(show, explanation):
     """Tab reaches every control. Enter and the arrow keys do what the pointer does."""
     page = show(explanation).page
-    reached = []
+    reached, texts = [], []
     for _ in range(250):
         page.keyboard.press("Tab")
         name = page.evaluate("document.activeElement.id || document.activeElement.textContent")
         if reached and name == reached[0]:
             break
         reached.append(name)
+        texts.append(page.evaluate("document.activeElement.textContent"))
         if name.startswith("2"):  # the second answer
             page.keyboard.press("Enter")
             assert chosen_text(page) == explanation.answers[1].answer
@@ -559,7 +560,7 @@ def test_the_keyboard_alone(show, explanation):
             page.keyboard.press("Enter")
             page.locator("#piece-table").wait_for(state="visible")  # the browser needs a moment
     buttons = page.locator("main button:visible").all_text_contents()
-    assert set(buttons) <= set(reached) and {"passage", "bars", "grid", "shares"} <= set(reached)
+    assert set(buttons) <= set(texts) and {"passage", "bars", "grid", "shares"} <= set(reached)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -675,8 +676,9 @@ def test_a_long_passage_prints_without_overlap(show, qa, field_notes):
         assert bottom <= top
     passage = "document.getElementById('passage')"
     assert page.evaluate(f"{passage}.scrollHeight <= {passage}.clientHeight + 1")
+    height = page.evaluate("document.documentElement.scrollHeight")
     pages = len(re.findall(rb"/Type\s*/Page\b", page.pdf(format="A4")))
-    assert 4 <= pages <= 12
+    assert 4 <= pages <= height / 1000 + 3  # a page is about 1,000 high, and few have empty space
 
 
 def test_a_table_wider_than_the_screen_says_so(show, explanation):
