@@ -2,14 +2,16 @@
 
 import base64
 import hashlib
+import html
 import json
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent.parent / "web"
 # In this order, because each file uses names of the files before it.
-SCRIPTS = ("draw.js", "page.js", "views.js", "ask.js")
+SCRIPTS = ("draw.js", "page.js", "views.js", "pieces.js", "grid.js", "ask.js")
 
 
 def asset(name: str) -> str:
@@ -24,7 +26,10 @@ def to_json(data: Any) -> str:
 
 
 def page(data: Mapping[str, Any]) -> str:
-    """`Explanation.to_dict()` -> the page. Its own security policy forbids every request."""
+    """`Explanation.to_dict()` -> the page. Its own security policy forbids every request.
+
+    The page also says on which day it was written.
+    """
     style, scripts = asset("page.css"), [asset(name) for name in SCRIPTS]
     policy = (
         f"default-src 'none'; style-src {source(style)}; "
@@ -35,13 +40,22 @@ def page(data: Mapping[str, Any]) -> str:
         policy=f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
         style=f"<style>{style}</style>",
         script="\n".join(f"<script>{script}</script>" for script in scripts),
-        data=to_json(data),
+        data=to_json({**data, "day": date.today().isoformat()}),
+        plain=plain(data),
     )
 
 
-def fill(policy: str, style: str, script: str, data: str) -> str:
-    """`page.html` with its four placeholders filled."""
-    parts = {"policy": policy, "style": style, "script": script, "data": data}
+def plain(data: Mapping[str, Any]) -> str:
+    """Question and answer as HTML, for a browser that runs no scripts."""
+    best = data["answers"][0]
+    score = "more than 99.9" if best["score"] > 0.9995 else f"{100 * best['score']:.1f}"
+    question, answer = (html.escape(t) for t in (data["question"], best["answer"] or "no answer"))
+    return f"{question}<br><b>{answer}</b> ({score} %)<br>"
+
+
+def fill(policy: str, style: str, script: str, data: str, plain: str = "") -> str:
+    """`page.html` with its five placeholders filled."""
+    parts = {"policy": policy, "style": style, "script": script, "data": data, "plain": plain}
     # The template is split once. With one replacement after another, text in the data that looks
     # like a placeholder would be replaced too.
     head, *rest = asset("page.html").split("<!-- put: ")
