@@ -9,20 +9,20 @@
 //         plain    true: compute without WebAssembly (default false)
 //         source   the text of the workers' program (default `workerSource()`)
 //         workers  how many (default `defaultWorkers(weights)`)
-//     A "feature" is one window: any object with input_ids and token_type_ids, two arrays (T,).
+//     A "feature" is one window: any object with inputIds and tokenTypeIds, two arrays (T,).
 //     await engine.read(features, onProgress, signal) -> [layer][window] -> {start, end}
 //         start and end are Float32Arrays (T,): the logits that S and E give after each layer.
 //         Layer 0 is the embeddings. This is what `layer_logits` in explanation.py returns.
 //         onProgress(windows read, all windows) is called first with 0 and after each window.
 //         After `signal` (of an AbortController) no further window starts, and the promise fails
 //         with the signal's reason.
-//     await engine.attention(feature, layer, head) -> Float32Array (T * T), both counted from 0
-//         Row t says how much token t reads of each token. Each row sums to 1.
+//     await engine.attentions(feature, rows) -> [layer][head] -> Float32Array (R * T)
+//         rows are R positions of tokens. Row r says how much this token reads of each token, and
+//         sums to 1. Layer 0 is the first layer.
 //     await engine.hiddenStates(feature) -> [layer] -> Float32Array (T * H), layer 0: embeddings
-//     await engine.embeddingParts(feature, token)
-//         -> {word, position, segment, sum, embedding}: Float32Arrays. segment is null for
-//         DistilBERT. sum is word + position + segment. embedding is after LayerNorm (and, for
-//         ELECTRA, after the projection).
+//     await engine.embeddingParts(feature) -> {word, segment, position}: Float32Array (T * width)
+//         The vectors that are added for each token; their sum is then normalised. segment is null
+//         for DistilBERT. width is engine.config.embedding_size, or hidden_size if that is null.
 //     engine.config    the sizes of the model, under BERT's names (hidden_size, ...)
 //     engine.kernel    "WebAssembly" or "JavaScript": what computes the products
 //     engine.workers   how many workers there are
@@ -84,7 +84,7 @@ async function startEngine({config, weights, plain = false, source = workerSourc
 
 /** The engine's methods. `work(signal, name, ...values)` lets a free worker do something. */
 function methods(work) {
-  const inputs = (feature) => [feature.input_ids, feature.token_type_ids];
+  const inputs = (feature) => [feature.inputIds, feature.tokenTypeIds];
   return {
     async read(features, onProgress = () => {}, signal = undefined) {
       let done = 0;
@@ -97,21 +97,25 @@ function methods(work) {
       return windows[0].startLogits.map((_, layer) => windows.map(
         ({startLogits, endLogits}) => ({start: startLogits[layer], end: endLogits[layer]})));
     },
-    async attention(feature, layer, head) {
-      const options = {attention: {layer, head}};
-      return (await work(undefined, "forward", ...inputs(feature), options)).attention;
+    async attentions(feature, attentionRows) {
+      const options = {attentionRows};
+      return (await work(undefined, "forward", ...inputs(feature), options)).attentions;
     },
     async hiddenStates(feature) {
       const options = {hiddenStates: true};
       return (await work(undefined, "forward", ...inputs(feature), options)).hiddenStates;
     },
-    embeddingParts(feature, token) {
-      return work(undefined, "embeddingParts", ...inputs(feature), token);
+    embeddingParts(feature) {
+      return work(undefined, "embeddingParts", ...inputs(feature));
     },
   };
 }
 
-/** A new worker: `call(name, ...values)` -> the promise of what its function `name` returns. */
+/**
+ * A new worker with what it can do (see `CALLS` and `answerCalls`): `call(name, ...values)` -> the
+ * promise of the result. `follow(name, values, onProgress, signal)` does the same, and
+ * `onProgress` gets what the function tells on its way. After `signal`, the promise fails at once.
+ */
 function caller(address) {
   const worker = new Worker(address), calls = new Map();
   const fail = (error) => {
@@ -119,8 +123,10 @@ function caller(address) {
     calls.clear();
   };
   let number = 0;
-  worker.onmessage = ({data: {id, result, error}}) => {
-    const {resolve, reject} = calls.get(id);
+  worker.onmessage = ({data: {id, result, error, progress}}) => {
+    if (!calls.has(id)) return;  // it was cancelled
+    const {resolve, reject, onProgress} = calls.get(id);
+    if (progress) return onProgress(...progress);
     calls.delete(id);
     if (error) reject(new Error(error));
     else resolve(result);
@@ -129,11 +135,18 @@ function caller(address) {
     event.preventDefault();
     fail(new Error(`The browser could not start the model: ${event.message || "no worker"}.`));
   };
+  const follow = (name, values, onProgress, signal) => new Promise((resolve, reject) => {
+    const id = ++number;
+    calls.set(id, {resolve, reject, onProgress});
+    worker.postMessage({id, name, values});
+    signal?.addEventListener("abort", () => {
+      if (calls.delete(id)) worker.postMessage({cancel: id});
+      reject(signal.reason);
+    });
+  });
   return {
-    call: (name, ...values) => new Promise((resolve, reject) => {
-      calls.set(++number, {resolve, reject});
-      worker.postMessage({id: number, name, values});
-    }),
+    follow,
+    call: (name, ...values) => follow(name, values, () => {}),
     stop() {
       worker.terminate();
       fail(new Error("The model was replaced."));
@@ -143,21 +156,33 @@ function caller(address) {
 
 // --- in the worker
 
-if (typeof document === "undefined") {
-  let model;
-  const answers = {
-    load(config, weights, plain) {
-      model = makeBert(config, readSafetensors(weights), plain);
-      return {config: model.config, kernel: model.kernel};
-    },
-    forward: (...values) => model.forward(...values),
-    embeddingParts: (...values) => model.embeddingParts(...values),
-  };
-  onmessage = ({data: {id, name, values}}) => {
+let model;
+
+/** What a page or a worker can call: name -> function of the values, and of {onProgress, signal}. */
+const CALLS = {
+  load([config, weights, plain]) {
+    model = makeBert(config, readSafetensors(weights), plain);
+    return {config: model.config, kernel: model.kernel};
+  },
+  forward: (values) => model.forward(...values),
+  embeddingParts: (values) => model.bert.embeddings.parts(...values),
+};
+
+/** Answers the calls of `caller`. */
+function answerCalls() {
+  const running = new Map();
+  onmessage = async ({data: {id, name, values, cancel}}) => {
+    if (cancel) return running.get(cancel)?.abort();
+    const stop = new AbortController();
+    running.set(id, stop);
+    const onProgress = (...progress) => postMessage({id, progress});
     try {
-      postMessage({id, result: answers[name](...values)});
+      postMessage({id, result: await CALLS[name](values, {onProgress, signal: stop.signal})});
     } catch (error) {
       postMessage({id, error: error.message});
     }
+    running.delete(id);
   };
 }
+
+if (typeof document === "undefined") answerCalls();
