@@ -259,7 +259,9 @@ def test_the_tables_are_python_s(web):
             ours = web.call("readConfig(values[0])", {**file, "model_type": name})
             theirs = asdict(BertConfig.from_dict({**file, "model_type": name}))
             assert ours == {key: theirs[key] for key in ours} and len(ours) == 11
-        model = BertForQuestionAnswering(BertConfig.from_dict({"model_type": name, "n_layers": 2}))
+        with torch.device("meta"):
+            config = BertConfig.from_dict({"model_type": name, "n_layers": 2})
+            model = BertForQuestionAnswering(config)
         shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
         assert web.call(f"shapesOf(readConfig({{model_type: '{name}', n_layers: 2}}))") == shapes
 
