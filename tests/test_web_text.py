@@ -6,7 +6,7 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,10 @@ from tokenizers.processors import TemplateProcessing
 
 import minibert
 from minibert import AnswerSettings, Calibration, Tokenizer, WindowSettings, best_spans
+from minibert.engine import Engine
+from minibert.explain import explanation
 from minibert.explain.attribution import Candidates
-from minibert.explain.explanation import Asked, explain, layer_logits
+from minibert.explain.explanation import Asked
 from minibert.explain.page import FOLDER
 from minibert.features import Feature, window_bounds
 from minibert.graphemes import whole_graphemes
@@ -231,7 +233,8 @@ FOLDERS = {
     },
     "other names": {
         "vocab.txt": VOCABULARY.replace("[CLS]", "<s>").replace("[UNK]", "<unk>"),
-        "special_tokens_map.json": '{"cls_token": {"content": "<s>"}, "pad_token": "[PAD]", "sep_token": "[SEP]"}',
+        "special_tokens_map.json": '{"cls_token": {"content": "<s>"}, "pad_token": "[PAD]"}',
+        "tokenizer_config.json": '{"sep_token": "[SEP]"}',
     },
     "added tokens": {"vocab.txt": VOCABULARY, "added_tokens.json": '{"[ENT]": 13}'},
     "listed tokens": {
@@ -240,14 +243,14 @@ FOLDERS = {
     },
     "DistilBERT": {
         "vocab.txt": VOCABULARY,
-        "config.json": '{"model_type": "distilbert"}',
-        "tokenizer_config.json": '{"tokenizer_class": "DistilBertTokenizerFast", "model_max_length": 9}',
+        "config.json": '{"model_type": "distilbert", "tokenizer_class": "DistilBertTokenizerFast"}',
+        "tokenizer_config.json": '{"model_max_length": 9}',
     },
 }
 FACTS = """([files, text]) => {
   const t = makeTokenizer(files);
-  return [t.encode(text).tokens, t.padId, t.clsId, t.sepId, t.contextSegment, t.separators, t.maxLength,
-    t.vocabSize, t.specialTokens];
+  return [t.encode(text).tokens, t.padId, t.clsId, t.sepId, t.contextSegment, t.separators,
+    t.maxLength, t.vocabSize, t.specialTokens];
 }"""
 
 
@@ -348,19 +351,18 @@ WINDOWS = (
     + """
   return rows.map(([question, context, settings]) => {
     const cut = [];
-    const windows = outcome(() => makeWindows(question, context, tokenizer, settings, (s) => cut.push(s)));
+    const onCut = (sentence) => cut.push(sentence);
+    const windows = outcome(() => makeWindows(question, context, tokenizer, settings, onCut));
     if (typeof windows === "string") return windows;
-    return [cut, windows[0].context.offsets, windows.map((window) => [
-      window.inputIds, window.tokenTypeIds, window.tokenStart, window.tokenEnd, window.contextSlice])];
+    return [cut, windows[0].context.offsets, windows.map((window) => [window.inputIds,
+      window.tokenTypeIds, window.tokenStart, window.tokenEnd, window.contextSlice])];
   });
 }"""
 )
 
 
-def assert_windows_equal(
-    run: Run, folder: Path, rows: Sequence[tuple[str, str, dict]]
-) -> list[Any]:
-    """Compare the windows of many (question, context, settings), or the sentences of their errors."""
+def assert_windows_equal(run: Run, folder: Path, rows: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """Compare the windows of many (question, context, settings), or the sentences of errors."""
     qa = minibert.QuestionAnswerer.from_pretrained(folder, precision="fp32")
     windows = run(WINDOWS, [files_of(folder), rows])
     for ours, (question, context, settings) in zip(windows, rows, strict=True):
@@ -555,9 +557,8 @@ def test_settings_out_of_range(run, code, sentence):
 
 # --- the whole explanation
 
-EXPLAIN = """async ([files, calibration, limits, rows]) => {
+EXPLAIN = """async ([files, calibration, settings, rows]) => {
   const tokenizer = makeTokenizer(files);
-  const settings = {...windowSettings(tokenizer, 512), ...limits};
   return Promise.all(rows.map(async ([question, context, asked, depths]) => {
     const read = async (features, onProgress) => {
       onProgress(features.length, features.length);
@@ -585,66 +586,76 @@ def assert_close(ours: Any, theirs: Any, at: str) -> None:
         assert ours == theirs and type(ours) is type(theirs), at
 
 
+def random_layers(
+    engine: Engine, features: Sequence[Feature], on_batch: Any
+) -> list[list[tuple[np.ndarray, np.ndarray]]]:
+    """Logits for each layer and window, instead of a model's."""
+    generator = np.random.default_rng(len(features[0].context))
+    return [
+        [
+            tuple(generator.normal(0, 4, (2, len(feature))).astype(np.float32))
+            for feature in features
+        ]
+        for _ in range(4)
+    ]
+
+
 def assert_explained(
     run: Run,
+    monkeypatch: pytest.MonkeyPatch,
     qa: minibert.QuestionAnswerer,
-    files: dict[str, str],
     asked: Sequence[tuple[str, str, AnswerSettings]],
+    layer_logits: Callable[..., Any],
 ) -> list[dict[str, Any]]:
-    """Compare the explanations; the page gets Python's logits of each layer."""
-    rows, theirs = [], []
-    for question, context, settings in asked:
-        features = Asked.of(qa, question, context, settings).features
-        depths = layer_logits(qa, features, lambda windows: None)
-        logits = [[[side.tolist() for side in sides] for sides in depth] for depth in depths]
-        names = {"n_best": settings.top_k, "max_answer_len": settings.max_answer_len}
-        rows.append([question, context, names | {"no_answer": settings.no_answer}, logits])
-        theirs.append(explain(qa, question, context, settings, attribution=False).to_dict())
-    limits = {
-        "max_length": qa.window_settings.max_length,
-        "doc_stride": qa.window_settings.doc_stride,
-    }
-    explained = run(EXPLAIN, [files, asdict(qa.calibration), limits, rows])
+    """Compare the explanations; the page gets the logits of each layer that Python had."""
+    rows: list[Any] = []
+
+    def keep(*arguments: Any) -> Any:
+        depths = layer_logits(*arguments)
+        rows.append([[[side.tolist() for side in sides] for sides in depth] for depth in depths])
+        return depths
+
+    monkeypatch.setattr(explanation, "layer_logits", keep)
+    theirs = [qa.explain(q, c, *astuple(s)[:3], attribution=False) for q, c, s in asked]
+    for k, (question, context, s) in enumerate(asked):
+        names = {"n_best": s.top_k, "max_answer_len": s.max_answer_len, "no_answer": s.no_answer}
+        rows[k] = [question, context, names, rows[k]]
+    windows = asdict(qa.window_settings)
+    files = files_of(Path(qa.source[0]))
+    explained = run(EXPLAIN, [files, asdict(qa.calibration), windows, rows])
     for a, b in zip(explained, theirs, strict=True):
-        assert_close(a, b, "")
-    return theirs
+        assert_close(a, b.to_dict(), "")
+    return [each.to_dict() for each in theirs]
 
 
 @pytest.mark.parametrize("calibration", [Calibration(), Calibration(1.6, -2.0)])
 @pytest.mark.parametrize("model", ["tiny", "distilbert"])
-def test_explanations_equal(run, tiny, field_notes, model, calibration):
-    folder = tiny.parent / model
+def test_explanations_equal(run, monkeypatch, tiny, field_notes, model, calibration):
     qa = minibert.QuestionAnswerer.from_pretrained(
-        folder, precision="fp32", attention="eager", max_length=64, doc_stride=20
+        tiny.parent / model, precision="fp32", attention="eager", max_length=64, doc_stride=20
     )
     qa.calibration = calibration
     asked = [
-        (e.question, e.context, AnswerSettings(10, 30, k % 2 == 0))
-        for k, e in enumerate(field_notes[:12])
+        (example.question, example.context, AnswerSettings(10, 30, k % 2 == 0))
+        for k, example in enumerate(field_notes[:12])
     ]
     asked += [(q, segmentable(c[:300]), AnswerSettings(3, 4, True)) for q, c in ANSWERED.values()]
-    explanations = assert_explained(run, qa, files_of(folder), asked)
-    windows = [window for each in explanations for window in each["windows"]]
+    explained = assert_explained(run, monkeypatch, qa, asked, random_layers)
+    windows = [window for each in explained for window in each["windows"]]
     assert {d["rule"] for w in windows for d in w["decoders"]} >= {"", "order", "outside", "length"}
-    assert any(w["left"] is None for w in windows) and any(
-        len(e["windows"]) > 2 for e in explanations
-    )
-    assert any(not e["answers"][0]["answer"] for e in explanations)
+    assert any(w["left"] is None for w in windows) and any(len(e["windows"]) > 2 for e in explained)
+    assert any(not each["answers"][0]["answer"] for each in explained)
 
 
-def test_explanations_of_the_bundled_model_equal(run, field_notes):
+def test_explanations_of_the_bundled_model_equal(run, monkeypatch, field_notes):
     qa = minibert.QuestionAnswerer.from_pretrained(BUNDLED, precision="fp32")
     stored = json.loads((BUNDLED / "config.json").read_text(encoding="utf-8"))
     assert run("storedCalibration", stored) == asdict(qa.calibration)
-    limits = {
-        "max_length": qa.window_settings.max_length,
-        "doc_stride": None,
-        "max_question_len": 64,
-    }
     code = "(files) => windowSettings(makeTokenizer(files), 512)"
-    assert run(code, files_of(BUNDLED)) == limits == asdict(qa.window_settings)
+    assert run(code, files_of(BUNDLED)) == asdict(qa.window_settings)
     asked = [
-        (e.question, e.context, AnswerSettings(5, 30, k > 1)) for k, e in enumerate(field_notes[:4])
+        (example.question, example.context, AnswerSettings(5, 30, k > 0))
+        for k, example in enumerate(field_notes[:2])
     ]
-    explanations = assert_explained(run, qa, files_of(BUNDLED), asked)
-    assert all(each["stays_from"] > 0 for each in explanations)
+    explained = assert_explained(run, monkeypatch, qa, asked, explanation.layer_logits)
+    assert all(each["stays_from"] > 0 for each in explained)
