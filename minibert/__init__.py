@@ -24,6 +24,7 @@ way of a text through the program:
     engine                              examples -> windows -> the model -> logits
     answers, passages                   logits -> answers; many passages -> one ranking
     explain.attribution, explain.page   which words an answer depends on; the page
+    explain.inside                      embeddings and attention of one window
     explain.explanation                 why this answer
     reader                              text in, answers out: the whole flow
     dropin                              the pipeline that transformers had
