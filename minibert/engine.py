@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -117,6 +118,7 @@ class Engine:
         self.autocast = chosen == "bf16"
         self.reason = ""  # why this precision was chosen, if nobody asked for it
         self.calibration = calibration
+        self.source: tuple[str | Path, str | None] | None = None  # folder or hub id, revision
 
     @property
     def device(self) -> torch.device:
@@ -135,6 +137,16 @@ class Engine:
     @property
     def attention(self) -> Attention:
         return self.model.bert.attention
+
+    @property
+    def name(self) -> str:
+        """The name of the model's folder, or its hub id and revision."""
+        if self.source is None:
+            return "a model in memory"
+        source, revision = self.source
+        if Path(source).is_dir():  # the rest of the path says where, not which
+            return Path(source).resolve().name
+        return f"{source}@{revision}" if revision else str(source)
 
     @property
     def computes_with(self) -> str:

@@ -72,7 +72,9 @@ def test_the_numbers_are_those_in_transformers(transformers, tmp_path, model_typ
 
 def test_the_first_numbers_of_wide_vectors():
     """Of the bundled model's 384 numbers the page gets 32."""
-    explanation = minibert.QuestionAnswerer.from_pretrained().explain(QUESTION, CONTEXT, attribution=False)
+    explanation = minibert.QuestionAnswerer.from_pretrained().explain(
+        QUESTION, CONTEXT, attribution=False
+    )
     embeddings = explanation.embeddings
     window = explanation.windows[explanation.answers[0].window]
     assert embeddings.width == 384

@@ -19,6 +19,7 @@ from ..answers import Answer, to_answer
 from ..data.examples import Example, validated_example
 from ..engine import Engine, OnBatch, OnProgress, as_array, ignore
 from ..features import Feature
+from ..identity import installed_version
 from ..qa import QuestionAnsweringOutput
 from ..settings import AnswerSettings
 from ..spans import Array, Span, WindowLogits, argmax_span, beam_spans, best_spans
@@ -44,6 +45,7 @@ BOTH_WAYS = 3
 # Why a decoder's choice differs from the choice of the exact search.
 RULES = {
     "order": "it ends before it starts",
+    "null": "both its ends are [CLS], which means “no answer”",
     "outside": "it reaches outside the passage, into the question or a special token",
     "length": "it is longer than {} tokens",
     "blank": "it is only white space",
@@ -112,7 +114,8 @@ class Explanation:
 
     question: str
     context: str
-    answers: tuple[Candidate, ...]  # best first
+    # Best first: the `top_k` best. "No answer" is one more if it is allowed, but not among them.
+    answers: tuple[Candidate, ...]
     windows: tuple[Window, ...]
     layers: tuple[Layer, ...]
     stays_from: int  # from this layer on, the answer is the model's final answer
@@ -121,6 +124,9 @@ class Explanation:
     rules: Mapping[str, str]  # name of a rule -> its sentence
     max_answer_len: int
     no_answer: bool
+    temperature: float  # see `Calibration`
+    null_threshold: float
+    made_with: Mapping[str, str]  # "model", "computes_with" (device and precision), "version"
     embeddings: EmbeddingParts  # of the best answer's window
     attention: AttentionRows  # in the best answer's window
     attribution: Attribution | None = None
@@ -207,6 +213,7 @@ def explain(
         for depth in depths
     ]
     answers = asked.best(by_layer[-1], settings.top_k)
+    answers = [a for rank, a in enumerate(answers) if rank < settings.top_k or not a.answer]
     place = answers[0].start, answers[0].end
     candidates = asked.candidates()
     layers = []
@@ -229,6 +236,13 @@ def explain(
         rules=RULES | {"length": RULES["length"].format(settings.max_answer_len)},
         max_answer_len=settings.max_answer_len,
         no_answer=settings.no_answer,
+        temperature=engine.calibration.temperature,
+        null_threshold=engine.calibration.null_threshold,
+        made_with={
+            "model": engine.name,
+            "computes_with": engine.computes_with,
+            "version": installed_version(),
+        },
         embeddings=embeddings,
         attention=attention,
     )
@@ -468,6 +482,8 @@ def decoded(
             return ""
         if end < start:
             return "order"
+        if asked.settings.no_answer and end == 0:
+            return "null"
         if start < inside.start or end >= inside.stop:
             return "outside"
         if end - start >= asked.settings.max_answer_len:
