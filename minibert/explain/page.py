@@ -17,6 +17,12 @@ def asset(name: str) -> str:
     return (FOLDER / name).read_text(encoding="utf-8")
 
 
+def scripts(*transport: str) -> tuple[str, ...]:
+    """The page's scripts in their order. `transport` names the scripts that answer a question."""
+    first, *others = SCRIPTS
+    return first, *transport, *others
+
+
 def to_json(data: Any) -> str:
     """JSON for an HTML script element: no text in it can end the element or open a comment."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -25,16 +31,16 @@ def to_json(data: Any) -> str:
 
 def page(data: Mapping[str, Any]) -> str:
     """`Explanation.to_dict()` -> the page. Its own security policy forbids every request."""
-    style, scripts = asset("page.css"), [asset(name) for name in SCRIPTS]
+    style, codes = asset("page.css"), [asset(name) for name in scripts()]
     policy = (
         f"default-src 'none'; style-src {source(style)}; "
-        f"script-src {' '.join(map(source, scripts))}; "
+        f"script-src {' '.join(map(source, codes))}; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
     return fill(
         policy=f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
         style=f"<style>{style}</style>",
-        script="\n".join(f"<script>{script}</script>" for script in scripts),
+        script="\n".join(f"<script>{code}</script>" for code in codes),
         data=to_json(data),
     )
 
