@@ -52,12 +52,14 @@ def one_file(
     )
 
 
-def linked(data: Mapping[str, Any] | None, names: Sequence[str], policy: str = "") -> str:
+def linked(
+    data: Mapping[str, Any] | None, names: Sequence[str], policy: str = "", inert: str = ""
+) -> str:
     """The page for a server: its style and scripts are files of their own. None: an empty page."""
     return fill(
         policy=policy,
         style='<link rel="stylesheet" href="page.css">',
-        script="\n".join(f'<script src="{name}"></script>' for name in names),
+        script="\n".join([*(f'<script src="{name}"></script>' for name in names), inert]),
         data=to_json(data),
     )
 

@@ -4,9 +4,8 @@ Both hold the page of `page.py`, and an engine in plain JavaScript that reads th
 engine has the files of `ENGINE`, in `minibert/web`. Each is the twin of a Python module.
 """
 
-import base64
-import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,16 +16,19 @@ from ..hub import pinned
 from ..pretrained import prefix_errors, read_config
 from ..reader import BUNDLED, QuestionAnswerer
 from .explanation import Explanation
-from .page import asset, linked, one_file, scripts, security_policy, to_json
+from .page import asset, linked, scripts, security_policy, to_json
 
 # The engine has the tokenizer of these families. The others have no WordPieces.
 FAMILIES = ("bert", "distilbert", "electra")
 # The engine's files, in this order, because each file uses names of the files before it.
 ENGINE = (
-    *("wordpiece.js", "features.js", "product.js", "nn.js", "pretrained.js", "bert.js"),
-    *("spans.js", "explanation.js", "worker.js"),
+    *("wordpiece.js", "features.js", "product.js", "kernel.js", "nn.js", "pretrained.js"),
+    *("bert.js", "spans.js", "explanation.js", "worker.js", "reader.js"),
 )
 MODEL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
+
+# What the page may do in addition: start workers from its own text, and compile their WebAssembly.
+ALLOWED = {"script-src": "'wasm-unsafe-eval'", "worker-src": "blob:"}
 
 # The page shows the answer to this question before its model is loaded.
 QUESTION = "When were the boats home?"
@@ -66,13 +68,14 @@ def write_folder(folder: str | Path, qa: QuestionAnswerer) -> None:
     `folder/model` is an ordinary model folder, which `QuestionAnswerer` can read too. Raises
     `InputError` if the folder cannot be written.
     """
-    names = scripts("site.js")
-    own = {"script-src": "'self' 'wasm-unsafe-eval'", "style-src": "'self'"}
-    policy = security_policy(own, {"connect-src": "'self'", "worker-src": "'self'"})
-    page = linked(example(qa).to_dict(), names, policy)
+    names = scripts("worker.js", "site.js")
+    allowed = ALLOWED | {"connect-src": "'self'"}
+    policy = security_policy({"script-src": "'self'", "style-src": "'self'"}, allowed)
+    own = inert({"scripts": dict.fromkeys(ENGINE), "files": None})
+    page = linked(example(qa).to_dict(), names, policy, own)
     with complete_files(folder) as draft:
         (draft / "index.html").write_text(page, encoding="utf-8")
-        for name in ("page.css", *names, *ENGINE):
+        for name in {"page.css", *names, *ENGINE}:
             (draft / name).write_text(asset(name), encoding="utf-8")
         qa.save_pretrained(draft / "model", torch.float16)
 
@@ -83,3 +86,8 @@ def write_file(path: str | Path, qa: QuestionAnswerer) -> None:
     Raises `InputError` if the file cannot be written.
     """
     raise NotImplementedError
+
+
+def inert(site: Any) -> str:
+    """The element with what site.js needs to know."""
+    return f'<script type="application/json" id="site">{to_json(site)}</script>'

@@ -70,6 +70,7 @@ function strike({side, start, end}) {
 }
 
 if (live) {
+  if (data) [$("ask-question").value, $("ask-context").value] = [data.question, data.context];
   $("ask").hidden = $("strike").hidden = false;
   $("ask").addEventListener("submit", (event) => { event.preventDefault(); ask(); });
   $("ask-context").addEventListener("keydown", (event) => {
@@ -81,9 +82,10 @@ if (live) {
   addEventListener("drop", async (event) => {
     event.preventDefault();
     document.body.classList.remove("drop");
-    const file = event.dataTransfer.files[0];
+    const {files} = event.dataTransfer, file = files[0];
     if (!file) return;
     const text = /\.(txt|md)$/i.test(file.name) && file.size < 1e7;
+    if (!text && transport.drop) return transport.drop(event.dataTransfer);
     if (text) $("ask-context").value = await file.text();
     $("message").textContent = text ? "" : `${file.name}: expected a .txt or .md file of less than 10 MB`;
   });

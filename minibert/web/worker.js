@@ -111,7 +111,11 @@ function methods(work) {
   };
 }
 
-/** A new worker: `call(name, ...values)` -> the promise of what its function `name` returns. */
+/**
+ * A new worker with what it can do (see `CALLS` and `answerCalls`): `call(name, ...values)` -> the
+ * promise of the result. `follow(name, values, onProgress, signal)` does the same, and
+ * `onProgress` gets what the function tells on its way. After `signal`, the promise fails at once.
+ */
 function caller(address) {
   const worker = new Worker(address), calls = new Map();
   const fail = (error) => {
@@ -119,8 +123,10 @@ function caller(address) {
     calls.clear();
   };
   let number = 0;
-  worker.onmessage = ({data: {id, result, error}}) => {
-    const {resolve, reject} = calls.get(id);
+  worker.onmessage = ({data: {id, result, error, progress}}) => {
+    if (!calls.has(id)) return;  // it was cancelled
+    const {resolve, reject, onProgress} = calls.get(id);
+    if (progress) return onProgress(...progress);
     calls.delete(id);
     if (error) reject(new Error(error));
     else resolve(result);
@@ -129,11 +135,18 @@ function caller(address) {
     event.preventDefault();
     fail(new Error(`The browser could not start the model: ${event.message || "no worker"}.`));
   };
+  const follow = (name, values, onProgress, signal) => new Promise((resolve, reject) => {
+    const id = ++number;
+    calls.set(id, {resolve, reject, onProgress});
+    worker.postMessage({id, name, values});
+    signal?.addEventListener("abort", () => {
+      if (calls.delete(id)) worker.postMessage({cancel: id});
+      reject(signal.reason);
+    });
+  });
   return {
-    call: (name, ...values) => new Promise((resolve, reject) => {
-      calls.set(++number, {resolve, reject});
-      worker.postMessage({id: number, name, values});
-    }),
+    follow,
+    call: (name, ...values) => follow(name, values, () => {}),
     stop() {
       worker.terminate();
       fail(new Error("The model was replaced."));
@@ -143,21 +156,33 @@ function caller(address) {
 
 // --- in the worker
 
-if (typeof document === "undefined") {
-  let model;
-  const answers = {
-    load(config, weights, plain) {
-      model = makeBert(config, readSafetensors(weights), plain);
-      return {config: model.config, kernel: model.kernel};
-    },
-    forward: (...values) => model.forward(...values),
-    embeddingParts: (...values) => model.embeddingParts(...values),
-  };
-  onmessage = ({data: {id, name, values}}) => {
+let model;
+
+/** What a page or a worker can call: name -> function of the values, and of {onProgress, signal}. */
+const CALLS = {
+  load([config, weights, plain]) {
+    model = makeBert(config, readSafetensors(weights), plain);
+    return {config: model.config, kernel: model.kernel};
+  },
+  forward: (values) => model.forward(...values),
+  embeddingParts: (values) => model.embeddingParts(...values),
+};
+
+/** Answers the calls of `caller`. */
+function answerCalls() {
+  const running = new Map();
+  onmessage = async ({data: {id, name, values, cancel}}) => {
+    if (cancel) return running.get(cancel)?.abort();
+    const stop = new AbortController();
+    running.set(id, stop);
+    const onProgress = (...progress) => postMessage({id, progress});
     try {
-      postMessage({id, result: answers[name](...values)});
+      postMessage({id, result: await CALLS[name](values, {onProgress, signal: stop.signal})});
     } catch (error) {
       postMessage({id, error: error.message});
     }
+    running.delete(id);
   };
 }
+
+if (typeof document === "undefined") answerCalls();
