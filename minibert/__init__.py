@@ -38,7 +38,7 @@ way of a text through the program:
     training.distillation               learning from other models
     training.finetune                   fine-tuning on questions and answers
     training.masked_lm                  continued pretraining
-    explain.server                      the page, live
+    explain.server, explain.site        the page, live; the page with the model inside
     viz                                 pictures for notebooks
     bench.turns, bench.engines, bench.training, bench.answering, bench.parts, bench.doubt
     bench.parity                        comparisons with other libraries

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,12 @@ def asset(name: str) -> str:
     return (FOLDER / name).read_text(encoding="utf-8")
 
 
+def scripts(*transport: str) -> tuple[str, ...]:
+    """The page's scripts in their order. `transport` names the scripts that answer a question."""
+    first, *others = SCRIPTS
+    return first, *transport, *others
+
+
 def to_json(data: Any) -> str:
     """JSON for an HTML script element: no text in it can end the element or open a comment."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -25,18 +31,48 @@ def to_json(data: Any) -> str:
 
 def page(data: Mapping[str, Any]) -> str:
     """`Explanation.to_dict()` -> the page. Its own security policy forbids every request."""
-    style, scripts = asset("page.css"), [asset(name) for name in SCRIPTS]
-    policy = (
-        f"default-src 'none'; style-src {source(style)}; "
-        f"script-src {' '.join(map(source, scripts))}; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
-    )
+    return one_file(data, scripts())
+
+
+def one_file(
+    data: Mapping[str, Any], names: Sequence[str], allowed: Mapping[str, str] = {}, inert: str = ""
+) -> str:
+    """The page in one file: `data`, and the scripts of these names.
+
+    `allowed` has what the security policy allows in addition, for example {"worker-src": "blob:"}.
+    `inert` comes after the scripts: elements that hold more data.
+    """
+    style, codes = asset("page.css"), [asset(name) for name in names]
+    sources = {"style-src": source(style), "script-src": " ".join(map(source, codes))}
     return fill(
-        policy=f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+        policy=security_policy(sources, allowed),
         style=f"<style>{style}</style>",
-        script="\n".join(f"<script>{script}</script>" for script in scripts),
+        script="\n".join([*(f"<script>{code}</script>" for code in codes), inert]),
         data=to_json(data),
     )
+
+
+def linked(
+    data: Mapping[str, Any] | None, names: Sequence[str], policy: str = "", inert: str = ""
+) -> str:
+    """The page for a server: its style and scripts are files of their own. None: an empty page."""
+    return fill(
+        policy=policy,
+        style='<link rel="stylesheet" href="page.css">',
+        script="\n".join([*(f'<script src="{name}"></script>' for name in names), inert]),
+        data=to_json(data),
+    )
+
+
+def security_policy(*allowed: Mapping[str, str]) -> str:
+    """The element with the page's Content-Security-Policy: nothing is allowed but `allowed`."""
+    sources: dict[str, str] = {"default-src": "'none'", "img-src": "data:"}
+    for more in allowed:
+        for name, value in more.items():
+            sources[name] = f"{sources.get(name, '')} {value}".strip()
+    sources |= {"base-uri": "'none'", "form-action": "'none'"}
+    content = "; ".join(f"{name} {value}" for name, value in sources.items())
+    return f'<meta http-equiv="Content-Security-Policy" content="{content}">'
 
 
 def fill(policy: str, style: str, script: str, data: str) -> str:

@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..errors import InputError, MinibertError
 from ..reader import QuestionAnswerer
 from .explanation import attribute
-from .page import SCRIPTS, asset, fill
+from .page import asset, linked, scripts
 
 ADDRESS = "127.0.0.1"
 MAX_QUESTION, MAX_CONTEXT = 2_000, 200_000  # characters; reading takes at most a minute
@@ -143,16 +143,12 @@ class Live:
         self.closing = threading.Event()
 
     def app(self, port: int, allowed: Sequence[str] = ()) -> ASGIApp:
-        page = fill(
-            policy="",  # it is in HEADERS
-            style='<link rel="stylesheet" href="page.css">',
-            script="\n".join(f'<script src="{name}"></script>' for name in SCRIPTS),
-            data="null",
-        )
+        names = scripts("server.js")
+        page = linked(None, names)  # the security policy is in HEADERS
         parts = {
             "/": (page, "text/html"),
             "/page.css": (asset("page.css"), "text/css"),
-            **{f"/{name}": (asset(name), "text/javascript") for name in SCRIPTS},
+            **{f"/{name}": (asset(name), "text/javascript") for name in names},
         }
 
         async def part(request: Request) -> Response:

@@ -1,5 +1,5 @@
 "use strict";
-// The live page: asks a question and shows the answer. This is the last file, so it also starts the page.
+// Asks a question and shows the answer. This is the last file, so it also starts the page.
 
 let running = null;  // the AbortController of the current request
 
@@ -8,18 +8,10 @@ async function ask(attribution = false) {
   running = new AbortController();
   const before = data;
   $("message").textContent = "Reading …";
+  const asked = {question: $("ask-question").value, context: $("ask-context").value,
+    top_k: Number($("ask-top").value), no_answer: $("ask-null").checked, attribution};
   try {
-    const response = await fetch("ask", {
-      method: "POST", headers: {"Content-Type": "application/json"}, signal: running.signal,
-      body: JSON.stringify({question: $("ask-question").value, context: $("ask-context").value,
-        top_k: Number($("ask-top").value), no_answer: $("ask-null").checked, attribution})});
-    if (!response.ok) throw new Error((await response.json()).error);
-    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-    for (let rest = "", part = await reader.read(); !part.done; part = await reader.read()) {
-      const lines = (rest + part.value).split("\n");
-      rest = lines.pop();
-      for (const line of lines) take(JSON.parse(line), before);
-    }
+    await transport.ask(asked, (line) => take(line, before), running.signal);
   } catch (error) {
     if (error.name === "AbortError") return;  // a newer question replaced this one
     $("message").textContent = error.message;
@@ -27,7 +19,7 @@ async function ask(attribution = false) {
   $("progress").hidden = true;
 }
 
-/** Shows one line of the server's answer. */
+/** Shows one line of the transport's answer. */
 function take(line, before) {
   if (line.explanation) {
     $("message").textContent = "";
@@ -78,6 +70,7 @@ function strike({side, start, end}) {
 }
 
 if (live) {
+  if (data) [$("ask-question").value, $("ask-context").value] = [data.question, data.context];
   $("ask").hidden = $("strike").hidden = false;
   $("ask").addEventListener("submit", (event) => { event.preventDefault(); ask(); });
   $("ask-context").addEventListener("keydown", (event) => {
@@ -89,13 +82,13 @@ if (live) {
   addEventListener("drop", async (event) => {
     event.preventDefault();
     document.body.classList.remove("drop");
-    const file = event.dataTransfer.files[0];
+    const {files} = event.dataTransfer, file = files[0];
     if (!file) return;
     const text = /\.(txt|md)$/i.test(file.name) && file.size < 1e7;
+    if (!text && transport.drop) return transport.drop(event.dataTransfer);
     if (text) $("ask-context").value = await file.text();
     $("message").textContent = text ? "" : `${file.name}: expected a .txt or .md file of less than 10 MB`;
   });
-  $("ask-question").focus();
-} else {
-  show(data);
 }
+if (data) show(data);
+else $("ask-question").focus();

@@ -1,6 +1,10 @@
 "use strict";
 // What every view needs: elements, numbers and tables.
-// The files share one scope, in the order of `SCRIPTS` in minibert/explain/page.py.
+// The files share one scope, in the order of `scripts` in minibert/explain/page.py.
+
+// Who answers a question: the server of `minibert serve` (server.js), or the model in the page
+// (site.js). The file of `minibert explain` cannot answer more questions, so there it stays null.
+let transport = null;
 
 const $ = (id) => document.getElementById(id);
 

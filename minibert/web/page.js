@@ -4,7 +4,7 @@
 // strings count UTF-16 units. So the functions `question` and `context` cut these texts by code points.
 
 let data = JSON.parse($("data").textContent);
-const live = data === null;
+const live = transport !== null;
 let question, context;  // (start, end) -> text
 let chosen = 0;  // index of the marked answer in data.answers
 let view;  // the window that the page shows

@@ -1,0 +1,37 @@
+"use strict";
+// Text in, answers out: the files of a model -> its tokenizer and its engine, which answer. The
+// twin of reader.py. It runs in a worker of its own, because a search in a long text takes time.
+
+let reader;  // {tokenizer, read, config, settings, calibration}
+
+/** The text of a file: a Blob from the page's folder or from a visitor, or the text itself. */
+const textOf = (file) => (typeof file === "string" ? file : file.text());
+
+/** The bytes that base64 text stands for. */
+function decoded(base64) {
+  const binary = atob(base64);
+  return Uint8Array.from({length: binary.length}, (_, k) => binary.charCodeAt(k)).buffer;
+}
+
+/** `files`: a Blob or a text for each name; weights also as text, under "base64". */
+async function openReader({"model.safetensors": file, base64, ...others}, source) {
+  const names = Object.keys(others), texts = await Promise.all(Object.values(others).map(textOf));
+  const files = Object.fromEntries(names.map((name, k) => [name, texts[k]]));
+  const tokenizer = makeTokenizer(files);
+  const weights = base64 ? decoded(base64) : await file.arrayBuffer();
+  const engine = await startEngine({config: parsed("config.json", files["config.json"]), weights, source});
+  return {...engine, tokenizer};
+}
+
+Object.assign(CALLS, {
+  async open([files, source]) {
+    reader = await openReader(files, source);
+    return {kernel: reader.kernel, workers: reader.workers};
+  },
+  explain: ([question, context, options], {onProgress, signal}) =>
+    explain(reader, question, context, options, onProgress, signal),
+  tokenize([text]) {
+    const {ids, offsets} = reader.tokenizer.encode(text);
+    return {ids, offsets};
+  },
+});
