@@ -105,11 +105,14 @@ def test_a_question_that_is_cut_shows_what_was_read(tiny):
     with pytest.warns(UserWarning, match="this part is not read"):
         explanation = short.explain("Who lit the lamp of the tower?", CONTEXT, attribution=False)
     assert explanation.attention.rows == (0, 1, 2, 3)
+    read, unread = explanation.windows[0].ends[3], explanation.question_unread
+    assert unread == "Who lit the lamp of the tower?"[read:].strip() != ""
     assert {len(head) for layer in explanation.attention.weights for head in layer} == {4}
 
 
 def test_the_whole_window_sums_to_one(tiny):
     explanation = reader(tiny).explain(QUESTION, CONTEXT, attribution=False)
+    assert explanation.question_unread == ""
     weights = np.array(explanation.attention.weights)
     tokens = len(explanation.windows[explanation.answers[0].window].tokens)
     assert weights.shape[-1] == tokens

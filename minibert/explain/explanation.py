@@ -127,6 +127,7 @@ class Explanation:
     temperature: float  # see `Calibration`
     null_threshold: float
     made_with: Mapping[str, str]  # "model", "computes_with" (device and precision), "version"
+    question_unread: str  # the end of a question that is too long; "" if all was read
     embeddings: EmbeddingParts  # of the best answer's window
     attention: AttentionRows  # in the best answer's window
     attribution: Attribution | None = None
@@ -191,6 +192,13 @@ class Asked:
         """The positions of the question among the tokens of a window."""
         return slice(1, len(self.features[0].prefix) - self.engine.tokenizer.separators)
 
+    @property
+    def unread(self) -> str:
+        """The part of the question that the model does not read, because it is too long."""
+        starts = self.engine.tokenizer.encode(self.question).offsets[:, 0]
+        read = self.question_slice.stop - self.question_slice.start
+        return self.question[starts[read] :] if read < len(starts) else ""
+
 
 def explain(
     engine: Engine,
@@ -243,6 +251,7 @@ def explain(
             "computes_with": engine.computes_with,
             "version": installed_version(),
         },
+        question_unread=asked.unread,
         embeddings=embeddings,
         attention=attention,
     )
