@@ -11,7 +11,7 @@ FOLDER = Path(__file__).parent.parent / "web"
 # In this order, because each file uses names of the files before it.
 SCRIPTS = (
     *("draw.js", "page.js", "views.js", "embeddings.js", "layers.js", "attention.js"),
-    "ask.js",
+    *("strike.js", "pins.js", "keep.js", "ask.js"),
 )
 
 

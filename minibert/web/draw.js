@@ -6,6 +6,9 @@
 // (site.js). The file of `minibert explain` cannot answer more questions, so there it stays null.
 let transport = null;
 
+// The page as it was loaded, for a copy of it (keep.js).
+const PRISTINE = document.documentElement.cloneNode(true);
+
 const $ = (id) => document.getElementById(id);
 
 /** A new element. Its text becomes text nodes, so the browser never reads it as markup. */

@@ -128,6 +128,8 @@ function show(explanation) {
   for (const node of document.querySelectorAll(".null")) node.hidden = !data.no_answer;
   $("answered").hidden = $("main").hidden = false;
   showAnswers();
+  $("unread").hidden = !data.question_unread;
+  $("unread").textContent = `The question is too long for the model. This part of it was not read: ${quoted(data.question_unread)}`;
   showLayers();
   choose(0);
   showAttribution();
