@@ -75,7 +75,7 @@ async function savedPage() {
   head.querySelector("meta").after(el("meta", {"http-equiv": "Content-Security-Policy",
     content: `default-src 'none'; img-src data:; style-src ${ofStyle}; script-src ${ofScripts.join(" ")}; base-uri 'none'; form-action 'none'`}));
   head.append(el("style", {}, style));
-  const json = JSON.stringify(data).replace(/[<>&]/g, (c) => `\\u00${c.charCodeAt(0).toString(16)}`);
+  const json = JSON.stringify({...data, day: today()}).replace(/[<>&]/g, (c) => `\\u00${c.charCodeAt(0).toString(16)}`);
   root.querySelector("#data").textContent = json;
   root.querySelector("body").append(...scripts.map((script) => el("script", {}, script)));
   return `<!doctype html>\n${root.outerHTML}`;

@@ -5,6 +5,7 @@ let undo = [];  // for each word that is left out now: {before, side, text}, bef
 
 /** Leaves a word or a sentence of the shown texts out, and asks again. */
 async function strike({side, start, end}) {
+  if (side === "special") return;  // [CLS] is no word
   const before = data, cut = cutter(data[side]);
   fillForm(data);  // the visitor may have edited it
   $(`ask-${side}`).value = cut(0, start) + cut(end, Infinity).trimStart();
