@@ -59,8 +59,9 @@ async function askAttribution() {
 function take(line) {
   if (line.reading) {
     $("message").textContent = `${line.reading[0]} of ${line.reading[1]} windows read …`;
-  } else if (line.waiting) {
-    $("message").textContent = `Waiting behind ${line.waiting} other question${line.waiting > 1 ? "s" : ""} …`;
+  } else if ("waiting" in line) {
+    $("message").textContent = !line.waiting ? "Reading …"
+      : `Waiting behind ${line.waiting} other question${line.waiting > 1 ? "s" : ""} …`;
   } else if (line.skipped) {
     offerAttribution(line.skipped);
   } else if (line.error) {
