@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -294,8 +295,9 @@ def test_a_body_that_never_ends(tiny, monkeypatch):
             connection.sendall(heads)
         for connection in connections:
             with connection:
-                answer = b"".join(iter(lambda: connection.recv(65536), b""))  # until it is closed
+                answer = b"".join(iter(partial(connection.recv, 65536), b""))  # until it closes
                 assert answer.startswith(b"HTTP/1.1 408") and b"was not complete after" in answer
+        monkeypatch.setattr(server, "BODY_SECONDS", PATIENCE)
         assert "skipped" in lines(post(f"http://{server.ADDRESS}:{port}/"))[-1]
         uvicorn.should_exit = True
         served.result(PATIENCE)
