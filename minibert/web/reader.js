@@ -8,7 +8,7 @@ let reader;  // {tokenizer, read, config, settings, calibration}
 const textOf = (file) => (typeof file === "string" ? file : file.text());
 
 /** The bytes that base64 text stands for. */
-function decoded(base64) {
+function fromBase64(base64) {
   const binary = atob(base64);
   return Uint8Array.from({length: binary.length}, (_, k) => binary.charCodeAt(k)).buffer;
 }
@@ -17,10 +17,12 @@ function decoded(base64) {
 async function openReader({"model.safetensors": file, base64, ...others}, source) {
   const names = Object.keys(others), texts = await Promise.all(Object.values(others).map(textOf));
   const files = Object.fromEntries(names.map((name, k) => [name, texts[k]]));
-  const tokenizer = makeTokenizer(files);
-  const weights = base64 ? decoded(base64) : await file.arrayBuffer();
-  const engine = await startEngine({config: parsed("config.json", files["config.json"]), weights, source});
-  return {...engine, tokenizer};
+  const config = parsed("config.json", files["config.json"]);
+  const tokenizer = makeTokenizer(files), calibration = storedCalibration(config);
+  const weights = base64 ? fromBase64(base64) : await file.arrayBuffer();
+  const engine = await startEngine({config, weights, source});
+  const settings = windowSettings(tokenizer, engine.config.max_position_embeddings);
+  return {...engine, tokenizer, calibration, settings};
 }
 
 Object.assign(CALLS, {
@@ -28,8 +30,10 @@ Object.assign(CALLS, {
     reader = await openReader(files, source);
     return {kernel: reader.kernel, workers: reader.workers};
   },
-  explain: ([question, context, options], {onProgress, signal}) =>
-    explain(reader, question, context, options, onProgress, signal),
+  explain([question, context, options], {onProgress, signal}) {
+    const read = (features, tell) => reader.read(features, tell, signal);
+    return explain({...reader, read}, question, context, options, onProgress);
+  },
   tokenize([text]) {
     const {ids, offsets} = reader.tokenizer.encode(text);
     return {ids, offsets};

@@ -9,7 +9,7 @@
 //         plain    true: compute without WebAssembly (default false)
 //         source   the text of the workers' program (default `workerSource()`)
 //         workers  how many (default `defaultWorkers(weights)`)
-//     A "feature" is one window: any object with input_ids and token_type_ids, two arrays (T,).
+//     A "feature" is one window: any object with inputIds and tokenTypeIds, two arrays (T,).
 //     await engine.read(features, onProgress, signal) -> [layer][window] -> {start, end}
 //         start and end are Float32Arrays (T,): the logits that S and E give after each layer.
 //         Layer 0 is the embeddings. This is what `layer_logits` in explanation.py returns.
@@ -84,7 +84,7 @@ async function startEngine({config, weights, plain = false, source = workerSourc
 
 /** The engine's methods. `work(signal, name, ...values)` lets a free worker do something. */
 function methods(work) {
-  const inputs = (feature) => [feature.input_ids, feature.token_type_ids];
+  const inputs = (feature) => [feature.inputIds, feature.tokenTypeIds];
   return {
     async read(features, onProgress = () => {}, signal = undefined) {
       let done = 0;
