@@ -18,6 +18,7 @@ async function openReader({"model.safetensors": file, base64, ...others}, source
   const names = Object.keys(others), texts = await Promise.all(Object.values(others).map(textOf));
   const files = Object.fromEntries(names.map((name, k) => [name, texts[k]]));
   const config = parsed("config.json", files["config.json"]);
+  readConfig(config);  // refuses other kinds of models before their tokenizers
   const tokenizer = makeTokenizer(files), calibration = storedCalibration(config);
   const weights = base64 ? fromBase64(base64) : await file.arrayBuffer();
   const engine = await startEngine({config, weights, source});

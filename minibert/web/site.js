@@ -67,7 +67,7 @@ function modelFiles(files) {
   const named = Object.fromEntries(files.map((file) => [file.name, file]));
   const lacks = ["config.json", WEIGHTS].filter((name) => !named[name]);
   if (!TOKENIZERS.some((name) => named[name])) lacks.push(TOKENIZERS.join(" or "));
-  if (lacks.length) throw new Error(`This is not the folder of a model: it has no ${lacks.join(" and no ")}.`);
+  if (lacks.length) throw new Error(`the folder of a model has ${lacks.join(" and ")}`);
   const wanted = ["config.json", WEIGHTS, ...TOKENIZERS, ...OTHER_FILES].filter((name) => named[name]);
   return Object.fromEntries(wanted.map((name) => [name, named[name]]));
 }
@@ -121,7 +121,7 @@ async function useFiles(files) {
     await next;
     ready = next;
   } catch (error) {
-    return status(error.message);
+    return status(`This model cannot be loaded: ${error.message}`);
   }
   ask();
 }
