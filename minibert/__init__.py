@@ -25,6 +25,7 @@ way of a text through the program:
     answers, passages                   logits -> answers; many passages -> one ranking
     explain.eight_bit                   the weights in 8-bit integers, for one file with everything
     explain.attribution, explain.page   which words an answer depends on; the page
+    explain.inside                      embeddings and attention of one window
     explain.explanation                 why this answer
     reader                              text in, answers out: the whole flow
     dropin                              the pipeline that transformers had

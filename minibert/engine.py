@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -117,6 +118,7 @@ class Engine:
         self.autocast = chosen == "bf16"
         self.reason = ""  # why this precision was chosen, if nobody asked for it
         self.calibration = calibration
+        self.source: tuple[str | Path, str | None] | None = None  # folder or hub id, revision
 
     @property
     def device(self) -> torch.device:
@@ -135,6 +137,16 @@ class Engine:
     @property
     def attention(self) -> Attention:
         return self.model.bert.attention
+
+    @property
+    def name(self) -> str:
+        """The name of the model's folder, or its hub id and revision."""
+        if self.source is None:
+            return "a model in memory"
+        source, revision = self.source
+        if Path(source).is_dir():  # the rest of the path says where, not which
+            return Path(source).resolve().name
+        return f"{source}@{revision}" if revision else str(source)
 
     @property
     def computes_with(self) -> str:
@@ -235,12 +247,14 @@ class Engine:
         keep: Callable[[list[int], QuestionAnsweringOutput], None],
         on_batch: OnBatch = ignore,
         every_layer: bool = False,
+        attentions: bool = False,
     ) -> None:
         """Send windows through the model, in batches of similar length.
 
         `keep` gets each batch's output, with the indices of its windows. With `every_layer` the
-        output has the hidden states of all layers. On a CPU with several threads, several passes
-        run at the same time, and `keep` is called in each pass's thread.
+        output has the hidden states of all layers. With `attentions` it has the attention weights;
+        this needs a model with "eager" attention. On a CPU with several threads, several passes run
+        at the same time, and `keep` is called in each pass's thread.
         """
         # Lengths are multiples of 16, because oneDNN builds kernels for each shape. They never
         # exceed max_length.
@@ -250,7 +264,7 @@ class Engine:
         def read_pass(indices: list[int]) -> int:
             batch = collate([features[k] for k in indices], self.tokenizer.pad_id, multiple)
             with torch.inference_mode():
-                keep(indices, self._forward(batch, every_layer))
+                keep(indices, self._forward(batch, every_layer, attentions))
             return len(indices)
 
         padded = not isinstance(self.model.bert, UnpaddedBert)
@@ -260,14 +274,20 @@ class Engine:
             for windows in (side_by_side if on_cpu else map)(read_pass, passes):
                 on_batch(windows)
 
-    def _forward(self, batch: Batch, every_layer: bool) -> QuestionAnsweringOutput:
+    def _forward(
+        self, batch: Batch, every_layer: bool, attentions: bool
+    ) -> QuestionAnsweringOutput:
         """The model's output for a batch whose last window is its shortest."""
         ids, mask, segments = batch.to(self.device)[:3]
         full = bool(batch.attention_mask[-1].all())  # true for most windows of a long context
         autocast = self.autocast and self.model.head.S.dtype == torch.float32
         with device_errors(self.device), torch.autocast(self.device.type, torch.bfloat16, autocast):
             out: QuestionAnsweringOutput = self.model(
-                ids, None if full else mask, segments, output_hidden_states=every_layer
+                ids,
+                None if full else mask,
+                segments,
+                output_attentions=attentions,
+                output_hidden_states=every_layer,
             )
         return out
 

@@ -67,7 +67,6 @@ class QuestionAnswerer(Engine):
             max_length = min(384, model.config.max_length, tokenizer.max_length or 384)
         settings = WindowSettings(max_length, doc_stride, max_question_len)
         super().__init__(model, tokenizer, settings, batch_size, precision, calibration)
-        self.source: tuple[str | Path, str | None] | None = None  # folder or hub id, revision
 
     @classmethod
     def from_pretrained(

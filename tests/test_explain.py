@@ -52,7 +52,9 @@ def test_it_explains_what_is_answered(qa, field_notes, null):
         (wanted,) = qa.answer_examples(
             [minibert.Example("", *asked)], minibert.AnswerSettings(7, 9, null)
         )
-        assert answers_of(found) == wanted
+        # the best 7; and "no answer", if it is allowed but not among them
+        assert answers_of(found) == wanted[:7] + [a for a in wanted[7:] if not a.answer]
+        assert "" not in [a.answer for a in wanted] or null
         for a in found.answers:
             window = found.windows[a.window]
             assert window.start_logits[a.token_start] == a.start_logit
@@ -72,6 +74,7 @@ def test_a_calibrated_model_is_explained_as_it_answers(qa, null):
     assert answers_of(found)[:5] == reader(QUESTION, CONTEXT, top_k=5, **options)
     best = found.answers[0]
     assert best.score != qa(QUESTION, CONTEXT, **options).score
+    assert (found.temperature, found.null_threshold) == (1.7, -3.0)
     assert math.isclose(found.layers[-1].final_score, best.score, rel_tol=1e-5)
     assert math.isclose(found.attribution.gradients.log_p, math.log(best.score), abs_tol=1e-4)
 
@@ -156,6 +159,24 @@ def test_the_decoders(qa, field_notes):
                     assert pick.text == text
     assert {"", "order", "outside", "length"} <= seen
     assert found.rules["length"] == "it is longer than 5 tokens"
+
+
+def test_no_answer_as_a_decoder_s_choice(qa, monkeypatch):
+    """The two [CLS] mean "no answer" if this is allowed. Otherwise they are outside the passage."""
+    monkeypatch.setattr("minibert.explain.explanation.argmax_span", lambda s, e: (0, 0))
+    for null, rule in ((True, "null"), (False, "outside")):
+        found = light(qa, QUESTION, CONTEXT, no_answer=null)
+        assert found.windows[0].decoders[0].rule == rule and rule in found.rules
+
+
+def test_it_says_what_it_was_made_with(qa, bundled, tiny):
+    made = light(qa, QUESTION, CONTEXT).made_with
+    assert made["model"] == tiny.name and made["computes_with"] == qa.computes_with
+    assert light(bundled, QUESTION, CONTEXT).made_with["model"] == "minilm-squad"
+    reader = minibert.QuestionAnswerer(qa.model, qa.tokenizer)
+    assert reader.name == "a model in memory"
+    reader.source = "owner/model", "abc"
+    assert reader.name == "owner/model@abc"
 
 
 def test_the_beam_s_own_rule(qa, monkeypatch):

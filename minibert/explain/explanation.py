@@ -7,7 +7,7 @@ window's tokens after each layer. BERT (arXiv:1810.04805v2) section 4.2.
 import html
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -19,6 +19,7 @@ from ..answers import Answer, to_answer
 from ..data.examples import Example, validated_example
 from ..engine import Engine, OnBatch, OnProgress, as_array, ignore
 from ..features import Feature
+from ..identity import installed_version
 from ..qa import QuestionAnsweringOutput
 from ..settings import AnswerSettings
 from ..spans import Array, Span, WindowLogits, argmax_span, beam_spans, best_spans
@@ -29,11 +30,12 @@ from .attribution import (
     Gradients,
     Occlusion,
     WordVectors,
-    differentiable,
     integrated_gradients,
+    plain,
     sentences,
     without,
 )
+from .inside import AttentionRows, EmbeddingParts, inside
 from .page import page
 
 STEPS = 64  # of integrated gradients
@@ -43,6 +45,7 @@ BOTH_WAYS = 3
 # Why a decoder's choice differs from the choice of the exact search.
 RULES = {
     "order": "it ends before it starts",
+    "null": "both its ends are [CLS], which means “no answer”",
     "outside": "it reaches outside the passage, into the question or a special token",
     "length": "it is longer than {} tokens",
     "blank": "it is only white space",
@@ -111,7 +114,8 @@ class Explanation:
 
     question: str
     context: str
-    answers: tuple[Candidate, ...]  # best first
+    # Best first: the `top_k` best. "No answer" is one more if it is allowed, but not among them.
+    answers: tuple[Candidate, ...]
     windows: tuple[Window, ...]
     layers: tuple[Layer, ...]
     stays_from: int  # from this layer on, the answer is the model's final answer
@@ -120,11 +124,18 @@ class Explanation:
     rules: Mapping[str, str]  # name of a rule -> its sentence
     max_answer_len: int
     no_answer: bool
+    temperature: float  # see `Calibration`
+    null_threshold: float
+    made_with: Mapping[str, str]  # "model", "computes_with" (device and precision), "version"
+    question_unread: str  # the end of a question that is too long; "" if all was read
+    embeddings: EmbeddingParts  # of the best answer's window
+    attention: AttentionRows  # in the best answer's window
     attribution: Attribution | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The same data as dicts and lists of plain values, for JSON."""
-        return asdict(self)
+        data: dict[str, Any] = as_data(self)
+        return data
 
     def to_html(self) -> str:
         """The page: one HTML file that needs no other file."""
@@ -181,6 +192,13 @@ class Asked:
         """The positions of the question among the tokens of a window."""
         return slice(1, len(self.features[0].prefix) - self.engine.tokenizer.separators)
 
+    @property
+    def unread(self) -> str:
+        """The part of the question that the model does not read, because it is too long."""
+        starts = self.engine.tokenizer.encode(self.question).offsets[:, 0]
+        read = self.question_slice.stop - self.question_slice.start
+        return self.question[starts[read] :] if read < len(starts) else ""
+
 
 def explain(
     engine: Engine,
@@ -203,6 +221,7 @@ def explain(
         for depth in depths
     ]
     answers = asked.best(by_layer[-1], settings.top_k)
+    answers = [a for rank, a in enumerate(answers) if rank < settings.top_k or not a.answer]
     place = answers[0].start, answers[0].end
     candidates = asked.candidates()
     layers = []
@@ -211,6 +230,8 @@ def explain(
         assert log_p is not None
         layers.append(Layer(depth, here.answer, here.start, here.end, here.score, math.exp(log_p)))
     others = [layer.layer for layer in layers if (layer.start, layer.end) != place]
+    answered_from = asked.features[answers[0].window]
+    embeddings, attention = inside(engine, answered_from, asked.question_slice)
     explanation = Explanation(
         question=question,
         context=context,
@@ -223,6 +244,16 @@ def explain(
         rules=RULES | {"length": RULES["length"].format(settings.max_answer_len)},
         max_answer_len=settings.max_answer_len,
         no_answer=settings.no_answer,
+        temperature=engine.calibration.temperature,
+        null_threshold=engine.calibration.null_threshold,
+        made_with={
+            "model": engine.name,
+            "computes_with": engine.computes_with,
+            "version": installed_version(),
+        },
+        question_unread=asked.unread,
+        embeddings=embeddings,
+        attention=attention,
     )
     if not attribution:
         return explanation
@@ -330,7 +361,7 @@ def integrate(
     candidates = asked.candidates()
     group = candidates.find(explanation.answers[0].start, explanation.answers[0].end)
     assert group is not None
-    model, pad_id = differentiable(engine.model), engine.tokenizer.pad_id
+    model, pad_id = plain(engine.model), engine.tokenizer.pad_id
     line = WordVectors(model, features, is_word, pad_id, candidates, group, engine.batch_size)
     at_once = max(1, engine.batch_size // len(features))
     sums = integrated_gradients(line.log_p, line.vectors, line.baseline, steps, at_once, on_step)
@@ -460,6 +491,8 @@ def decoded(
             return ""
         if end < start:
             return "order"
+        if asked.settings.no_answer and end == 0:
+            return "null"
         if start < inside.start or end >= inside.stop:
             return "outside"
         if end - start >= asked.settings.max_answer_len:
@@ -474,6 +507,19 @@ def decoded(
         Decoded(name, i, j, text(i, j), float(starts[i]) + float(ends[j]), rule(i, j, otherwise))
         for name, i, j, otherwise in choices
     )
+
+
+def as_data(value: Any) -> Any:
+    """Dataclasses, also those in tuples, as dicts.
+
+    `dataclasses.asdict` copies every number separately. For the weights of a window of 384 tokens
+    that takes 0.4 s.
+    """
+    if is_dataclass(value):
+        return {field.name: as_data(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, tuple) and value and is_dataclass(value[0]):
+        return tuple(map(as_data, value))
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 def of_words(pieces: Pieces) -> npt.NDArray[np.bool_]:

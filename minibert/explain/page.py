@@ -9,7 +9,10 @@ from typing import Any
 
 FOLDER = Path(__file__).parent.parent / "web"
 # In this order, because each file uses names of the files before it.
-SCRIPTS = ("draw.js", "page.js", "views.js", "ask.js")
+SCRIPTS = (
+    *("draw.js", "page.js", "views.js", "embeddings.js", "layers.js", "attention.js"),
+    "ask.js",
+)
 
 
 def asset(name: str) -> str:

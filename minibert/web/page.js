@@ -3,6 +3,7 @@
 // answers, the passage and the windows. Offsets count code points, but indices of JavaScript's
 // strings count UTF-16 units. So the functions `question` and `context` cut these texts by code points.
 
+const onShow = [];  // the functions of other files that draw a new explanation
 let data = JSON.parse($("data").textContent);
 const live = transport !== null;
 let question, context;  // (start, end) -> text
@@ -130,4 +131,5 @@ function show(explanation) {
   showLayers();
   choose(0);
   showAttribution();
+  for (const draw of onShow) draw();
 }
