@@ -6,9 +6,8 @@ engine has the files of `ENGINE`, in `minibert/web`. Each is the twin of a Pytho
 
 import base64
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from ..config import BertConfig
 from ..errors import PretrainedError
 from ..files import complete_files
 from ..hub import pinned
+from ..identity import installed_version
 from ..pretrained import prefix_errors, read_config
 from ..reader import BUNDLED, QuestionAnswerer
 from .eight_bit import eight_bit, eight_bit_file
@@ -28,7 +28,7 @@ FAMILIES = ("bert", "distilbert", "electra")
 # The engine's files, in this order, because each file uses names of the files before it.
 ENGINE = (
     *("wordpiece.js", "features.js", "product.js", "kernel.js", "nn.js", "pretrained.js"),
-    *("bert.js", "spans.js", "explanation.js", "worker.js", "reader.js"),
+    *("bert.js", "spans.js", "inside.js", "explanation.js", "worker.js", "reader.js"),
 )
 MODEL_TEXTS = ("config.json", "tokenizer.json", "tokenizer_config.json")
 TRANSPORT = ("worker.js", "site.js")  # the page's own scripts that load and ask the engine
@@ -94,7 +94,7 @@ def write_folder(folder: str | Path, qa: QuestionAnswerer) -> None:
     """
     names = scripts(*TRANSPORT)
     sources = {"script-src": "'self'", "style-src": "'self'", "connect-src": "'self'"}
-    own = inert({"scripts": dict.fromkeys(ENGINE), "files": None})
+    own = inert(qa, dict.fromkeys(ENGINE), None)
     data = example(rounded(qa, Tensor.half)).to_dict()
     page = linked(data, names, security_policy(sources, ALLOWED), own)
     with complete_files(folder) as draft:
@@ -115,13 +115,17 @@ def write_file(path: str | Path, qa: QuestionAnswerer) -> None:
     with tempfile.TemporaryDirectory() as folder:
         qa.save_pretrained(folder, torch.float16)
         files = {name: (Path(folder) / name).read_text(encoding="utf-8") for name in MODEL_TEXTS}
-    own = inert({"scripts": {name: asset(name) for name in ENGINE}, "files": files})
+    own = inert(qa, {name: asset(name) for name in ENGINE}, files)
     more = f'{own}\n<script type="text/plain" id="weights">{weights}</script>'
     page = one_file(data, scripts(*TRANSPORT), ALLOWED, more)
     with complete_files(path.parent) as draft:
         (draft / path.name).write_text(page, encoding="utf-8")
 
 
-def inert(site: Any) -> str:
-    """The element with what site.js needs to know."""
-    return f'<script type="application/json" id="site">{to_json(site)}</script>'
+def inert(
+    qa: QuestionAnswerer, codes: Mapping[str, str | None], files: Mapping[str, str] | None
+) -> str:
+    """The element with what site.js needs to know; None is for what lies next to the page."""
+    made = {"model": qa.name, "version": installed_version()}
+    site = to_json({**made, "scripts": codes, "files": files})
+    return f'<script type="application/json" id="site">{site}</script>'

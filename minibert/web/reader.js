@@ -13,8 +13,11 @@ function fromBase64(base64) {
   return Uint8Array.from({length: binary.length}, (_, k) => binary.charCodeAt(k)).buffer;
 }
 
-/** `files`: a Blob or a text for each name; weights also as text, under "base64". */
-async function openReader({"model.safetensors": file, base64, ...others}, source) {
+/**
+ * `files`: a Blob or a text for each name; the weights also as text, under "base64". `source` is
+ * the program of the engine's workers. `made` has the names of the model and of this version.
+ */
+async function openReader({"model.safetensors": file, base64, ...others}, source, made) {
   const names = Object.keys(others), texts = await Promise.all(Object.values(others).map(textOf));
   const files = Object.fromEntries(names.map((name, k) => [name, texts[k]]));
   const config = parsed("config.json", files["config.json"]);
@@ -23,12 +26,13 @@ async function openReader({"model.safetensors": file, base64, ...others}, source
   const weights = base64 ? fromBase64(base64) : await file.arrayBuffer();
   const engine = await startEngine({config, weights, source});
   const settings = windowSettings(tokenizer, engine.config.max_position_embeddings);
-  return {...engine, tokenizer, calibration, settings};
+  const computes_with = `this browser, fp32${base64 ? " with 8-bit weights" : ""}, ${engine.kernel}`;
+  return {...engine, tokenizer, calibration, settings, madeWith: {...made, computes_with}};
 }
 
 Object.assign(CALLS, {
-  async open([files, source]) {
-    reader = await openReader(files, source);
+  async open(values) {
+    reader = await openReader(...values);
     return {kernel: reader.kernel, workers: reader.workers};
   },
   explain([question, context, options], {onProgress, signal}) {

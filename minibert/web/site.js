@@ -11,8 +11,8 @@ let ready;  // the promise that a model is loaded
 const parsed = new Promise((resolve) => addEventListener("DOMContentLoaded", resolve));
 
 /**
- * What the page has for its engine: {scripts: {name: text}, files: {name: text}}. In a folder, they
- * are null, because scripts and files lie next to the page. The element comes after the scripts, so
+ * What the page has for its engine: {model, version, scripts: {name: text}, files: {name: text}}. In
+ * a folder, these texts are null, because the files lie next to the page. The element comes after the scripts, so
  * the first answer is shown before the browser has read the weights.
  */
 async function inPage() {
@@ -72,12 +72,15 @@ function modelFiles(files) {
   return Object.fromEntries(wanted.map((name) => [name, named[name]]));
 }
 
+/** The name of the visitor's folder, if the browser tells it. */
+const folderName = ([file]) => file.webkitRelativePath.split("/").at(-2) || "your own";
+
 // --- loading
 
 const status = (text) => { $("status").textContent = text; };
 
 /** Starts the worker that reads the model's files, and the workers that it needs. */
-async function started(files) {
+async function started(files, model) {
   if (typeof Worker === "undefined") {
     throw new Error("This browser has no web workers, so the page cannot load its model.");
   }
@@ -85,7 +88,7 @@ async function started(files) {
   const address = URL.createObjectURL(new Blob([source], {type: "text/javascript"}));
   const worker = caller(address);
   try {
-    await worker.call("open", files, source);
+    await worker.call("open", files, source, {model, version: (await inPage()).version});
   } catch (error) {
     worker.stop();
     throw error;
@@ -96,8 +99,8 @@ async function started(files) {
 }
 
 /** Loads a model. While it is being loaded, and if that fails, the model before it stays. */
-async function load(files) {
-  const worker = await started(files);
+async function load(files, model) {
+  const worker = await started(files, model);
   reader?.stop();
   reader = worker;
   status("The model is in this page, so your text stays on this machine.");
@@ -108,7 +111,7 @@ async function loadOwn() {
   const tell = (done, total) => {
     status(`Loading the model: ${megabytes(done)} of ${megabytes(total)} MB …`);
   };
-  await load(await ownFiles(tell));
+  await load(await ownFiles(tell), (await inPage()).model);
 }
 
 /** Loads a visitor's model, and asks it the question in the form. */
@@ -116,7 +119,7 @@ async function useFiles(files) {
   try {
     const own = modelFiles(files);
     status(`Loading your model of ${megabytes(own[WEIGHTS].size)} MB …`);
-    const next = load(own);
+    const next = load(own, folderName(files));
     if (!reader) ready = next;
     await next;
     ready = next;
