@@ -203,8 +203,14 @@ def test_no_answer_is_shown_everywhere(show, qa, field_notes):
     page = opened.page
     assert opened.text("#answer").startswith("no answer ")
     assert page.locator("#answers li").first.text_content().startswith("1no answer")
-    assert page.locator(".null:visible").count() == page.locator(".null").count() == 3
-    assert chosen_text(page) == "" and page.locator("#bars .chosen").count() == 0
+    assert page.locator(".null:visible").count() == page.locator(".null").count() == 6
+    # no part of the passage is marked, but [CLS], which has the logits of "no answer"
+    assert chosen_text(page) == ""
+    assert page.locator("#bars .chosen").all_text_contents() == ["[CLS]"]
+    assert opened.text("#word").startswith(
+        f"“[CLS]”, a special piece: start {shown(best.start_logit)}, "
+    )
+    assert page.locator("#grid .answer").count() == 1
     numbers = [best.start_logit, best.end_logit, best.start_logit + best.end_logit]
     start, end, both = map(shown, numbers)
     told = f": start {start}, end {end}, sum {both}; the logits of “no answer”"
@@ -224,7 +230,7 @@ def test_no_answer_is_shown_everywhere(show, qa, field_notes):
 
 def open_pieces(page):
     """Open the table of pieces. The browser fills it some time after the click."""
-    page.locator("summary").click()
+    page.locator("#pieces summary").first.click()
     page.locator("#piece-table tbody tr").first.wait_for()
 
 
@@ -257,7 +263,7 @@ def test_the_keyboard_alone(show, explanation):
     """Tab reaches every control. Enter and the arrow keys do what the pointer does."""
     page = show(explanation).page
     reached = []
-    for _ in range(80):
+    for _ in range(120):
         page.keyboard.press("Tab")
         name = page.evaluate("document.activeElement.id || document.activeElement.textContent")
         if reached and name == reached[0]:
@@ -278,7 +284,7 @@ def test_the_keyboard_alone(show, explanation):
         if name.startswith("Window 2"):
             page.keyboard.press("Enter")
             assert page.locator(".window-name").first.text_content() == "window 2"
-        if name.strip() == "The pieces":
+        if name.strip() == "All pieces in a table":
             page.keyboard.press("Enter")
             page.locator("#piece-table").wait_for(state="visible")  # the browser needs a moment
     buttons = page.locator("main button:visible").all_text_contents()

@@ -2,16 +2,18 @@
 
 import base64
 import hashlib
+import html
 import json
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent.parent / "web"
 # In this order, because each file uses names of the files before it.
 SCRIPTS = (
-    *("draw.js", "page.js", "views.js", "embeddings.js", "layers.js", "attention.js"),
-    "ask.js",
+    *("draw.js", "page.js", "views.js", "pieces.js", "grid.js"),
+    *("embeddings.js", "layers.js", "attention.js", "strike.js", "pins.js", "keep.js", "ask.js"),
 )
 
 
@@ -33,8 +35,11 @@ def to_json(data: Any) -> str:
 
 
 def page(data: Mapping[str, Any]) -> str:
-    """`Explanation.to_dict()` -> the page. Its own security policy forbids every request."""
-    return one_file(data, scripts())
+    """`Explanation.to_dict()` -> the page. Its own security policy forbids every request.
+
+    The page also says on which day it was written.
+    """
+    return one_file({**data, "day": date.today().isoformat()}, scripts())
 
 
 def one_file(
@@ -50,8 +55,9 @@ def one_file(
     return fill(
         policy=security_policy(sources, allowed),
         style=f"<style>{style}</style>",
-        script="\n".join([*(f"<script>{code}</script>" for code in codes), inert]),
+        script="\n".join([*map(element, names, codes), inert]),
         data=to_json(data),
+        plain=plain(data),
     )
 
 
@@ -62,9 +68,27 @@ def linked(
     return fill(
         policy=policy,
         style='<link rel="stylesheet" href="page.css">',
-        script="\n".join([*(f'<script src="{name}"></script>' for name in names), inert]),
+        script="\n".join([*map(element, names), inert]),
         data=to_json(data),
+        plain=plain(data) if data else "",
     )
+
+
+def element(name: str, code: str | None = None) -> str:
+    """A script element: with the script's code, or (None) for a file next to the page.
+
+    `data-page` marks the scripts that show an explanation, for a copy of the page (keep.js).
+    """
+    attributes = (" data-page" if name in SCRIPTS else "") + ("" if code else f' src="{name}"')
+    return f"<script{attributes}>{code or ''}</script>"
+
+
+def plain(data: Mapping[str, Any]) -> str:
+    """Question and answer as HTML, for a browser that runs no scripts."""
+    best = data["answers"][0]
+    score = "more than 99.9" if best["score"] > 0.9995 else f"{100 * best['score']:.1f}"
+    question, answer = (html.escape(t) for t in (data["question"], best["answer"] or "no answer"))
+    return f"{question}<br><b>{answer}</b> ({score} %)<br>"
 
 
 def security_policy(*allowed: Mapping[str, str]) -> str:
@@ -78,9 +102,9 @@ def security_policy(*allowed: Mapping[str, str]) -> str:
     return f'<meta http-equiv="Content-Security-Policy" content="{content}">'
 
 
-def fill(policy: str, style: str, script: str, data: str) -> str:
-    """`page.html` with its four placeholders filled."""
-    parts = {"policy": policy, "style": style, "script": script, "data": data}
+def fill(policy: str, style: str, script: str, data: str, plain: str) -> str:
+    """`page.html` with its five placeholders filled."""
+    parts = {"policy": policy, "style": style, "script": script, "data": data, "plain": plain}
     # The template is split once. With one replacement after another, text in the data that looks
     # like a placeholder would be replaced too.
     head, *rest = asset("page.html").split("<!-- put: ")

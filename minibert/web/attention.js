@@ -110,12 +110,6 @@ function showMap() {
   $("map-scale").textContent = `The lightest yellow is ${percentOf(largest)} or more. The line below the map marks the answer.`;
 }
 
-/** A colour from dark blue (0) to yellow (1). */
-function viridis(part) {
-  const place = part * (VIRIDIS.length - 1.001), low = Math.floor(place);
-  return VIRIDIS[low].map((a, channel) => a + (place - low) * (VIRIDIS[low + 1][channel] - a));
-}
-
 function readAttention(row, k) {
   const rows = weightsShown(), window = answerWindow(), size = window.tokens.length;
   [from, to] = [Math.min(Math.max(row, 0), rows.length - 1), Math.min(Math.max(k, 0), size - 1)];
@@ -168,7 +162,7 @@ $("attention-text").addEventListener("click", (event) => {
   if (row >= 0) readAttention(row, to);
 });
 $("map").addEventListener("keydown", (event) => {
-  const step = {...ARROWS, Home: [0, -Infinity], End: [0, Infinity]}[event.key];
+  const step = STEPS[event.key];
   if (!step) return;
   event.preventDefault();
   readAttention(from + step[0], to + step[1]);

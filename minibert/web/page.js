@@ -10,7 +10,7 @@ let question, context;  // (start, end) -> text
 let chosen = 0;  // index of the marked answer in data.answers
 let view;  // the window that the page shows
 let words = [];  // the words of this window: {side, start, end, first, last}; first and last are tokens
-let word = 0, cell = [0, 0];  // the cursor of the bars and the cursor of the grid
+let word = 0, piece = 0, cell = [0, 0];  // the cursors of the bars, of the pieces and of the grid
 
 /** The first and last token of an answer in a window, or null if the window does not contain it. */
 function tokensOf(answer, window) {
@@ -21,12 +21,10 @@ function tokensOf(answer, window) {
   return i >= window.context_start && j < window.context_end ? [i, j] : null;
 }
 
-/** The rule that a span of the window breaks: a name in data.rules, or "". */
-function broken(i, j) {
-  if (j < i) return "order";
-  if (i < view.context_start || j >= view.context_end) return "outside";
-  if (j - i >= data.max_answer_len) return "length";
-  return view.starts[i] >= view.ends[j] ? "blank" : "";
+/** The same for the chosen answer. “No answer” is the first token, [CLS], as start and as end. */
+function tokensOfChosen() {
+  const answer = data.answers[chosen];
+  return answer.token_end ? tokensOf(answer, view) : [0, 0];
 }
 
 function spanText(i, j) {
@@ -39,43 +37,72 @@ function spanText(i, j) {
 
 // --- the passage and its best answers
 
+const UNMARKED = 0.001;  // an answer below this probability is not marked; see page.html
+
 function showAnswers() {
   const best = data.answers[0];
   $("question").textContent = data.question;
   $("answer").replaceChildren(el("b", {dir: "auto"}, said(best.answer)), " ", percent(best.score));
-  $("answers").replaceChildren(...data.answers.map((answer, rank) => el("li", {},
-    el("button", {type: "button", "aria-pressed": "false", click: () => choose(rank)},
-      el("span", {class: "number"}, `${rank + 1}`), said(answer.answer), meter(answer.score),
-      el("small", {}, `start ${number(answer.start_logit)}, end ${number(answer.end_logit)}`)))));
-
-  const places = data.answers.flatMap((a) => [a.start, a.end]);
-  const cuts = [...new Set([0, ...places, Array.from(data.context).length])].sort((a, b) => a - b);
-  $("passage").replaceChildren(...cuts.slice(1).map((end, k) => {
-    const ranks = [...data.answers.keys()].filter(
-      (rank) => data.answers[rank].start <= cuts[k] && end <= data.answers[rank].end);
-    const text = context(cuts[k], end);
-    return ranks.length
-      ? el("mark", {"data-ranks": ranks.join(" "), click: () => choose(ranks[0])}, text) : text;
+  $("part").hidden = !partOfWord(best);
+  $("part").textContent = `The answer is only a part of ${partOfWord(best)}. The model reads pieces, `
+    + "and an answer can start and end at any piece, also in the middle of a word.";
+  const {model, computes_with, version} = data.made_with;
+  const day = data.day ?? today();
+  $("made").textContent = `Model ${model}, computed with ${computes_with}, by minibert ${version} on ${day}.`;
+  $("answers").replaceChildren(...data.answers.map((answer, rank) => {
+    const more = !answer.token_end && rank > 0 && rank === data.answers.length - 1;
+    return el("li", {}, el("button", {type: "button", "aria-pressed": "false", click: () => choose(rank)},
+      el("span", {class: "number"}, more ? "–" : `${rank + 1}`), said(answer.answer), meter(answer.score),
+      el("small", {}, `start ${number(answer.start_logit)}, end ${number(answer.end_logit)}`
+        + (more ? `; less probable than the ${rank} above` : "")
+        + (partOfWord(answer) ? `; a part of ${partOfWord(answer)}` : ""))));
   }));
+}
+
+/** The word that an answer cuts, in quotation marks, or "". */
+function partOfWord(answer) {
+  const inside = ([start, end], place) => start < place && place < end;
+  const cut = data.context_words.find((w) => inside(w, answer.start) || inside(w, answer.end));
+  return cut ? `the word ${quoted(context(...cut))}` : "";
+}
+
+/** The steps from the text to the answer, each with its numbers and a link to its part of the page. */
+function showFlow() {
+  const {windows, layers} = data, best = data.answers[0];
+  const pieces = windows.map((w) => w.tokens.length);
+  const steps = [
+    ["h-passage", "Text", `${data.question_words.length} words of the question, ${data.context_words.length} of the passage`],
+    ["h-pieces", "Pieces", pieces.length > 1 ? `${pieces.length} windows with up to ${Math.max(...pieces)} pieces` : `${pieces[0]} pieces`],
+    ["h-lens", "Model", `${layers.length - 1} layers make a vector of every piece`],
+    ["h-bars", "Two scores", "a start score and an end score for every piece"],
+    ["h-grid", "Spans", "start and end together: the best pair wins"],
+    ["h-answers", "Answer", el("b", {}, said(best.answer), ` ${percent(best.score)}`)]];
+  $("flow").replaceChildren(...steps.map(([id, name, told]) =>
+    el("li", {}, el("a", {href: `#${id}`}, name), el("span", {}, told))));
+}
+
+function showPassage() {
+  const marked = [...data.answers.keys()].filter(
+    (rank) => rank === chosen || data.answers[rank].score >= UNMARKED);
+  const places = marked.map((rank) => [data.answers[rank].start, data.answers[rank].end]);
+  const end = Array.from(data.context).length;
+  $("passage").replaceChildren(...segments(context, 0, end, places).map(({text, covering}) => {
+    if (!covering.length) return text;
+    const ranks = covering.map((k) => marked[k]);
+    const probability = sum(ranks.map((rank) => data.answers[rank].score));
+    return el("mark", {class: ranks.includes(chosen) ? "chosen" : "", "data-ranks": ranks.join(" "),
+      "--p": `${(100 * probability).toFixed(1)}%`, click: () => choose(ranks[0])}, text);
+  }));
+  reveal($("passage"), "mark.chosen");
 }
 
 function choose(rank) {
   chosen = rank;
-  const answer = data.answers[rank];
   [...$("answers").querySelectorAll("button")].forEach(
     (button, k) => button.setAttribute("aria-pressed", k === rank));
-  for (const mark of $("passage").querySelectorAll("mark")) {
-    mark.classList.toggle("chosen", mark.dataset.ranks.split(" ").includes(`${rank}`));
-  }
-  reveal($("passage"), "mark.chosen");
+  showPassage();
   showWindows();
-  look(answer.window);
-}
-
-/** Scrolls a box to its first element that matches. The page itself does not scroll. */
-function reveal(box, selector) {
-  const match = box.querySelector(selector);
-  if (match) box.scrollTop = match.offsetTop - box.clientHeight / 3;
+  look(data.answers[rank].window);
 }
 
 // --- the windows
@@ -114,10 +141,24 @@ function look(k) {
   for (const name of document.querySelectorAll(".window-name")) {
     name.textContent = data.windows.length > 1 ? `window ${k + 1}` : "the only window";
   }
+  showPieces();
   showBars();
   showGrid();
-  showDecoders();
-  showPieces();
+}
+
+/** What a window says alone, in words, if it lacks the best answer and is sure of another one. */
+function showAlone() {
+  const best = data.answers[0];
+  const sure = data.windows.findIndex((w) =>
+    best.token_end && !tokensOf(best, w) && w.alone.token_end && w.alone.score > 0.5);
+  $("alone").hidden = sure < 0;
+  if (sure < 0) return;
+  const {answer, score} = data.windows[sure].alone;
+  $("alone").replaceChildren(`Window ${sure + 1} does not contain the best answer. Alone, it would be `
+    + `${percent(score)} sure of another answer, “`, said(answer), "”. The probabilities of one window "
+    + "always add up to 100 %, so a window without the right answer still gives its 100 % to other spans. "
+    + "A percentage from one window alone therefore says little. minibert compares the logits of all "
+    + "windows, and makes one set of probabilities for the whole passage.");
 }
 
 function show(explanation) {
@@ -128,7 +169,12 @@ function show(explanation) {
   for (const node of document.querySelectorAll(".null")) node.hidden = !data.no_answer;
   $("answered").hidden = $("main").hidden = false;
   showAnswers();
+  $("unread").hidden = !data.question_unread;
+  $("unread").textContent = `The question is too long for the model. This part of it was not read: ${quoted(data.question_unread)}`;
+  showFlow();
+  showAlone();
   showLayers();
+  setHandles();
   choose(0);
   showAttribution();
   for (const draw of onShow) draw();
