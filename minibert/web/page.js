@@ -103,6 +103,7 @@ function choose(rank) {
   showPassage();
   showWindows();
   look(data.answers[rank].window);
+  reveal($("windows"), '[aria-pressed="true"]');
 }
 
 // --- the windows
