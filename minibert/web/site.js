@@ -67,7 +67,7 @@ function modelFiles(files) {
   const named = Object.fromEntries(files.map((file) => [file.name, file]));
   const lacks = ["config.json", WEIGHTS].filter((name) => !named[name]);
   if (!TOKENIZERS.some((name) => named[name])) lacks.push(TOKENIZERS.join(" or "));
-  if (lacks.length) throw new Error(`the folder of a model has ${lacks.join(" and ")}`);
+  if (lacks.length) throw new Error(`the folder has ${lacks.map((name) => `no ${name}`).join(", ")}.`);
   const wanted = ["config.json", WEIGHTS, ...TOKENIZERS, ...OTHER_FILES].filter((name) => named[name]);
   return Object.fromEntries(wanted.map((name) => [name, named[name]]));
 }
@@ -78,6 +78,7 @@ const folderName = ([file]) => file.webkitRelativePath.split("/").at(-2) || "you
 // --- loading
 
 const status = (text) => { $("status").textContent = text; };
+const sentence = (error) => error.message.replace(/\.?$/, ".");
 
 /** Starts the worker that reads the model's files, and the workers that it needs. */
 async function started(files, model) {
@@ -124,7 +125,7 @@ async function useFiles(files) {
     await next;
     ready = next;
   } catch (error) {
-    return status(`This model cannot be loaded: ${error.message}`);
+    return status(`This model cannot be loaded: ${sentence(error)}`);
   }
   ask();
 }
@@ -144,11 +145,19 @@ async function droppedFiles(dropped) {
 const picker = el("input", {type: "file", id: "folder", webkitdirectory: true,
   change: () => useFiles([...picker.files])});
 $("ask").append(
-  el("p", {class: "row"}, el("label", {}, "your own model, a folder with config.json, model.safetensors "
-    + "and tokenizer.json or vocab.txt: ", picker)),
-  el("p", {id: "status", role: "status"}));
+  el("p", {id: "status", class: "note", role: "status"}),
+  el("details", {}, el("summary", {}, "Use your own model"),
+    el("p", {class: "note"}, "A folder with config.json, model.safetensors, and tokenizer.json or vocab.txt: a BERT, "
+      + "DistilBERT or ELECTRA that was trained to answer questions. It stays on this machine too. Drop the folder on "
+      + "this page, or choose it here."),
+    el("label", {}, "Folder of the model: ", picker)));
+$("welcome").replaceChildren(
+  el("h1", {}, "Ask a question about a text"),
+  el("p", {}, "This page has a BERT model inside. The model answers with a part of the text itself, and the page shows "
+    + "each step. The example below is answered already. Change it, and press “Ask”."));
+$("welcome").hidden = false;
 ready = loadOwn();
-ready.catch((error) => status(error.message));
+ready.catch((error) => status(sentence(error)));
 
 transport = {
   async ask(asked, tell, signal) {
