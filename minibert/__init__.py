@@ -23,6 +23,7 @@ way of a text through the program:
     spans                               logits -> the best spans over all windows
     engine                              examples -> windows -> the model -> logits
     answers, passages                   logits -> answers; many passages -> one ranking
+    explain.eight_bit                   the weights in 8-bit integers, for one file with everything
     explain.attribution, explain.page   which words an answer depends on; the page
     explain.inside                      embeddings and attention of one window
     explain.explanation                 why this answer

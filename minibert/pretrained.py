@@ -287,6 +287,18 @@ def load_tensors(
     return tensors, report
 
 
+def their_tensors(model_type: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """All tensors of a model under our names -> the same under Hugging Face's names."""
+    theirs: dict[str, torch.Tensor] = {}
+    templates = {ours: template for template, ours in FAMILIES[model_type].keys.items()}
+    for name, tensor in tensors.items():
+        template, layer = split_layer(name)
+        theirs[templates[template].format(layer)] = tensor.contiguous()
+    for stem in {key.removesuffix("[0]") for key in theirs if key.endswith("[0]")}:
+        theirs[stem] = torch.stack([theirs.pop(f"{stem}[{row}]") for row in (0, 1)])
+    return theirs
+
+
 def save_folder(
     folder: str | Path, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
 ) -> None:
@@ -295,15 +307,7 @@ def save_folder(
     `tensors` holds all tensors of a model under our names, so `transformers` misses none. Neither
     file changes until both are complete. Raises `InputError` when they cannot be written.
     """
-    theirs: dict[str, torch.Tensor] = {}
-    family = FAMILIES[config["model_type"]]
-    templates = {ours: template for template, ours in family.keys.items()}
-    for name, tensor in tensors.items():
-        template, layer = split_layer(name)
-        theirs[templates[template].format(layer)] = tensor.contiguous()
-    for stem in {key.removesuffix("[0]") for key in theirs if key.endswith("[0]")}:
-        theirs[stem] = torch.stack([theirs.pop(f"{stem}[{row}]") for row in (0, 1)])
-
+    theirs = their_tensors(config["model_type"], tensors)
     text = json.dumps(dict(config), indent=2, sort_keys=True)
     with complete_files(folder) as draft:
         (draft / "config.json").write_text(text + "\n", encoding="utf-8")

@@ -4,35 +4,41 @@ Both hold the page of `page.py`, and an engine in plain JavaScript that reads th
 engine has the files of `ENGINE`, in `minibert/web`. Each is the twin of a Python module.
 """
 
+import base64
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..config import BertConfig
 from ..errors import PretrainedError
 from ..files import complete_files
 from ..hub import pinned
+from ..identity import installed_version
 from ..pretrained import prefix_errors, read_config
 from ..reader import BUNDLED, QuestionAnswerer
+from .eight_bit import eight_bit, eight_bit_file
 from .explanation import Explanation
-from .page import CONTEXT, QUESTION, asset, linked, scripts, security_policy, to_json
+from .page import CONTEXT, QUESTION, asset, linked, one_file, scripts, security_policy, to_json
 
 # The engine has the tokenizer of these families. The others have no WordPieces.
 FAMILIES = ("bert", "distilbert", "electra")
 # The engine's files, in this order, because each file uses names of the files before it.
 ENGINE = (
     *("wordpiece.js", "features.js", "product.js", "kernel.js", "nn.js", "pretrained.js"),
-    *("bert.js", "spans.js", "explanation.js", "worker.js", "reader.js"),
+    *("bert.js", "spans.js", "inside.js", "explanation.js", "worker.js", "reader.js"),
 )
-MODEL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
+MODEL_TEXTS = ("config.json", "tokenizer.json", "tokenizer_config.json")
+TRANSPORT = ("worker.js", "site.js")  # the page's own scripts that load and ask the engine
 
 # What the page may do in addition: start workers from its own text, and compile their WebAssembly.
 ALLOWED = {"script-src": "'wasm-unsafe-eval'", "worker-src": "blob:"}
 
 
 def load(source: str | Path = BUNDLED, revision: str | None = None) -> QuestionAnswerer:
-    """The model of a folder or hub id, as the page will have it: its weights rounded to float16.
+    """The model of a folder or hub id, for the page. It computes in float32, as the page does.
 
     Raises `PretrainedError` for a model that the page cannot read.
     """
@@ -42,12 +48,30 @@ def load(source: str | Path = BUNDLED, revision: str | None = None) -> QuestionA
         if kind not in FAMILIES:
             names = ", ".join(FAMILIES)
             raise PretrainedError(f"config: model_type={kind!r}; the page reads {names}")
-    qa = QuestionAnswerer.from_pretrained(source, revision=revision, precision="fp32", device="cpu")
+    return QuestionAnswerer.from_pretrained(
+        source, revision=revision, precision="fp32", device="cpu"
+    )
+
+
+def rounded(qa: QuestionAnswerer, stored: Callable[[Tensor], Tensor]) -> QuestionAnswerer:
+    """The same model with the weights that the page will have: `stored` changes each of them.
+
+    So the example has the scores that the page computes. Raises `PretrainedError` for a weight that
+    becomes infinite.
+    """
     for name, weights in qa.model.state_dict().items():
-        weights.copy_(weights.half())
+        weights.copy_(stored(weights))
         if not weights.isfinite().all():
-            raise PretrainedError(f"{source}: {name} has numbers that are too large for float16")
+            raise PretrainedError(f"{name} has numbers that are too large for float16")
     return qa
+
+
+def in_eight_bit(weights: Tensor) -> Tensor:
+    """The weights as `eight_bit_file` stores them: only matrices are rounded."""
+    if weights.ndim < 2:
+        return weights
+    rows, scale = eight_bit(weights)
+    return rows * scale[:, None]
 
 
 def example(qa: QuestionAnswerer) -> Explanation:
@@ -58,14 +82,14 @@ def example(qa: QuestionAnswerer) -> Explanation:
 def write_folder(folder: str | Path, qa: QuestionAnswerer) -> None:
     """Write the page, its scripts, and the model in float16 to a new folder.
 
-    `folder/model` is an ordinary model folder, which `QuestionAnswerer` can read too. Raises
-    `InputError` if the folder cannot be written.
+    `folder/model` is an ordinary model folder, which `QuestionAnswerer` can read too. The weights
+    of `qa` are rounded to float16. Raises `InputError` if the folder cannot be written.
     """
-    names = scripts("worker.js", "site.js")
-    allowed = ALLOWED | {"connect-src": "'self'"}
-    policy = security_policy({"script-src": "'self'", "style-src": "'self'"}, allowed)
-    own = inert({"scripts": dict.fromkeys(ENGINE), "files": None})
-    page = linked(example(qa).to_dict(), names, policy, own)
+    names = scripts(*TRANSPORT)
+    sources = {"script-src": "'self'", "style-src": "'self'", "connect-src": "'self'"}
+    own = inert(qa, dict.fromkeys(ENGINE), None)
+    data = example(rounded(qa, Tensor.half)).to_dict()
+    page = linked(data, names, security_policy(sources, ALLOWED), own)
     with complete_files(folder) as draft:
         (draft / "index.html").write_text(page, encoding="utf-8")
         for name in {"page.css", *names, *ENGINE}:
@@ -74,13 +98,27 @@ def write_folder(folder: str | Path, qa: QuestionAnswerer) -> None:
 
 
 def write_file(path: str | Path, qa: QuestionAnswerer) -> None:
-    """Write the page, its scripts and the model in 8-bit integers to one file.
+    """Write the page, its scripts, and the model in 8-bit integers to one file.
 
-    Raises `InputError` if the file cannot be written.
+    The weights of `qa` are rounded to 8 bits. Raises `InputError` if the file cannot be written.
     """
-    raise NotImplementedError
+    path = Path(path)
+    weights = base64.b64encode(eight_bit_file(qa.model)).decode()
+    data = example(rounded(qa, in_eight_bit)).to_dict()
+    with tempfile.TemporaryDirectory() as folder:
+        qa.save_pretrained(folder, torch.float16)
+        files = {name: (Path(folder) / name).read_text(encoding="utf-8") for name in MODEL_TEXTS}
+    own = inert(qa, {name: asset(name) for name in ENGINE}, files)
+    more = f'{own}\n<script type="text/plain" id="weights">{weights}</script>'
+    page = one_file(data, scripts(*TRANSPORT), ALLOWED, more)
+    with complete_files(path.parent) as draft:
+        (draft / path.name).write_text(page, encoding="utf-8")
 
 
-def inert(site: Any) -> str:
-    """The element with what site.js needs to know."""
-    return f'<script type="application/json" id="site">{to_json(site)}</script>'
+def inert(
+    qa: QuestionAnswerer, codes: Mapping[str, str | None], files: Mapping[str, str] | None
+) -> str:
+    """The element with what site.js needs to know; None is for what lies next to the page."""
+    made = {"model": qa.name, "version": installed_version()}
+    site = to_json({**made, "scripts": codes, "files": files})
+    return f'<script type="application/json" id="site">{site}</script>'

@@ -96,13 +96,12 @@ function offerAttribution(seconds) {
 }
 
 /** Asks again what a link or the page before a reload has asked. */
-function askStored() {
-  const kept = stored();
-  if (!kept) return false;
+function askAgain(kept) {
   fillForm(kept);
   ask({before: null});
-  return true;
 }
+
+const kept = live ? stored() : null;  // read before `show` stores the page's example
 
 if (live) {
   if (data) fillForm(data);
@@ -110,7 +109,7 @@ if (live) {
   onShow.push(() => {
     if (transport.attributes && !data.attribution) offerAttribution();
   });
-  addEventListener("hashchange", askStored);
+  addEventListener("hashchange", () => askAgain(stored()));
   $("ask").addEventListener("submit", (event) => { event.preventDefault(); ask(); });
   $("ask-context").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) ask();
@@ -129,7 +128,9 @@ if (live) {
   });
 }
 if (data) show(data);
-if (live && !askStored() && !data) {
+if (kept) {
+  askAgain(kept);
+} else if (live && !data) {
   $("welcome").hidden = false;
   $("ask-question").select();  // the first key replaces the example
 }

@@ -26,26 +26,30 @@ class Embeddings {
       : new Linear(tensors, "bert.embeddings.project", memory, config.max_position_embeddings);
   }
 
-  /** The three vectors (width,) that are added for the token at a position; segment may be null. */
-  parts(id, segment, position) {
+  /** The vectors that are added: {word, segment, position}, each (T, width); segment may be null. */
+  parts(ids, segments) {
+    const rowsOf = (table, rows) => {
+      const vectors = new Float32Array(ids.length * this.width);
+      [...rows].forEach((row, t) => vectors.set(floats(table, row, 1), t * this.width));
+      return vectors;
+    };
     return {
-      word: floats(this.word, id, 1),
-      segment: this.tokenType && floats(this.tokenType, segment, 1),
-      position: floats(this.position, position, 1),
+      word: rowsOf(this.word, ids),
+      segment: this.tokenType && rowsOf(this.tokenType, segments),
+      position: rowsOf(this.position, ids.keys()),
     };
   }
 
   forward(ids, segments) {
-    const T = ids.length;
-    for (let t = 0; t < T; t++) {
-      const {word, segment, position} = this.parts(ids[t], segments[t], t);
-      const row = this.x.subarray(t * padded(this.width));
-      // added in the same order as in model.py, because float addition is not associative
-      row.set(word);
-      if (segment) add(row.subarray(0, this.width), segment);
-      add(row.subarray(0, this.width), position);
+    const T = ids.length, width = this.width;
+    const {word, segment, position} = this.parts(ids, segments);  // (T,) -> (T, width)
+    // added in the same order as in model.py, because float addition is not associative
+    if (segment) add(word, segment);
+    add(word, position);
+    for (let t = 0; t < T; t++) {  // the model's own matrices have padded rows
+      this.x.set(word.subarray(t * width, (t + 1) * width), t * padded(width));
     }
-    this.norm.forward(this.x, T);  // (T, width)
+    this.norm.forward(this.x, T);
     return this.project ? this.project.forward(this.x, T) : this.x;  // (T, H)
   }
 }
@@ -192,45 +196,32 @@ class BertForQuestionAnswering {
 
   /**
    * Token ids and segments (T,) -> {startLogits, endLogits}: [layer] -> Float32Array (T,), where
-   * layer 0 is the embeddings and layer L gives the model's own logits.
-   * With `hiddenStates: true` also {hiddenStates}: [layer] -> Float32Array (T * H).
-   * With `attention: {layer, head}`, both from 0, also {attention}: Float32Array (T * T), in which
-   * row t says how much token t reads of each token.
+   * layer 0 is the embeddings and layer L gives the model's own logits. On request:
+   * `hiddenStates: true` gives {hiddenStates}: [layer] -> Float32Array (T * H).
+   * `attentionRows`: R positions of tokens. This gives {attentions}: [layer][head] -> Float32Array
+   * (R * T), how much each of these tokens reads of each token; layer 0 is the first layer.
    */
-  forward(ids, segments, {hiddenStates = false, attention = null} = {}) {
+  forward(ids, segments, {hiddenStates = false, attentionRows = null} = {}) {
     const T = ids.length, H = this.config.hidden_size;
     const output = {startLogits: [], endLogits: []};
     if (hiddenStates) output.hiddenStates = [];
+    if (attentionRows) output.attentions = this.bert.layers.map(() => []);
     this.bert.forward(ids, segments, (layer, x) => {
       [output.startLogits[layer], output.endLogits[layer]] = this.head.forward(x, T);
-      if (hiddenStates) output.hiddenStates[layer] = dense(x, T, H);
+      if (hiddenStates) output.hiddenStates[layer] = dense(x, ids.keys(), H);
     }, (layer, head, probabilities) => {
-      const wanted = attention && attention.layer === layer && attention.head === head;
-      if (wanted) output.attention = dense(probabilities, T, T);
+      if (attentionRows) output.attentions[layer][head] = dense(probabilities, attentionRows, T);
     });
     return output;
   }
-
-  /**
-   * The parts of a token's embedding: {word, position, segment, sum, embedding}. The first four are
-   * (width,), `segment` is null for DistilBERT. `embedding` (H,) is what the first layer reads.
-   */
-  embeddingParts(ids, segments, token) {
-    const embeddings = this.bert.embeddings;
-    const parts = embeddings.parts(ids[token], segments[token], token);
-    const sum = add(parts.word.slice(), parts.position);
-    const H = this.config.hidden_size, x = embeddings.forward(ids, segments);
-    const embedding = dense(x, ids.length, H).slice(token * H, (token + 1) * H);
-    return {...parts, sum: parts.segment ? add(sum, parts.segment) : sum, embedding};
-  }
 }
 
-/** A copy of x (T, width) without the numbers between its rows. */
-function dense(x, T, width) {
-  const copy = new Float32Array(T * width);
-  for (let t = 0; t < T; t++) {
-    copy.set(x.subarray(t * padded(width), t * padded(width) + width), t * width);
-  }
+/** A copy of some rows of x (T, width), without the numbers between rows. */
+function dense(x, rows, width) {
+  const chosen = [...rows], copy = new Float32Array(chosen.length * width);
+  chosen.forEach((row, k) => {
+    copy.set(x.subarray(row * padded(width), row * padded(width) + width), k * width);
+  });
   return copy;
 }
 

@@ -6,6 +6,9 @@
 // section 4.2. A context that is too long for one window is cut into several windows that overlap: an
 // answer at the edge of one window is inside another.
 
+// A run of characters in which several may form one letter, with the ASCII characters next to it.
+const RUN = /([\0-\x7f]?[^\0-\x7f](?:[\0-\x7f]?[^\0-\x7f])*[\0-\x7f]?)/u;
+
 const MAX_QUESTION_LEN = 64;  // tokens of a question that are read
 
 /** The settings of `QuestionAnswerer`: `positions` is the model's longest window, in tokens. */
@@ -129,13 +132,15 @@ function repr(text, start, length) {
  * Standard Annex 29). Python's `regex` has a rule of its own for a virama without a consonant before it.
  */
 function wholeGraphemes(text, places) {
-  if (/^[\0-\x7f]*$/.test(text)) return places;  // each character is a grapheme; no place is inside CR LF
+  const segmenter = new Intl.Segmenter("en", {granularity: "grapheme"});
+  const lengths = (run) => Array.from(segmenter.segment(run), ({segment}) => Array.from(segment).length);
   const [begin, end] = [[], [0]];  // for each place: where its grapheme begins, and where it ends
-  for (const {segment} of new Intl.Segmenter("en", {granularity: "grapheme"}).segment(text)) {
-    const [first, length] = [begin.length, Array.from(segment).length];
-    for (let k = 0; k < length; k++) {
-      begin.push(first);
-      end.push(first + length);
+  for (const [k, part] of text.split(RUN).entries()) {
+    // between the runs, each character is a grapheme, except CR LF, and no place is inside it
+    for (const length of k % 2 ? lengths(part) : Array(part.length).fill(1)) {
+      const first = begin.length;
+      begin.push(...Array(length).fill(first));
+      end.push(...Array(length).fill(first + length));
     }
   }
   return places.map(([a, b]) => [begin[a], end[b]]);

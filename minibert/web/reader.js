@@ -8,28 +8,37 @@ let reader;  // {tokenizer, read, config, settings, calibration}
 const textOf = (file) => (typeof file === "string" ? file : file.text());
 
 /** The bytes that base64 text stands for. */
-function decoded(base64) {
+function fromBase64(base64) {
   const binary = atob(base64);
   return Uint8Array.from({length: binary.length}, (_, k) => binary.charCodeAt(k)).buffer;
 }
 
-/** `files`: a Blob or a text for each name; weights also as text, under "base64". */
-async function openReader({"model.safetensors": file, base64, ...others}, source) {
+/**
+ * `files`: a Blob or a text for each name; the weights also as text, under "base64". `source` is
+ * the program of the engine's workers. `made` has the names of the model and of this version.
+ */
+async function openReader({"model.safetensors": file, base64, ...others}, source, made) {
   const names = Object.keys(others), texts = await Promise.all(Object.values(others).map(textOf));
   const files = Object.fromEntries(names.map((name, k) => [name, texts[k]]));
-  const tokenizer = makeTokenizer(files);
-  const weights = base64 ? decoded(base64) : await file.arrayBuffer();
-  const engine = await startEngine({config: parsed("config.json", files["config.json"]), weights, source});
-  return {...engine, tokenizer};
+  const config = parsed("config.json", files["config.json"]);
+  readConfig(config);  // refuses other kinds of models before their tokenizers
+  const tokenizer = makeTokenizer(files), calibration = storedCalibration(config);
+  const weights = base64 ? fromBase64(base64) : await file.arrayBuffer();
+  const engine = await startEngine({config, weights, source});
+  const settings = windowSettings(tokenizer, engine.config.max_position_embeddings);
+  const computes_with = `this browser, fp32${base64 ? " with 8-bit weights" : ""}, ${engine.kernel}`;
+  return {...engine, tokenizer, calibration, settings, madeWith: {...made, computes_with}};
 }
 
 Object.assign(CALLS, {
-  async open([files, source]) {
-    reader = await openReader(files, source);
+  async open(values) {
+    reader = await openReader(...values);
     return {kernel: reader.kernel, workers: reader.workers};
   },
-  explain: ([question, context, options], {onProgress, signal}) =>
-    explain(reader, question, context, options, onProgress, signal),
+  explain([question, context, options], {onProgress, signal}) {
+    const read = (features, tell) => reader.read(features, tell, signal);
+    return explain({...reader, read}, question, context, options, onProgress);
+  },
   tokenize([text]) {
     const {ids, offsets} = reader.tokenizer.encode(text);
     return {ids, offsets};

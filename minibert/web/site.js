@@ -11,8 +11,8 @@ let ready;  // the promise that a model is loaded
 const parsed = new Promise((resolve) => addEventListener("DOMContentLoaded", resolve));
 
 /**
- * What the page has for its engine: {scripts: {name: text}, files: {name: text}}. In a folder, they
- * are null, because scripts and files lie next to the page. The element comes after the scripts, so
+ * What the page has for its engine: {model, version, scripts: {name: text}, files: {name: text}}. In
+ * a folder, these texts are null, because the files lie next to the page. The element comes after the scripts, so
  * the first answer is shown before the browser has read the weights.
  */
 async function inPage() {
@@ -67,17 +67,21 @@ function modelFiles(files) {
   const named = Object.fromEntries(files.map((file) => [file.name, file]));
   const lacks = ["config.json", WEIGHTS].filter((name) => !named[name]);
   if (!TOKENIZERS.some((name) => named[name])) lacks.push(TOKENIZERS.join(" or "));
-  if (lacks.length) throw new Error(`This is not the folder of a model: it has no ${lacks.join(" and no ")}.`);
+  if (lacks.length) throw new Error(`the folder has ${lacks.map((name) => `no ${name}`).join(", ")}.`);
   const wanted = ["config.json", WEIGHTS, ...TOKENIZERS, ...OTHER_FILES].filter((name) => named[name]);
   return Object.fromEntries(wanted.map((name) => [name, named[name]]));
 }
 
+/** The name of the visitor's folder, if the browser tells it. */
+const folderName = ([file]) => file.webkitRelativePath.split("/").at(-2) || "your own";
+
 // --- loading
 
 const status = (text) => { $("status").textContent = text; };
+const sentence = (error) => error.message.replace(/\.?$/, ".");
 
 /** Starts the worker that reads the model's files, and the workers that it needs. */
-async function started(files) {
+async function started(files, model) {
   if (typeof Worker === "undefined") {
     throw new Error("This browser has no web workers, so the page cannot load its model.");
   }
@@ -85,7 +89,7 @@ async function started(files) {
   const address = URL.createObjectURL(new Blob([source], {type: "text/javascript"}));
   const worker = caller(address);
   try {
-    await worker.call("open", files, source);
+    await worker.call("open", files, source, {model, version: (await inPage()).version});
   } catch (error) {
     worker.stop();
     throw error;
@@ -96,8 +100,8 @@ async function started(files) {
 }
 
 /** Loads a model. While it is being loaded, and if that fails, the model before it stays. */
-async function load(files) {
-  const worker = await started(files);
+async function load(files, model) {
+  const worker = await started(files, model);
   reader?.stop();
   reader = worker;
   status("The model is in this page, so your text stays on this machine.");
@@ -108,7 +112,7 @@ async function loadOwn() {
   const tell = (done, total) => {
     status(`Loading the model: ${megabytes(done)} of ${megabytes(total)} MB …`);
   };
-  await load(await ownFiles(tell));
+  await load(await ownFiles(tell), (await inPage()).model);
 }
 
 /** Loads a visitor's model, and asks it the question in the form. */
@@ -116,12 +120,12 @@ async function useFiles(files) {
   try {
     const own = modelFiles(files);
     status(`Loading your model of ${megabytes(own[WEIGHTS].size)} MB …`);
-    const next = load(own);
+    const next = load(own, folderName(files));
     if (!reader) ready = next;
     await next;
     ready = next;
   } catch (error) {
-    return status(error.message);
+    return status(`This model cannot be loaded: ${sentence(error)}`);
   }
   ask();
 }
@@ -141,11 +145,19 @@ async function droppedFiles(dropped) {
 const picker = el("input", {type: "file", id: "folder", webkitdirectory: true,
   change: () => useFiles([...picker.files])});
 $("ask").append(
-  el("p", {class: "row"}, el("label", {}, "your own model, a folder with config.json, model.safetensors "
-    + "and tokenizer.json or vocab.txt: ", picker)),
-  el("p", {id: "status", role: "status"}));
+  el("p", {id: "status", class: "note", role: "status"}),
+  el("details", {}, el("summary", {}, "Use your own model"),
+    el("p", {class: "note"}, "A folder with config.json, model.safetensors, and tokenizer.json or vocab.txt: a BERT, "
+      + "DistilBERT or ELECTRA that was trained to answer questions. It stays on this machine too. Drop the folder on "
+      + "this page, or choose it here."),
+    el("label", {}, "Folder of the model: ", picker)));
+$("welcome").replaceChildren(
+  el("h1", {}, "Ask a question about a text"),
+  el("p", {}, "This page has a BERT model inside. The model answers with a part of the text itself, and the page shows "
+    + "each step. The example below is answered already. Change it, and press “Ask”."));
+$("welcome").hidden = false;
 ready = loadOwn();
-ready.catch((error) => status(error.message));
+ready.catch((error) => status(sentence(error)));
 
 transport = {
   async ask(asked, tell, signal) {

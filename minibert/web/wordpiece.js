@@ -35,7 +35,7 @@ const NEWER_FORMS = String.raw`\u07fd\u0897-\u08d3\u09fe\u0c3c\u0d3b-\u0d3c\u0eb
 const WHITE = /\p{White_Space}/u;
 const CONTROL = new RegExp(`(?![\\t\\n\\r${NEWER}])[\\p{Cc}\\p{Cf}\\p{Co}\\ufffd]`, "u");
 const MARK = new RegExp(`[\\u1734\\u{1171e}]|(?![${NEWER}])\\p{Mn}`, "u");
-const PUNCTUATION = new RegExp(`[!-/:-@[-\`{-~\\u166d]|(?![${NEWER}])\\p{P}`, "u");
+const PUNCTUATION = new RegExp(`[!-/:-@[-\`{-~\\u166d\\u{111c9}]|(?![${NEWER}])\\p{P}`, "u");
 const WITH_FORMS = new RegExp(`[^${NEWER_FORMS}]+`, "gu");
 const CHINESE = new RegExp(String.raw`[\u4e00-\u9fff\u3400-\u4dbf\u{20000}-\u{2a6df}\u{2a700}-\u{2b73f}
   \u{2b740}-\u{2b81f}\u{2b920}-\u{2ceaf}\uf900-\ufaff\u{2f800}-\u{2fa1f}]`.replace(/\s+/g, ""), "u");
@@ -195,7 +195,10 @@ class Tokenizer {
     this.protect();
   }
 
-  /** An added token gets the next free id, if the vocabulary lacks it. */
+  /**
+   * An added token gets the next free id, if the vocabulary lacks it. `lstrip` and `rstrip` have no effect:
+   * they only widen a token by white space, which no offsets include.
+   */
   addToken({content, normalized = false, single_word = false}) {
     const next = Math.max(this.vocabulary.size, ...this.added.map(({id}) => id + 1));
     const id = this.ids.get(content) ?? next;

@@ -9,20 +9,20 @@
 //         plain    true: compute without WebAssembly (default false)
 //         source   the text of the workers' program (default `workerSource()`)
 //         workers  how many (default `defaultWorkers(weights)`)
-//     A "feature" is one window: any object with input_ids and token_type_ids, two arrays (T,).
+//     A "feature" is one window: any object with inputIds and tokenTypeIds, two arrays (T,).
 //     await engine.read(features, onProgress, signal) -> [layer][window] -> {start, end}
 //         start and end are Float32Arrays (T,): the logits that S and E give after each layer.
 //         Layer 0 is the embeddings. This is what `layer_logits` in explanation.py returns.
 //         onProgress(windows read, all windows) is called first with 0 and after each window.
 //         After `signal` (of an AbortController) no further window starts, and the promise fails
 //         with the signal's reason.
-//     await engine.attention(feature, layer, head) -> Float32Array (T * T), both counted from 0
-//         Row t says how much token t reads of each token. Each row sums to 1.
+//     await engine.attentions(feature, rows) -> [layer][head] -> Float32Array (R * T)
+//         rows are R positions of tokens. Row r says how much this token reads of each token, and
+//         sums to 1. Layer 0 is the first layer.
 //     await engine.hiddenStates(feature) -> [layer] -> Float32Array (T * H), layer 0: embeddings
-//     await engine.embeddingParts(feature, token)
-//         -> {word, position, segment, sum, embedding}: Float32Arrays. segment is null for
-//         DistilBERT. sum is word + position + segment. embedding is after LayerNorm (and, for
-//         ELECTRA, after the projection).
+//     await engine.embeddingParts(feature) -> {word, segment, position}: Float32Array (T * width)
+//         The vectors that are added for each token; their sum is then normalised. segment is null
+//         for DistilBERT. width is engine.config.embedding_size, or hidden_size if that is null.
 //     engine.config    the sizes of the model, under BERT's names (hidden_size, ...)
 //     engine.kernel    "WebAssembly" or "JavaScript": what computes the products
 //     engine.workers   how many workers there are
@@ -84,7 +84,7 @@ async function startEngine({config, weights, plain = false, source = workerSourc
 
 /** The engine's methods. `work(signal, name, ...values)` lets a free worker do something. */
 function methods(work) {
-  const inputs = (feature) => [feature.input_ids, feature.token_type_ids];
+  const inputs = (feature) => [feature.inputIds, feature.tokenTypeIds];
   return {
     async read(features, onProgress = () => {}, signal = undefined) {
       let done = 0;
@@ -97,16 +97,16 @@ function methods(work) {
       return windows[0].startLogits.map((_, layer) => windows.map(
         ({startLogits, endLogits}) => ({start: startLogits[layer], end: endLogits[layer]})));
     },
-    async attention(feature, layer, head) {
-      const options = {attention: {layer, head}};
-      return (await work(undefined, "forward", ...inputs(feature), options)).attention;
+    async attentions(feature, attentionRows) {
+      const options = {attentionRows};
+      return (await work(undefined, "forward", ...inputs(feature), options)).attentions;
     },
     async hiddenStates(feature) {
       const options = {hiddenStates: true};
       return (await work(undefined, "forward", ...inputs(feature), options)).hiddenStates;
     },
-    embeddingParts(feature, token) {
-      return work(undefined, "embeddingParts", ...inputs(feature), token);
+    embeddingParts(feature) {
+      return work(undefined, "embeddingParts", ...inputs(feature));
     },
   };
 }
@@ -165,7 +165,7 @@ const CALLS = {
     return {config: model.config, kernel: model.kernel};
   },
   forward: (values) => model.forward(...values),
-  embeddingParts: (values) => model.embeddingParts(...values),
+  embeddingParts: (values) => model.bert.embeddings.parts(...values),
 };
 
 /** Answers the calls of `caller`. */
