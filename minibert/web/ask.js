@@ -101,7 +101,7 @@ function askAgain(kept) {
   ask({before: null});
 }
 
-const kept = live ? stored() : null;  // read before `show` stores the page's example
+const kept = live ? inAddress() ?? stored() : null;  // read before `show` stores the page's example
 
 if (live) {
   if (data) fillForm(data);
@@ -109,7 +109,7 @@ if (live) {
   onShow.push(() => {
     if (transport.attributes && !data.attribution) offerAttribution();
   });
-  addEventListener("hashchange", () => askAgain(stored()));
+  addEventListener("hashchange", () => inAddress() && askAgain(inAddress()));
   $("ask").addEventListener("submit", (event) => { event.preventDefault(); ask(); });
   $("ask-context").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) ask();
