@@ -212,8 +212,8 @@ def test_the_page_begins_with_the_head_that_looks_at_the_answer(page, explanatio
     begin = [str(layer), str(head), str(row)]
     pickers = ("layer", "head", "from")
     assert [page.locator(f"#{name}").input_value() for name in pickers] == begin
-    page.locator("#layer").select_option(value="0")
-    page.locator("#from").select_option(value="2")
+    page.locator("#layer").select_option(index=0)
+    page.locator("#from").select_option(index=2)
     page.locator("#most").click()
     assert [page.locator(f"#{name}").input_value() for name in pickers] == begin
 
@@ -224,8 +224,8 @@ def test_the_map_and_the_lines_show_the_numbers(page, explanation):
     window = explanation.windows[explanation.answers[0].window]
     size, generator = len(window.tokens), random.Random(0)
     for layer, head in ((0, 0), (weights.shape[0] - 1, weights.shape[1] - 1)):
-        page.locator("#layer").select_option(value=str(layer))
-        page.locator("#head").select_option(value=str(head))
+        page.locator("#layer").select_option(index=layer)
+        page.locator("#head").select_option(index=head)
         shown = weights[layer, head]
         lines = int((shown[:, window.context_start :] >= 20).sum())
         assert page.locator("#lines line").count() == lines > 0
