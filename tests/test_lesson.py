@@ -1,6 +1,10 @@
 """The views of the page that open the model: embeddings, layers and attention."""
 
 import math
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +14,9 @@ import siblings
 import torch
 
 import minibert
+from minibert.explain.explanation import Explanation
+from minibert.explain.page import SCRIPTS, asset
+from minibert.explain.site import TRANSPORT
 
 QUESTION = "Who lit the lamp?"
 CONTEXT = "At dusk the keeper, Ada, lit the lamp. By dawn it had burned a pint of oil. " * 6
@@ -117,3 +124,166 @@ def test_the_whole_window_sums_to_one(tiny):
     tokens = len(explanation.windows[explanation.answers[0].window].tokens)
     assert weights.shape[-1] == tokens
     assert abs(weights.sum(-1) - 1000).max() <= tokens / 2
+
+
+# --- in the page
+
+
+@pytest.fixture(scope="module")
+def explanation(tiny) -> Explanation:
+    """Of several windows, where the best answer is not in the first one."""
+    return reader(tiny).explain(QUESTION, CONTEXT, attribution=False)
+
+
+@pytest.fixture
+def page(browser: Any, explanation: Explanation, tmp_path: Path) -> Iterator[Any]:
+    path = tmp_path / "page.html"
+    path.write_text(explanation.to_html(), encoding="utf-8")
+    page = browser.new_page()
+    messages: list[str] = []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.goto(path.as_uri())
+    yield page
+    page.close()
+    assert messages == []
+
+
+def text_of(page: Any, selector: str) -> str:
+    return " ".join(page.locator(selector).text_content().split())
+
+
+def share(thousandths: int) -> str:
+    return f"{thousandths / 10:.1f} %"
+
+
+def test_the_strips_show_the_parts_of_a_token(page, explanation):
+    """Their cells, their lengths and the sum, for the answer's first token and for others."""
+    embeddings, best = explanation.embeddings, explanation.answers[0]
+    window = explanation.windows[best.window]
+    for k in (best.token_start, 0, len(window.tokens) - 1):
+        if k != best.token_start:
+            page.locator("#token").fill(str(k))
+        told = f"{window.tokens[k]} at position {k} of {len(window.tokens) - 1}"
+        assert text_of(page, "#token-told") == told
+        parts = [embeddings.piece[k], embeddings.position[k]]
+        parts.append(embeddings.segment[window.segments[k]])
+        parts.append(tuple(map(sum, zip(*parts, strict=True))))
+        strips = page.locator(".strip")
+        assert strips.count() == 4
+        largest = max(abs(number) for part in parts for number in part)
+        for row, part, length in zip(strips.all(), parts, embeddings.lengths[k], strict=True):
+            assert f"length {length:.2f}" in row.text_content()
+            for cell, number in zip(row.locator("i").all(), part, strict=True):
+                title = cell.get_attribute("title").replace("−", "-")
+                assert float(title) == pytest.approx(number / 1000)
+                assert cell.get_attribute("class") == ("against" if number < 0 else "for")
+                strength = cell.evaluate("(cell) => Number(cell.style.getPropertyValue('--a'))")
+                assert strength == pytest.approx(abs(number) / largest, abs=0.006)
+    page.locator("#token").focus()
+    page.keyboard.press("Home")
+    assert text_of(page, "#token-told").startswith("[CLS] at position 0")
+
+
+def test_the_slider_marks_each_layer_s_answer(page, explanation):
+    layers = explanation.layers
+    assert text_of(page, "#depth-passage mark") == " ".join(layers[-1].answer.split())
+    page.locator("#depth").focus()
+    for layer in reversed(layers[:-1]):
+        page.keyboard.press("ArrowLeft")
+        assert page.locator("#depth-passage mark").text_content() == layer.answer
+        assert page.locator("#depth-passage").text_content() == explanation.context
+        rest = page.locator("#depth-passage").evaluate("(node) => node.firstChild.data")
+        assert rest == explanation.context[: layer.start]
+        row = text_of(page, "#lens tr.here")
+        assert row.startswith(f"layer {layer.layer}" if layer.layer else "embeddings")
+    assert "the embeddings" in text_of(page, "#depth-told")
+
+
+def weights_of(explanation: Explanation) -> Any:
+    return np.array(explanation.attention.weights)  # (L, N, R, T)
+
+
+def test_the_page_begins_with_the_head_that_looks_at_the_answer(page, explanation):
+    best, weights = explanation.answers[0], weights_of(explanation)
+    to_answer = weights[:, :, 1:, best.token_start : best.token_end + 1].sum(-1)  # without [CLS]
+    layer, head = np.unravel_index(to_answer.sum(-1).argmax(), to_answer.shape[:2])
+    row = 1 + int(to_answer[layer, head].argmax())
+    begin = [str(layer), str(head), str(row)]
+    pickers = ("layer", "head", "from")
+    assert [page.locator(f"#{name}").input_value() for name in pickers] == begin
+    page.locator("#layer").select_option(index=0)
+    page.locator("#from").select_option(index=2)
+    page.locator("#most").click()
+    assert [page.locator(f"#{name}").input_value() for name in pickers] == begin
+
+
+def test_the_map_and_the_lines_show_the_numbers(page, explanation):
+    """Random cells with the pointer, every line, and the cursor with the keys."""
+    weights, rows = weights_of(explanation), explanation.attention.rows
+    window = explanation.windows[explanation.answers[0].window]
+    size, generator = len(window.tokens), random.Random(0)
+    for layer, head in ((0, 0), (weights.shape[0] - 1, weights.shape[1] - 1)):
+        page.locator("#layer").select_option(index=layer)
+        page.locator("#head").select_option(index=head)
+        shown = weights[layer, head]
+        lines = int((shown[:, window.context_start :] >= 20).sum())
+        assert page.locator("#lines line").count() == lines > 0
+        page.locator("#map").scroll_into_view_if_needed()
+        box = page.locator("#map-heat").bounding_box()
+        for _ in range(15):
+            row, k = generator.randrange(len(rows)), generator.randrange(size)
+            x, y = (k + 0.5) / size * box["width"], (row + 0.5) / len(rows) * box["height"]
+            page.mouse.move(box["x"] + x, box["y"] + y)
+            told = f"“{window.tokens[rows[row]]}” attends to “{window.tokens[k]}” with "
+            assert text_of(page, "#attended").startswith(told + share(shown[row, k]))
+            most = f"“{window.tokens[shown[row].argmax()]}” ({share(shown[row].max())})"
+            assert most in text_of(page, "#attended")
+            assert page.locator("#from").input_value() == str(row)
+        framed = page.locator("#attention-text .from")
+        assert int(framed.get_attribute("data-k")) == rows[row]
+    page.locator("#map").focus()
+    for key in ("Home", "ArrowUp", "ArrowUp", "ArrowUp", "ArrowUp", "ArrowUp", "ArrowUp"):
+        page.keyboard.press(key)
+    assert text_of(page, "#attended").startswith("“[CLS]” attends to “[CLS]” with")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("End")
+    told = f"“{window.tokens[1]}” attends to “[SEP]” with {share(shown[1, -1])}"
+    assert text_of(page, "#attended").startswith(told)
+
+
+def test_a_token_of_the_question_shows_its_lines(page, explanation):
+    page.locator('#attention-text [data-k="2"]').click()
+    assert page.locator("#from").input_value() == "2"
+    frame = page.locator("#attention-text .from").text_content()
+    assert frame == explanation.question.split()[1]
+    shown = "".join(page.locator("#attention-text p").nth(1).all_text_contents())
+    window = explanation.windows[explanation.answers[0].window]
+    start, end = window.starts[window.context_start], window.ends[window.context_end - 1]
+    assert explanation.context[start:end] in shown
+
+
+def test_a_question_that_is_cut_is_named(browser, tiny, tmp_path):
+    qa = minibert.QuestionAnswerer.from_pretrained(tiny, precision="fp32")
+    short = minibert.QuestionAnswerer(qa.model, qa.tokenizer, 96, 20, max_question_len=3)
+    with pytest.warns(UserWarning, match="this part is not read"):
+        explanation = short.explain("Who lit the lamp of the tower?", CONTEXT, attribution=False)
+    path = tmp_path / "page.html"
+    path.write_text(explanation.to_html(), encoding="utf-8")
+    page = browser.new_page()
+    page.goto(path.as_uri())
+    assert f"not read: “{explanation.question_unread}”" in text_of(page, "#unread")
+    page.close()
+
+
+@pytest.mark.parametrize("transport", [(), ("server.js",), TRANSPORT])
+def test_the_scripts_share_no_name(transport):
+    """They have one scope. There a second function of the same name replaces the first one."""
+    definition = r"^(?:async )?(?:function\*?|const|let|class) (?:\[(.+?)\] =|(\w+))"
+    names = Counter(
+        name
+        for script in (*SCRIPTS, *transport)
+        for several, one in re.findall(definition, asset(script), re.MULTILINE)
+        for name in re.findall(r"\w+", several or one)
+    )
+    assert len(names) > 50 and [name for name, count in names.items() if count > 1] == []

@@ -7,8 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +66,7 @@ def post(address: str, body: Any = ASKED, **options: Any) -> Any:
 
 
 def test_the_answer_comes_first_then_the_rest(address, tiny):
-    told = lines(post(address))
+    told = lines(post(address, ASKED | {"attribution": True}))
     kinds = [key for line in told for key in line]
     assert kinds[0] == "reading" and kinds[-1] == "attribution"
     assert kinds.index("explanation") < kinds.index("progress")
@@ -83,9 +85,12 @@ def test_its_switches(address):
     assert len(explanation["answers"]) in (3, 4)
 
 
-def test_a_long_passage_gets_its_attribution_on_request(address):
-    told = lines(post(address, ASKED | {"context": LONG[:12_000]}))
-    assert told[-1] == {"skipped": True}
+def test_an_attribution_comes_on_request(address):
+    """Otherwise the last line has the time that it would take, in seconds."""
+    for context in (ASKED["context"], LONG[:12_000]):
+        told = lines(post(address, ASKED | {"context": context}))
+        assert list(told[-1]) == ["skipped"] and told[-1]["skipped"] > 0
+        assert not [line for line in told if "attribution" in line or "progress" in line]
 
 
 @pytest.mark.parametrize(
@@ -122,13 +127,13 @@ def test_only_its_own_page_can_ask(address, headers, status):
         (ASKED | {"context": "Ada lit it. " * 90_000}, 413, "up to 200,000"),
         (ASKED | {"context": "Ada lit it. " * 17_000}, 413, "has 204,000 characters"),
         (ASKED | {"question": "Who? " * 1000}, 413, "the question has 5,000 characters"),
-        (ASKED | {"top_k": 0}, 400, "expected 1 to 50"),
+        (ASKED | {"top_k": 0}, 400, "Choose a number of answers from 1 to 50, instead of 0."),
         (ASKED | {"top_k": True}, 400, "top_k: expected a whole number"),
         (ASKED | {"no_answer": 1}, 400, "no_answer: expected true or false"),
         (ASKED | {"context": None}, 400, "context: expected text"),
-        (ASKED | {"more": 1}, 400, "not a question"),
-        ({"question": "Who?"}, 400, "not a question"),
-        ([1], 400, "not a question"),
+        (ASKED | {"more": 1}, 400, "not a question in the page's format: it has an unknown field"),
+        ({"question": "Who?"}, 400, "not a question in the page's format: it has no context"),
+        ([1], 400, "not a question in the page's format: expected an object with question"),
     ],
 )
 def test_bad_requests_are_refused(address, body, status, named):
@@ -159,8 +164,9 @@ def test_a_body_without_a_question_is_refused(address):
 
 def test_fifty_at_once(address):
     """The server answers each request, or refuses it with a message, and then continues."""
+    body = ASKED | {"attribution": True}
     with ThreadPoolExecutor(50) as threads:
-        responses = list(threads.map(lambda _: post(address), range(50)))
+        responses = list(threads.map(lambda _: post(address, body), range(50)))
     answered = refused = 0
     for response in responses:
         if response.status_code == 503:
@@ -170,7 +176,7 @@ def test_fifty_at_once(address):
             assert "attribution" in lines(response)[-1]
             answered += 1
     assert answered >= 1 + server.WAITING and answered + refused == 50
-    assert "attribution" in lines(post(address))[-1]
+    assert "attribution" in lines(post(address, body))[-1]
 
 
 def test_work_ends_when_the_browser_leaves(address):
@@ -179,16 +185,18 @@ def test_work_ends_when_the_browser_leaves(address):
     with httpx.stream("POST", f"{address}ask", json=body, timeout=PATIENCE) as response:
         assert response.status_code == 200
         next(response.iter_lines())
-    assert "attribution" in lines(post(address))[-1]
+    assert "attribution" in lines(post(address, ASKED | {"attribution": True}))[-1]
 
 
-def test_ctrl_c_ends_the_server_during_work(tiny, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_server_during_work(tiny, tmp_path, number):
+    """Ctrl-C, and what service managers send."""
     process, url = start(tiny, tmp_path)
     body = ASKED | {"context": LONG, "attribution": True}
     with httpx.stream("POST", f"{url}ask", json=body, timeout=PATIENCE) as response:
         told = response.iter_lines()
         next(told)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         with pytest.raises(httpx.HTTPError):
             list(told)
     assert process.wait(PATIENCE) == 0 and process.stderr.read() == ""
@@ -202,14 +210,98 @@ def test_within_this_process(tiny):
     live = server.Live(minibert.QuestionAnswerer.from_pretrained(tiny, precision="fp32"))
     client = TestClient(live.app(8123), base_url="http://127.0.0.1:8123")
     assert client.get("/").status_code == client.get("/page.js").status_code == 200
-    assert "attribution" in lines(client.post("/ask", json=ASKED))[-1]
+    asked = ASKED | {"attribution": True}
+    assert "attribution" in lines(client.post("/ask", json=asked))[-1]
     assert "no words" in lines(client.post("/ask", json=ASKED | {"question": " "}))[-1]["error"]
     assert client.post("/ask", json=ASKED | {"top_k": 0}).status_code == 400
     assert client.get("/", headers={"Origin": "http://example.org"}).status_code == 403
     for _ in range(1 + server.WAITING):
         live.places.acquire()
     assert client.post("/ask", json=ASKED).status_code == 503
-    live.thread.shutdown()
+    live.close()
+
+
+class Told:
+    """What a browser would get: the lines, and whether one came."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any] | None] = []
+        self.changed = threading.Condition()
+
+    def put(self, line: dict[str, Any] | None) -> None:
+        with self.changed:
+            self.lines.append(line)
+            self.changed.notify_all()
+
+    def wait_for(self, key: str) -> None:
+        def came() -> bool:
+            return any(line and key in line for line in self.lines)
+
+        with self.changed:
+            assert self.changed.wait_for(came, PATIENCE), self.lines
+
+
+def test_questions_come_before_an_attribution(tiny):
+    """An attribution waits while there are questions, and questions hear how many are first."""
+    live = server.Live(minibert.QuestionAnswerer.from_pretrained(tiny, precision="fp32"))
+    told = [Told() for _ in range(3)]
+    asked = server.Asked(**ASKED, attribution=True)
+    jobs = [server.Job(asked, each.put, live.closing) for each in told]
+    live.queue.join(jobs[0])
+    live.queue.join(jobs[1])
+    live.queue.join(jobs[2])
+    assert [each.lines for each in told] == [[], [{"waiting": 1}], [{"waiting": 2}]]
+    explanation = live.answer(jobs[0])
+    live.queue.leave(jobs[0])
+    assert told[1].lines[-1] == {"waiting": 0} and told[2].lines[-1] == {"waiting": 1}
+
+    live.places.acquire()
+    done = live.later.submit(live.attribute, jobs[0], explanation)
+    told[0].wait_for("waiting")  # for the two questions
+    assert told[0].lines[-1] == {"waiting": 2} and not done.done()
+    for job in jobs[1:]:
+        live.queue.leave(job)
+    done.result(PATIENCE)
+    kinds = [next(iter(line)) for line in told[0].lines if line]
+    assert kinds[-1] == "attribution" and "progress" in kinds[kinds.index("waiting") :]
+
+    live.queue.join(jobs[1])
+    waits = live.later.submit(live.attribute, jobs[0], explanation)
+    jobs[0].left.set()  # the browser leaves, while the attribution waits
+    live.queue.wake()
+    waits.result(PATIENCE)
+    assert told[0].lines[-1] is None
+    live.close()
+
+
+def test_a_body_that_never_ends(tiny, monkeypatch):
+    """The server does not wait for it for ever, and closes the connection."""
+    monkeypatch.setattr(server, "BODY_SECONDS", 0.2)
+    live = server.Live(minibert.QuestionAnswerer.from_pretrained(tiny, precision="fp32"))
+    listener = socket.create_server((server.ADDRESS, 0))
+    port = listener.getsockname()[1]
+    uvicorn = server.uvicorn.Server(
+        server.uvicorn.Config(live.app(port), lifespan="off", log_level="critical")
+    )
+    with listener, ThreadPoolExecutor(1) as thread:
+        served = thread.submit(uvicorn.run, sockets=[listener])
+        heads = (
+            f"POST /ask HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+            "Content-Length: 1000\r\n\r\n{"
+        ).encode()
+        connections = [socket.create_connection((server.ADDRESS, port)) for _ in range(200)]
+        for connection in connections:
+            connection.settimeout(PATIENCE)
+            connection.sendall(heads)
+        for connection in connections:
+            with connection:
+                answer = b"".join(iter(partial(connection.recv, 65536), b""))  # until it closes
+                assert answer.startswith(b"HTTP/1.1 408") and b"was not complete after" in answer
+        monkeypatch.setattr(server, "BODY_SECONDS", PATIENCE)
+        assert "skipped" in lines(post(f"http://{server.ADDRESS}:{port}/"))[-1]
+        uvicorn.should_exit = True
+        served.result(PATIENCE)
+    live.close()
 
 
 def client_of(tiny: Path, port: int, address: str, allowed: list[str]) -> Any:
@@ -256,7 +348,9 @@ def test_a_port_in_use_is_named(tiny):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(minibert.InputError, match=f"port {port} cannot be used: Address"):
+        with pytest.raises(
+            minibert.InputError, match=f"port {port} cannot be used: Address.*--port 0"
+        ):
             server.serve(qa, port, print)
 
 

@@ -17,6 +17,14 @@ SCRIPTS = (
 )
 
 
+# A live page has this question in its form.
+QUESTION = "When were the boats home?"
+CONTEXT = (
+    "The lighthouse stands on the north cliff. At dusk the keeper, Ada, lit the lamp. Her brother "
+    "Bo rang the fog bell until the boats were home at half past nine."
+)
+
+
 def asset(name: str) -> str:
     """The text of a file in `minibert/web`."""
     return (FOLDER / name).read_text(encoding="utf-8")
@@ -71,6 +79,8 @@ def linked(
         script="\n".join([*map(element, names), inert]),
         data=to_json(data),
         plain=plain(data) if data else "",
+        question=html.escape(QUESTION),
+        passage=html.escape(CONTEXT),
     )
 
 
@@ -102,9 +112,11 @@ def security_policy(*allowed: Mapping[str, str]) -> str:
     return f'<meta http-equiv="Content-Security-Policy" content="{content}">'
 
 
-def fill(policy: str, style: str, script: str, data: str, plain: str) -> str:
-    """`page.html` with its five placeholders filled."""
-    parts = {"policy": policy, "style": style, "script": script, "data": data, "plain": plain}
+def fill(**parts: str) -> str:
+    """`page.html` with its placeholders filled: policy, style, script, data, plain, question and
+    passage. The last two are "" by default.
+    """
+    parts = {"question": "", "passage": "", **parts}
     # The template is split once. With one replacement after another, text in the data that looks
     # like a placeholder would be replaced too.
     head, *rest = asset("page.html").split("<!-- put: ")

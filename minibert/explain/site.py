@@ -21,7 +21,7 @@ from ..pretrained import prefix_errors, read_config
 from ..reader import BUNDLED, QuestionAnswerer
 from .eight_bit import eight_bit, eight_bit_file
 from .explanation import Explanation
-from .page import asset, linked, one_file, scripts, security_policy, to_json
+from .page import CONTEXT, QUESTION, asset, linked, one_file, scripts, security_policy, to_json
 
 # The engine has the tokenizer of these families. The others have no WordPieces.
 FAMILIES = ("bert", "distilbert", "electra")
@@ -35,13 +35,6 @@ TRANSPORT = ("worker.js", "site.js")  # the page's own scripts that load and ask
 
 # What the page may do in addition: start workers from its own text, and compile their WebAssembly.
 ALLOWED = {"script-src": "'wasm-unsafe-eval'", "worker-src": "blob:"}
-
-# The page shows the answer to this question before its model is loaded.
-QUESTION = "When were the boats home?"
-CONTEXT = (
-    "The lighthouse stands on the north cliff. At dusk the keeper, Ada, lit the lamp. Her brother "
-    "Bo rang the fog bell until the boats were home at half past nine."
-)
 
 
 def load(source: str | Path = BUNDLED, revision: str | None = None) -> QuestionAnswerer:
@@ -82,7 +75,7 @@ def in_eight_bit(weights: Tensor) -> Tensor:
 
 
 def example(qa: QuestionAnswerer) -> Explanation:
-    """The explanation that the page shows first."""
+    """The explanation that the page shows first, before its model is loaded."""
     return qa.explain(QUESTION, CONTEXT, attribution=False)
 
 

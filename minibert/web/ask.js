@@ -59,8 +59,9 @@ async function askAttribution() {
 function take(line) {
   if (line.reading) {
     $("message").textContent = `${line.reading[0]} of ${line.reading[1]} windows read …`;
-  } else if (line.waiting) {
-    $("message").textContent = `Waiting behind ${line.waiting} other question${line.waiting > 1 ? "s" : ""} …`;
+  } else if ("waiting" in line) {
+    $("message").textContent = !line.waiting ? "Reading …"
+      : `Waiting behind ${line.waiting} other question${line.waiting > 1 ? "s" : ""} …`;
   } else if (line.skipped) {
     offerAttribution(line.skipped);
   } else if (line.error) {
@@ -100,7 +101,7 @@ function askAgain(kept) {
   ask({before: null});
 }
 
-const kept = live ? stored() : null;  // read before `show` stores the page's example
+const kept = live ? inAddress() ?? stored() : null;  // read before `show` stores the page's example
 
 if (live) {
   if (data) fillForm(data);
@@ -108,7 +109,7 @@ if (live) {
   onShow.push(() => {
     if (transport.attributes && !data.attribution) offerAttribution();
   });
-  addEventListener("hashchange", () => askAgain(stored()));
+  addEventListener("hashchange", () => inAddress() && askAgain(inAddress()));
   $("ask").addEventListener("submit", (event) => { event.preventDefault(); ask(); });
   $("ask-context").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) ask();

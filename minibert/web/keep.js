@@ -25,12 +25,15 @@ function store() {
   }
 }
 
-/** What a link or the page before a reload has asked, or null. */
-function stored() {
+/** What the page's address asks, or null. */
+function inAddress() {
   const link = new URLSearchParams(location.hash.slice(1));
-  if (link.has("question") && link.has("passage")) {
-    return {question: link.get("question"), context: link.get("passage"), no_answer: link.has("no_answer")};
-  }
+  if (!link.has("question") || !link.has("passage")) return null;
+  return {question: link.get("question"), context: link.get("passage"), no_answer: link.has("no_answer")};
+}
+
+/** What the page before a reload has asked, or null. */
+function stored() {
   try {
     return JSON.parse(sessionStorage.getItem(STORED));
   } catch {
