@@ -77,8 +77,13 @@ function showFlow() {
     ["h-bars", "Two scores", "a start score and an end score for every piece"],
     ["h-grid", "Spans", "start and end together: the best pair wins"],
     ["h-answers", "Answer", el("b", {}, said(best.answer), ` ${percent(best.score)}`)]];
+  // In a notebook's frame the link itself would load the notebook, so a click only scrolls.
+  const scroll = (event) => {
+    event.preventDefault();
+    document.querySelector(event.target.getAttribute("href")).scrollIntoView();
+  };
   $("flow").replaceChildren(...steps.map(([id, name, told]) =>
-    el("li", {}, el("a", {href: `#${id}`}, name), el("span", {}, told))));
+    el("li", {}, el("a", {href: `#${id}`, click: scroll}, name), el("span", {}, told))));
 }
 
 function showPassage() {
