@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import minibert
+from minibert.explain.page import CONTEXT, QUESTION
 
 httpx = pytest.importorskip("httpx", reason="pip install -e '.[test]'")
 server = pytest.importorskip(
@@ -386,7 +387,8 @@ def test_ask_and_ask_again(live, address):
     page.locator("#passage mark.chosen").first.wait_for()
     before = "".join(page.locator("#passage mark.chosen").all_text_contents())
     assert before in ASKED["context"] and not page.locator("#before").is_visible()
-    page.locator("#occlusions tbody tr").first.wait_for()  # the attribution comes later
+    page.get_by_text("Compute it").click()
+    page.locator("#occlusions tbody tr").first.wait_for()
 
     page.locator("#ask-question").fill("Who kept it?")
     page.locator("#ask-question").press("Enter")
@@ -403,8 +405,10 @@ def test_ask_and_ask_again(live, address):
     expect(page.locator(f"#ask-{side}")).not_to_have_value(text)
     assert len(page.locator(f"#ask-{side}").input_value()) <= len(text) - len(word)
     expect(page.locator("#message")).to_have_text("")  # the new answer is here
+    page.locator("#pending button").click()
     page.locator("#occlusions button").first.wait_for()
     page.locator("#occlusions button").first.click()
+    expect(page.locator("#struck")).to_be_visible()
     expect(page.locator("#message")).to_have_text("")
     assert page.messages == [] and {url.startswith(address) for url in page.requests} == {True}
 
@@ -433,13 +437,198 @@ def test_dropping_a_file_fills_the_passage(live):
     live.get_by_text("notes.exe: expected a .txt or .md").wait_for()
 
 
+def ask(page: Any, question: str, context: str = ASKED["context"]) -> None:
+    """Ask, and wait for the answer."""
+    page.locator("#ask-question").fill(question)
+    page.locator("#ask-context").fill(context)
+    page.locator("button.ask").click()
+    expect(page.locator("#question")).to_have_text(question)
+    expect(page.locator("#message")).to_have_text("")
+
+
+def test_the_first_page_says_what_it_is(live):
+    """A title, an example that can be asked at once, and where the text stays."""
+    assert live.locator("h1:visible").all_text_contents() == ["Ask a question about a text"]
+    assert "Your text stays on this machine" in live.locator("#private").text_content()
+    live.locator("button.ask").click()
+    live.locator("#passage mark.chosen").first.wait_for()
+    assert live.locator("h1:visible").all_text_contents() == [QUESTION]
+    assert live.locator("#passage").text_content() == CONTEXT
+
+
+def in_view(page: Any, selector: str) -> bool:
+    inside = """(node) => {
+      const box = node.getBoundingClientRect();
+      return box.top >= 0 && box.bottom <= innerHeight;
+    }"""
+    return page.locator(selector).evaluate(inside)
+
+
+def test_a_word_is_left_out_and_put_back(live):
+    """A click on a word of the question or of the passage asks again; one more puts it back."""
+    page = live
+    ask(page, ASKED["question"])
+    answer = page.locator("#answer").text_content()
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url))
+
+    page.locator("#question").get_by_text("lit").click()
+    expect(page.locator("#question")).to_have_text("Who the lamp?")
+    assert page.locator("#struck-word").text_content() == "lit is left out of the question."
+    assert in_view(page, "#answer") and in_view(page, "#put-back")
+
+    page.locator("#bars").focus()  # a word of the passage, with the keyboard
+    page.keyboard.press("End")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Delete")
+    expect(page.locator("#passage")).to_have_text("At dusk the keeper, Ada, lit the .")
+    assert page.locator("#struck-word").text_content() == "lamp is left out of the passage."
+    assert in_view(page, "#answer") and in_view(page, "#put-back")
+    page.locator("#bars").get_by_text("keeper").click()  # and with the pointer
+    expect(page.locator("#passage")).to_have_text("At dusk the , Ada, lit the .")
+    assert len(sent) == 3
+
+    for question, context in (
+        ("Who the lamp?", "At dusk the keeper, Ada, lit the ."),
+        ("Who the lamp?", ASKED["context"]),
+        (ASKED["question"], ASKED["context"]),
+    ):
+        page.keyboard.press("Enter")  # the focus is on the button
+        assert page.locator("#question").text_content() == question
+        assert page.locator("#passage").text_content() == context
+        assert page.locator("#ask-question").input_value() == question
+        assert page.locator("#ask-context").input_value() == context
+    assert not page.locator("#struck").is_visible() and not page.locator("#before").is_visible()
+    assert page.locator("#answer").text_content() == answer and len(sent) == 3
+    assert page.messages == []
+
+
+def test_the_only_word_cannot_be_left_out(live):
+    """The answer before stays, and so does the text of the form."""
+    ask(live, "Who")
+    live.locator("#question button").first.click()
+    live.get_by_text("no words in the question").wait_for()
+    assert live.locator("#question").text_content() == "Who"
+    assert live.locator("#ask-question").input_value() == "Who"
+    assert in_view(live, "#message") and not live.locator("#struck").is_visible()
+
+
+def test_two_questions_side_by_side(live):
+    page = live
+    ask(page, ASKED["question"])
+    page.locator("#pin").click()
+    assert not page.locator("#pinned").is_visible()
+    ask(page, "Who kept it?")
+    cards = page.locator("#pinned .card")
+    questions = [ASKED["question"], "Who kept it?"]
+    assert cards.locator("h3").all_text_contents() == questions
+    for text in page.locator("#answer b").all_text_contents():
+        assert text in cards.nth(1).text_content()
+    page.get_by_text("Show this one on the whole page").click()
+    assert cards.locator("h3").all_text_contents() == questions[::-1]
+    assert page.locator("#question").text_content() == questions[0]
+    assert page.locator("#ask-question").input_value() == questions[0]
+    page.get_by_text("Unpin", exact=True).click()
+    assert not page.locator("#pinned").is_visible() and page.messages == []
+
+
+def test_a_reload_and_a_link_ask_again(live, browser):
+    page, question = live, "Who kept <b>it</b> & the lamp? 😀"
+    ask(page, question)
+    page.reload()
+    expect(page.locator("#question")).to_have_text(question)
+    assert page.locator("#passage").text_content() == ASKED["context"]
+    assert not page.locator("#before").is_visible() and "#" not in page.url
+
+    page.locator("#link").click()
+    page.get_by_text("No server gets them").wait_for()
+    other = browser.new_page()  # with an empty storage
+    other.goto(page.url)
+    expect(other.locator("#question")).to_have_text(question)
+    assert other.locator("#passage").text_content() == ASKED["context"]
+    other.close()
+
+
+def test_the_page_is_saved_as_a_file(live, browser, tmp_path):
+    """It shows the same, needs no server, and asks nothing."""
+    page, question = live, "Who kept </script><b>it</b> & the lamp? 😀"
+    ask(page, question)
+    page.get_by_text("Compute it").click()
+    page.locator("#occlusions tbody tr").first.wait_for()
+    with page.expect_download() as download:
+        page.locator("#save").click()
+    assert download.value.suggested_filename == "Who-kept-script-b-it-b-the-lamp.html"
+    download.value.save_as(tmp_path / "saved.html")
+    saved = browser.new_page()
+    messages: list[str] = []
+    requests: list[str] = []
+    saved.on("console", lambda message: messages.append(message.text))
+    saved.on("pageerror", lambda error: messages.append(str(error)))
+    saved.on("request", lambda request: requests.append(request.url))
+    saved.goto((tmp_path / "saved.html").as_uri())
+    # the other texts of the page depend on whether it can ask
+    for place in ("#question", "#answer", "#passage", "#answers", "#lens", "#attended", "#made"):
+        assert saved.locator(place).text_content() == page.locator(place).text_content()
+    rows = [p.locator("#occlusions tbody tr").count() for p in (saved, page)]
+    assert rows[0] == rows[1] > 0
+    assert not saved.locator("form").is_visible() and not saved.locator("#keep").is_visible()
+    policy = saved.locator("meta[http-equiv]").get_attribute("content")
+    assert policy.startswith("default-src 'none'") and "unsafe" not in policy
+    assert messages == [] and len(requests) == 1
+    saved.close()
+
+
+def test_plain_words_for_what_goes_wrong(live):
+    """Instead of the browser's own words, such as "Failed to fetch"."""
+    page = live
+    page.route("**/ask", lambda route: route.abort())
+    page.locator("button.ask").click()
+    page.get_by_text("The server does not answer. Is `minibert serve` still running?").wait_for()
+    page.unroute("**/ask")
+    page.locator("#ask-top").fill("0")
+    page.locator("#ask-context").press("Control+Enter")  # without the browser's own check
+    page.get_by_text("Choose a number of answers from 1 to 50, instead of 0.").wait_for()
+    page.evaluate("take({waiting: 1})")
+    assert page.locator("#message").text_content() == "Waiting behind 1 other question …"
+    page.evaluate("take({waiting: 3})")
+    assert page.locator("#message").text_content() == "Waiting behind 3 other questions …"
+
+
+def test_a_long_question_is_cut_and_the_page_says_so(live):
+    question = "Who lit the lamp " + "of the old tower on the hill " * 20 + "at dusk?"
+    ask(live, question)
+    assert live.locator("#unread").is_visible()
+    told = live.locator("#unread").text_content()
+    unread = told.partition("“")[2].rstrip("”")
+    assert unread.endswith("at dusk?") and question.endswith(unread)
+
+
+def test_the_server_says_nothing_about_a_long_question(tiny, tmp_path):
+    """Its error output stays empty: the page says what was not read."""
+    process, url = start(tiny, tmp_path)
+    told = lines(post(url, ASKED | {"question": "Who lit the lamp? " * 40}))
+    explanation = next(line["explanation"] for line in told if "explanation" in line)
+    assert explanation["question_unread"]
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(PATIENCE) == 0 and process.stderr.read() == ""
+
+
 def test_axe_finds_no_violation_in_the_live_page(live):
     axe = pytest.importorskip(
         "axe_playwright_python.sync_playwright", reason="pip install axe-playwright-python"
     )
     live.locator("#ask-question").fill("Who?")
     live.locator("#ask-context").fill(ASKED["context"])
+    results = axe.Axe().run(live)  # the first page
+    assert results.violations_count == 0, results.generate_report()
     live.locator("button.ask").click()
+    live.locator("#pin").click()
+    live.locator("#ask-question").fill("Who kept it?")
+    live.locator("button.ask").click()
+    expect(live.locator("#pinned")).to_be_visible()
+    live.locator("#question button").first.click()
+    expect(live.locator("#struck")).to_be_visible()
+    live.locator("#pending button").click()
     live.locator("#occlusions tbody tr").first.wait_for()
     results = axe.Axe().run(live)
     assert results.violations_count == 0, results.generate_report()

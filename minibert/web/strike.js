@@ -31,11 +31,12 @@ function putBack() {
   $("answered").scrollIntoView({block: "start"});
 }
 
-/** Each word of the question is a button. */
+/** Each word of the question is a button. Punctuation is not. */
 function showQuestionWords() {
   const nodes = [];
   let last = 0;
   for (const [start, end] of data.question_words) {
+    if (!/[\p{L}\p{N}]/u.test(question(start, end))) continue;
     nodes.push(question(last, start), el("button", {type: "button", class: "out",
       title: "leave this word out and ask again", click: () => strike({side: "question", start, end})}, question(start, end)));
     last = end;
