@@ -42,7 +42,7 @@ way of a text through the program:
     explain.server, explain.site        the page, live; the page with the model inside
     viz                                 pictures for notebooks
     bench.turns, bench.engines, bench.training, bench.answering, bench.parts, bench.doubt
-    bench.parity                        comparisons with other libraries
+    bench.web, bench.parity             comparisons with other libraries
     cli.command, cli.options, cli.printing, cli.lines, cli.answering, cli.inspection
     cli.training, cli.scoring, cli.bench, cli.program  the command line
 

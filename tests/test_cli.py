@@ -445,6 +445,7 @@ BASES = [
     ("calibrate", "--data", "rows.jsonl", "--output", "new"),
     ("bench answer", "--data", "own/data"), ("bench train", "--data", "own/data"),
     ("bench doubt", "--data", "own/data"), ("bench parts", "--data", "own/data"),
+    ("bench web", "--data", "own/data"),
 ]  # fmt: skip
 
 
@@ -483,7 +484,7 @@ def outcome(monkeypatch, capsys, tmp_path) -> Callable[[tuple[str, ...]], Any]:
     replace("scoring.calibration.calibrate", (minibert.Calibration(), {}))
     replace("scoring.calibration.save_calibrated")
     replace("cli.bench.table_of", "table")
-    for name in ("answer", "train", "doubt", "parts"):
+    for name in ("answer", "train", "doubt", "parts", "web"):
         replace(f"cli.bench.bench_{name}", {})
     served = lambda *a: log.append(f"serve {a[1]} {a[3]}") or a[2]("url")  # noqa: E731
     monkeypatch.setattr("minibert.explain.server.serve", served)

@@ -115,24 +115,29 @@ def openvino(source: str, precision: Literal["f32", "bf16"]) -> QuestionAnswerer
     return answerer(source, model, run)
 
 
+def export_onnx(model: BertForQuestionAnswering, path: str) -> None:
+    """Write an ONNX file for batches (B, T) of any size. The model needs "eager" attention."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the check of lengths, and the old exporter
+        torch.onnx.export(
+            Logits(model),
+            tuple(torch.ones(2, 9, dtype=torch.int64) for _ in NAMES),
+            path,
+            input_names=list(NAMES),
+            dynamic_axes={name: {0: "B", 1: "T"} for name in NAMES},
+            dynamo=False,
+        )
+
+
 def onnxruntime(source: str, int8: bool) -> QuestionAnswerer:
     """With `int8` the matrices are 8-bit integers, with one scale per output."""
     import onnxruntime as ort
     from onnxruntime.quantization import quantize_dynamic
 
     model = BertForQuestionAnswering.from_pretrained(source, "eager")
-    example = tuple(torch.ones(2, 9, dtype=torch.int64) for _ in NAMES)
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the check of lengths, and the old exporter
+    with tempfile.TemporaryDirectory() as folder:
         plain, small = (str(Path(folder) / name) for name in ("plain.onnx", "int8.onnx"))
-        torch.onnx.export(
-            Logits(model),
-            example,
-            plain,
-            input_names=list(NAMES),
-            dynamic_axes={name: {0: "B", 1: "T"} for name in NAMES},
-            dynamo=False,
-        )
+        export_onnx(model, plain)
         if int8:
             quantize_dynamic(plain, small, per_channel=True)
         options = ort.SessionOptions()

@@ -12,6 +12,7 @@ from ..bench.doubt import bench_doubt
 from ..bench.parts import bench_parts
 from ..bench.training import bench_train
 from ..bench.turns import table_of
+from ..bench.web import bench_web
 from ..errors import InputError
 from ..files import complete_files, make_folder
 from .options import READER
@@ -68,6 +69,25 @@ def parts(data: str = DATA, model: str = READER["model"], turns: int = TURNS) ->
     """
     for name, figure in bench_parts(model, data, turns).items():
         echo(f"{name:32} {figure:.2f}")
+
+
+def web(
+    data: str = DATA,
+    model: str = READER["model"],
+    turns: int = TURNS,
+    onnxruntime_web: Path | None = Option(
+        None, help="The folder `dist` of the npm package onnxruntime-web, to compare with."
+    ),
+    site: Path | None = Option(
+        None, help="What `minibert site` wrote, a folder or a file, to measure this page too."
+    ),
+) -> None:
+    """Measure the model in JavaScript, in a headless Chromium.
+
+    All times are in seconds.
+    """
+    for name, figure in bench_web(model, data, turns, onnxruntime_web, site).items():
+        echo(f"{name:48} {figure:.3f}")
 
 
 def write_report(measure: Callable[[], dict[str, Any]], output: Path | None) -> None:

@@ -122,7 +122,7 @@ if (live) {
     const {files} = event.dataTransfer, file = files[0];
     if (!file) return;
     const text = /\.(txt|md)$/i.test(file.name) && file.size < 1e7;
-    if (!text && transport.drop) return transport.drop(event.dataTransfer);
+    if (transport.drop && (!text || files.length > 1)) return transport.drop(event.dataTransfer);
     if (text) $("ask-context").value = await file.text();
     $("message").textContent = text ? "" : `${file.name}: expected a .txt or .md file of less than 10 MB`;
   });

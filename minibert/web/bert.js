@@ -35,7 +35,7 @@ class Embeddings {
     };
     return {
       word: rowsOf(this.word, ids),
-      segment: this.tokenType && rowsOf(this.tokenType, segments),
+      segment: this.tokenType ? rowsOf(this.tokenType, segments) : null,
       position: rowsOf(this.position, ids.keys()),
     };
   }

@@ -86,10 +86,11 @@ async function explain(engine, question, context, asked = {}, onProgress = () =>
   const whole = new Asked(engine, question, context, settings, features);
   const explanation = explanationOf(whole, question, context, depths);
   const {window} = explanation.answers[0];
-  return {...explanation, ...await insideOf(engine, features[window], whole.questionSlice)};
+  const inside = await insideOf(engine, features[window], whole.questionSlice);
+  return {...explanation, ...inside, attribution: null};
 }
 
-/** The explanation from the logits of all layers and windows. */
+/** The part of the explanation that needs only the logits of all layers and windows. */
 function explanationOf(asked, question, context, depths) {
   const {settings} = asked;
   const byLayer = depths.map((depth) => depth.map((sides, k) => cutToContext(asked.features[k], sides)));
@@ -117,7 +118,6 @@ function explanationOf(asked, question, context, depths) {
     null_threshold: asked.engine.calibration.null_threshold,
     made_with: asked.engine.madeWith,
     question_unread: asked.unread,
-    attribution: null,
   };
 }
 

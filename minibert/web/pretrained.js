@@ -89,7 +89,8 @@ const DEFAULTS = {  // BERT-base, uncased
 
 /** A parsed config.json -> the sizes under BERT's names. */
 function readConfig(file) {
-  const type = file?.model_type ?? "bert";
+  if (file?.constructor !== Object) throw new Error("config.json does not describe a model.");
+  const type = file.model_type ?? "bert";
   if (!Object.hasOwn(FAMILIES, type)) {
     const families = Object.keys(FAMILIES).join(", ");
     throw new Error(`config.json has the model_type "${type}", but this page reads ${families}.`);
@@ -172,11 +173,10 @@ function readSafetensors(buffer) {
   let header;
   try {
     header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 8, length)));
-  } catch {
-    throw broken("is not a safetensors file");
-  }
+  } catch {}
+  if (header?.constructor !== Object) throw broken("is not a safetensors file");
   const tensors = {};
-  const entries = Object.entries(header ?? {}).filter(([name]) => name !== "__metadata__");
+  const entries = Object.entries(header).filter(([name]) => name !== "__metadata__");
   whole(8 + length + Math.max(0, ...entries.map(([, entry]) => entry?.data_offsets?.[1] || 0)));
   for (const [name, entry] of entries) {
     const {dtype, shape, data_offsets: [start, end] = []} = entry ?? {};
@@ -246,8 +246,10 @@ function mapTensors(theirs, config) {
     }
   }
   const missing = Object.keys(shapes).filter((name) => !ours[name]);
-  if (missing.length) throw new Error(`model.safetensors lacks ${missing.length} weights, for `
-    + `example ${missing[0]}.`);
+  if (missing.length) {
+    const others = missing.length > 1 ? ` and ${missing.length - 1} more weights` : "";
+    throw new Error(`model.safetensors lacks ${missing[0]}${others}.`);
+  }
   return ours;
 }
 

@@ -36,10 +36,9 @@ async function download(name, tell = () => {}) {
   try {
     response = await fetch(`model/${name}`);
   } catch {
-    const hint = location.protocol === "file:"
-      ? "A page that opens from a file needs `minibert site --single`, or a server such as `python -m http.server`."
-      : "The server does not answer.";
-    throw new Error(`The model cannot be loaded. ${hint}`);
+    throw new Error(location.protocol === "file:"
+      ? "The model cannot be loaded from a file: use `minibert site --single`, or a server such as `python -m http.server`."
+      : "The model cannot be loaded, because the server does not answer.");
   }
   if (!response.ok) throw new Error(`The model cannot be loaded: the server has no model/${name}.`);
   const total = Number(response.headers.get("Content-Length"));

@@ -82,9 +82,11 @@ function parsed(name, text) {
 
 /** Refuses a vocabulary whose class splits text in another way. */
 function refuseOtherKinds(settings) {
-  const kind = settings.tokenizer_class || CLASSES[0];
-  if (!CLASSES.includes(String(kind).replace(/Fast$/, "")) || (settings.word_tokenizer_type || "basic") !== "basic") {
-    throw new Error(`tokenizer_class ${kind}: for a vocab.txt, this page reads ${CLASSES.join(", ")}`);
+  const kind = String(settings.tokenizer_class || CLASSES[0]);
+  const words = settings.word_tokenizer_type || "basic";
+  if (!CLASSES.includes(kind.replace(/Fast$/, "")) || words !== "basic") {
+    const name = words === "basic" ? kind : `${kind} with ${words} words`;
+    throw new Error(`tokenizer_class ${name}: for a vocab.txt, this page reads ${CLASSES.join(", ")}`);
   }
 }
 
