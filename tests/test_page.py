@@ -100,7 +100,8 @@ def test_it_needs_no_other_file(show, explanation):
     opened = show(explanation)
     assert len(opened.requests) == 1 and opened.messages == []
     assert (
-        opened.text("h1") == explanation.question and opened.text("#passage") == explanation.context
+        opened.text("#question") == explanation.question
+        and opened.text("#passage") == explanation.context
     )
     for place in ("bars", "windows", "decoders", "lens", "shares", "occlusions"):
         assert opened.page.locator(f"#{place} > *").count(), place
@@ -533,7 +534,7 @@ def test_the_keyboard_alone(show, explanation):
     """Tab reaches every control. Enter and the arrow keys do what the pointer does."""
     page = show(explanation).page
     reached = []
-    for _ in range(120):
+    for _ in range(250):
         page.keyboard.press("Tab")
         name = page.evaluate("document.activeElement.id || document.activeElement.textContent")
         if reached and name == reached[0]:
@@ -557,7 +558,8 @@ def test_the_keyboard_alone(show, explanation):
         if name.strip() == "All pieces in a table":
             page.keyboard.press("Enter")
             page.locator("#piece-table").wait_for(state="visible")  # the browser needs a moment
-    buttons = page.locator("main button:visible").all_text_contents()
+    names = "(buttons) => buttons.map((button) => button.id || button.textContent)"
+    buttons = page.locator("main button:visible").evaluate_all(names)
     assert set(buttons) <= set(reached) and {"passage", "bars", "grid", "shares"} <= set(reached)
 
 
@@ -579,7 +581,7 @@ def test_text_stays_text(show, qa):
     opened = show(explanation)
     assert opened.messages == [] and len(opened.requests) == 1
     assert opened.page.title().startswith(question)
-    assert opened.text("#passage") == NASTY and opened.text("h1") == question
+    assert opened.text("#passage") == NASTY and opened.text("#question") == question
     assert opened.page.locator("#passage script, #passage b, #passage img, h1 b").count() == 0
     text = to_json({"a": NASTY})
     assert not {"<", ">", "&"} & set(text) and json.loads(text) == {"a": NASTY}
@@ -725,7 +727,7 @@ def test_the_code_computes_what_the_page_shows():
     """Every snippet of the page, run one after the other, gives the numbers of the explanation."""
     snippets = re.findall(r"<pre[^>]*><code>(.*?)</code></pre>", asset("page.html"), re.S)
     code = "\n".join(html.unescape(snippet) for snippet in snippets)
-    assert len(snippets) == 8
+    assert len(snippets) == asset("page.html").count("Show the code") >= 8
     question, context = (
         "Who rang the bell at night?",
         "At dusk the keeper, Ada, lit the lamp. Her brother Bo rang the fog bell until midnight.",
@@ -772,7 +774,7 @@ def test_a_full_window_is_small(qa, field_notes):
 def test_a_notebook_shows_it_in_a_frame(show, explanation):
     opened = show(f"<!doctype html><title>notebook</title>{explanation._repr_html_()}")
     frame = opened.page.frame_locator("iframe")
-    assert frame.locator("h1").text_content() == explanation.question
+    assert frame.locator("#question").text_content() == explanation.question
     frame.locator("#answers button").nth(2).click()
     marks = frame.locator("#passage mark.chosen").all_text_contents()
     assert "".join(marks) == explanation.answers[2].answer

@@ -488,3 +488,32 @@ def test_scripts_of_one_scope_have_no_name_twice(names):
     pattern = r"^(?:async )?(?:function\*? ?|const |let |class )(\w+)"
     defined = [name for file in names for name in re.findall(pattern, site.asset(file), re.M)]
     assert len(defined) > 20 and len(defined) == len(set(defined))
+
+
+def test_a_word_is_left_out_and_put_back(serve, opening, folder):
+    """A click on a word of the question asks the model in the page; one more puts it back."""
+    opened = opening(serve(folder)).ready()
+    page = opened.page
+    before = page.locator("#question").text_content()
+    page.locator("#question button").first.click()
+    page.locator("#put-back").wait_for()
+    word = page.locator("#struck-word del").text_content()
+    assert page.locator("#question").text_content() == before.removeprefix(word).lstrip()
+    page.locator("#put-back").click()
+    assert page.locator("#question").text_content() == before
+    assert opened.messages == []
+
+
+def test_the_page_is_saved_as_a_file(serve, opening, folder, tmp_path):
+    """The file has no model: it shows the answer, and cannot ask."""
+    opened = opening(serve(folder)).ready()
+    with opened.page.expect_download() as download:
+        opened.page.locator("#save").click()
+    download.value.save_as(tmp_path / "saved.html")
+    saved = opening((tmp_path / "saved.html").as_uri())
+    for place in ("#question", "#answer", "#lens", "#attended"):
+        texts = [each.page.locator(place).text_content() for each in (saved, opened)]
+        assert texts[0] == texts[1]
+    assert not saved.page.locator("form").is_visible()
+    assert saved.messages == [] and len(saved.requests) == 1
+    assert (tmp_path / "saved.html").stat().st_size < 1e6
