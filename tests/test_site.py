@@ -7,11 +7,13 @@ other place.
 import functools
 import http.server
 import json
+import random
 import re
 import shutil
 import threading
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -517,3 +519,69 @@ def test_the_page_is_saved_as_a_file(serve, opening, folder, tmp_path):
     assert not saved.page.locator("form").is_visible()
     assert saved.messages == [] and len(saved.requests) == 1
     assert (tmp_path / "saved.html").stat().st_size < 1e6
+
+
+# --- the bundled model
+
+
+@pytest.fixture(scope="module")
+def bundled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with both forms of the bundled model: `folder` and `file.html`."""
+    root = tmp_path_factory.mktemp("bundled")
+    site.write_folder(root / "folder", site.load())
+    site.write_file(root / "file.html", site.load())
+    return root
+
+
+def answers_of(opened: Opened, asked: Sequence[minibert.Example]) -> list[list[dict[str, Any]]]:
+    """The ten best answers of the page to each question."""
+    call = """async (pairs) => {
+      const answers = [];
+      for (const pair of pairs) answers.push((await minibert.explain(...pair)).answers);
+      return answers;
+    }"""
+    return opened.page.evaluate(call, [[each.question, each.context] for each in asked])
+
+
+def assert_answers_equal(
+    opened: Opened, qa: minibert.QuestionAnswerer, asked: Sequence[minibert.Example]
+) -> None:
+    """The ten best answers have the same places in the same order, and scores within 1e-3."""
+    wanted = qa.answer_examples(asked, minibert.AnswerSettings(10))
+    for example, here, there in zip(asked, answers_of(opened, asked), wanted, strict=True):
+        places = [(answer.answer, answer.start, answer.end) for answer in there]
+        assert [(a["answer"], a["start"], a["end"]) for a in here] == places, example.id
+        scores = [answer.score for answer in there]
+        assert [a["score"] for a in here] == pytest.approx(scores, abs=1e-3), example.id
+
+
+@pytest.mark.slow
+def test_the_bundled_model_in_a_folder(serve, opening, bundled, squad):
+    """200 questions of SQuAD and 10 documents of several windows are answered as in Python."""
+    folder = bundled / "folder"
+    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    assert sum(sizes) <= 50e6
+    qa = minibert.QuestionAnswerer.from_pretrained(folder / "model", precision="fp32", device="cpu")
+    opened = opening(serve(folder)).ready()
+    examples = minibert.load_squad(squad, "validation")
+    assert_answers_equal(opened, qa, random.Random(0).sample(examples, 200))
+    contexts = list(dict.fromkeys(example.context for example in examples))
+    documents = [
+        replace(example, context=" ".join(contexts[k : k + 6]), answers=())
+        for k, example in enumerate(examples[:: len(examples) // 10][:10])
+    ]
+    assert_answers_equal(opened, qa, documents)
+
+
+@pytest.mark.slow
+def test_the_bundled_model_in_one_file(opening, bundled, squad):
+    """8 bits change few answers: 4 of 500 on 2026-11-29."""
+    path = bundled / "file.html"
+    assert path.stat().st_size <= 35e6
+    opened = opening(path.as_uri()).ready()
+    asked = random.Random(0).sample(minibert.load_squad(squad, "validation"), 60)
+    qa = site.load()
+    wanted = [(a.answer, a.start) for (a,) in qa.answer_examples(asked)]
+    here = [(best["answer"], best["start"]) for best, *_ in answers_of(opened, asked)]
+    same = sum(a == b for a, b in zip(here, wanted, strict=True))
+    assert same >= 0.97 * len(asked)

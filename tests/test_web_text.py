@@ -120,7 +120,8 @@ COMPOSED = [c for c in POINTS if unicodedata.decomposition(c)]
 
 
 def generated_texts(count: int, seed: int) -> list[str]:
-    """Texts of several scripts, of any code points, and of letters with several marks."""
+    """Texts of several scripts, of any code points, and of letters with several marks. At the end,
+    each mark together with others: a normal form puts them in order."""
     generator = random.Random(seed)
 
     def anything() -> str:
@@ -134,7 +135,7 @@ def generated_texts(count: int, seed: int) -> list[str]:
     while len(texts) < count:
         letters = generator.choice([anything, marked])
         texts.append("".join(letters() for _ in range(generator.randint(1, 30))))
-    return texts
+    return texts + [f"a{mark}\u0334{mark}\u0345e{mark}\u0315" for mark in MARKS]
 
 
 NORMALIZERS: list[tuple[int, dict[str, bool | None]]] = [
@@ -176,6 +177,8 @@ ADDED = [
     AddedToken("Zoë", normalized=True, single_word=True),
     AddedToken("q", normalized=False, single_word=True),
     AddedToken("x y", normalized=False),
+    AddedToken("x y b", normalized=False),
+    AddedToken("bab", normalized=False),
     AddedToken("[MASK]", normalized=False, lstrip=True),
     AddedToken("<left>", normalized=False, lstrip=True, rstrip=True),
 ]
@@ -632,7 +635,7 @@ def assert_explained(
     return [each.to_dict() for each in theirs]
 
 
-@pytest.mark.parametrize("calibration", [Calibration(), Calibration(1.6, -2.0)])
+@pytest.mark.parametrize("calibration", [Calibration(), Calibration(1.6, -20.0)])
 @pytest.mark.parametrize("model", ["tiny", "distilbert"])
 def test_explanations_equal(run, monkeypatch, tiny, field_notes, model, calibration):
     qa = minibert.QuestionAnswerer.from_pretrained(

@@ -54,7 +54,7 @@ def load(source: str | Path = BUNDLED, revision: str | None = None) -> QuestionA
 
 
 def rounded(qa: QuestionAnswerer, stored: Callable[[Tensor], Tensor]) -> QuestionAnswerer:
-    """The same model with the weights that the page will have: `stored` changes each of them.
+    """The same model with the weights that the page will have: `stored` rounds a weight.
 
     So the example has the scores that the page computes. Raises `PretrainedError` for a weight that
     becomes infinite.

@@ -143,7 +143,7 @@ function windowView(asked, index, logits, answer) {
   // alone, the window is the whole context, and its pieces are counted from 0
   const context = {...feature.context, offsets: shown};
   const single = new Feature(0, feature.prefix, context, 0, shown.length - 1, feature.contextSegment);
-  const alone = new Asked(asked.engine, asked.question.join(""), asked.context.join(""), asked.settings, [single]);
+  const alone = Object.assign(Object.create(Asked.prototype), asked, {features: [single], offsets: shown});
   const best = alone.best([cutToContext(single, logits)], 1);
   const exact = best.find((candidate) => candidate.token_end);  // not "no answer"
 

@@ -162,7 +162,9 @@ transport = {
   async ask(asked, tell, signal) {
     const options = {n_best: asked.top_k, no_answer: asked.no_answer};
     const onProgress = (done, total) => tell({reading: [done, total]});
-    tell({explanation: await explain(asked.question, asked.context, options, onProgress, signal)});
+    const explanation = await explain(asked.question, asked.context, options, onProgress, signal);
+    await new Promise((resolve) => setTimeout(resolve));  // drawing it is a task of its own
+    tell({explanation});
   },
   /** Files that were dropped on the page, but that are no passage. */
   drop: async (dropped) => useFiles(await droppedFiles(dropped)),

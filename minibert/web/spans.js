@@ -171,10 +171,11 @@ function mergeCharacters({grid, width}, offsets) {
   const rising = offsets.every(([a, b], k) => k === 0 || (offsets[k - 1][0] < a && offsets[k - 1][1] < b));
   if (rising) return;  // no character has two tokens
   const best = new Map();  // characters -> index of the best span so far
+  const longest = offsets.at(-1)[1] + 1;
   for (let index = 0; index < grid.length; index++) {
     if (grid[index] === -Infinity) continue;
     const [first, last] = spanAt(index, width);
-    const characters = `${offsets[first][0]} ${offsets[last][1]}`;
+    const characters = offsets[first][0] * longest + offsets[last][1];
     const other = best.get(characters);
     const better = other === undefined || grid[index] > grid[other];
     if (other !== undefined) grid[better ? other : index] = -Infinity;
