@@ -25,6 +25,7 @@ way of a text through the program:
     answers, passages                   logits -> answers; many passages -> one ranking
     explain.eight_bit                   the weights in 8-bit integers, for one file with everything
     explain.attribution, explain.page   which words an answer depends on; the page
+    explain.inside                      embeddings and attention of one window
     explain.explanation                 why this answer
     reader                              text in, answers out: the whole flow
     dropin                              the pipeline that transformers had
@@ -38,7 +39,7 @@ way of a text through the program:
     training.distillation               learning from other models
     training.finetune                   fine-tuning on questions and answers
     training.masked_lm                  continued pretraining
-    explain.server                      the page, live
+    explain.server, explain.site        the page, live; the page with the model inside
     viz                                 pictures for notebooks
     bench.turns, bench.engines, bench.training, bench.row, bench.answering, bench.parts
     bench.doubt, bench.web, bench.parity  comparisons with other libraries

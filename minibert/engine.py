@@ -252,12 +252,14 @@ class Engine:
         keep: Callable[[list[int], QuestionAnsweringOutput], None],
         on_batch: OnBatch = ignore,
         every_layer: bool = False,
+        attentions: bool = False,
     ) -> None:
         """Send windows through the model, in batches of similar length.
 
         `keep` gets each batch's output, with the indices of its windows. With `every_layer` the
-        output has the hidden states of all layers. On a CPU with several threads, several passes
-        run at the same time, and `keep` is called in each pass's thread.
+        output has the hidden states of all layers. With `attentions` it has the attention weights;
+        this needs a model with "eager" attention. On a CPU with several threads, several passes run
+        at the same time, and `keep` is called in each pass's thread.
         """
         # Lengths are multiples of 16, because oneDNN builds kernels for each shape. They never
         # exceed max_length.
@@ -267,7 +269,7 @@ class Engine:
         def read_pass(indices: list[int]) -> int:
             batch = collate([features[k] for k in indices], self.tokenizer.pad_id, multiple)
             with torch.inference_mode():
-                keep(indices, self._forward(batch, every_layer))
+                keep(indices, self._forward(batch, every_layer, attentions))
             return len(indices)
 
         padded = not isinstance(self.model.bert, UnpaddedBert)
@@ -277,7 +279,9 @@ class Engine:
             for windows in (side_by_side if on_cpu else map)(read_pass, passes):
                 on_batch(windows)
 
-    def _forward(self, batch: Batch, every_layer: bool) -> QuestionAnsweringOutput:
+    def _forward(
+        self, batch: Batch, every_layer: bool, attentions: bool
+    ) -> QuestionAnsweringOutput:
         """The model's output for a batch whose last window is its shortest."""
         ids, mask, segments = batch.to(self.device)[:3]
         full = bool(batch.attention_mask[-1].all())  # true for most windows of a long context
@@ -285,7 +289,11 @@ class Engine:
         precision = "fp32" if as_stored else self.autocast
         with device_errors(self.device), autocast(self.device, precision):
             out: QuestionAnsweringOutput = self.model(
-                ids, None if full else mask, segments, output_hidden_states=every_layer
+                ids,
+                None if full else mask,
+                segments,
+                output_attentions=attentions,
+                output_hidden_states=every_layer,
             )
         return out
 

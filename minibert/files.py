@@ -19,7 +19,8 @@ UNFINISHED = ".unfinished-"  # the prefix of draft folders; a killed process lea
 def complete_files(folder: str | Path, replaces: Collection[str] = ()) -> Iterator[Path]:
     """Give the `with` block an empty draft folder. When it ends, the files move to `folder`.
 
-    A new `folder` appears in one step, with all its files. In a folder that exists, one file
+    A new `folder` appears in one step, with all its files and subfolders. In a folder that exists,
+    which gets no subfolders, one file
     replaces an old one in one step. Several files are never mixed with their old versions: see
     `exchange`. `replaces` names more old files to remove, which do not fit the new ones. All other
     files in the folder stay. A program that has an old file open, or mapped into memory as a
@@ -38,7 +39,7 @@ def complete_files(folder: str | Path, replaces: Collection[str] = ()) -> Iterat
         with write_errors(folder, work):
             draft.mkdir()  # has the usual permissions, unlike `work`
             yield draft
-            for path in draft.iterdir():
+            for path in filter(Path.is_file, draft.rglob("*")):
                 with path.open("rb+") as file:
                     os.fsync(file.fileno())
             if folder.exists():

@@ -40,17 +40,29 @@ class Embeddings(nn.Module):
         narrow = width != config.hidden_size
         self.project = nn.Linear(width, config.hidden_size) if narrow else None
 
-    def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
+    def parts(
+        self, input_ids: Tensor, token_type_ids: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """The vectors of pieces (B, T, width), segments (None without segments) and positions.
+
+        Positions are (T, width), or (B, T, width) where padding is not counted.
+        """
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)  # (T,)
         if self.pad_id is not None:  # only tokens count, so padding may come first
             positions = ((input_ids != self.pad_id).cumsum(1) - 1).clamp(min=0)  # (B, T)
+        segment = None if self.token_type is None else self.token_type(token_type_ids)
+        word: Tensor = self.word(input_ids)
+        position: Tensor = self.position(positions + self.first_position)
+        return word, segment, position
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
+        x, segment, position = self.parts(input_ids, token_type_ids)  # (B, T) -> (B, T, width)
         # added in the same order as in transformers, because float addition is not associative
-        x: Tensor = self.word(input_ids)  # (B, T) -> (B, T, width)
-        if self.token_type is not None:
-            x = x + self.token_type(token_type_ids)
-        x = x + self.position(positions + self.first_position)  # (B, T, width) + ([B,] T, width)
-        x = self.dropout(self.norm(x))
-        return self.project(x) if self.project else x  # (B, T, H)
+        if segment is not None:
+            x = x + segment
+        x = x + position  # (B, T, width) + ([B,] T, width)
+        normed: Tensor = self.dropout(self.norm(x))
+        return self.project(normed) if self.project else normed  # (B, T, H)
 
 
 class SelfAttention(nn.Module):

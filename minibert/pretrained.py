@@ -9,6 +9,7 @@ it expects. The report says what happened to each of these names, and to each ch
 
 import json
 import re
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -312,6 +313,8 @@ def save_folder(
         (draft / "config.json").write_text(text + "\n", encoding="utf-8")
         # transformers refuses a safetensors file that does not say which framework wrote it
         safetensors.torch.save_file(theirs, draft / "model.safetensors", metadata={"format": "pt"})
+        # the library lets only the owner read its file, but a web server may be another user
+        shutil.copymode(draft / "config.json", draft / "model.safetensors")
 
 
 def empty_model(

@@ -121,8 +121,8 @@ class QuestionAnswerer(Engine):
                 source=(source, revision),
             )
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write model (in float32), calibration and tokenizer in Hugging Face's format.
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write model (in `dtype`), calibration and tokenizer in Hugging Face's format.
 
         Loading in bfloat16 rounds the weights. If they have not changed since, the weights of the
         source are written, which are not rounded. Otherwise a warning says what is written. No file
@@ -130,7 +130,7 @@ class QuestionAnswerer(Engine):
         """
         model = self.model_to_save()
         with complete_files(folder, TOKENIZER_FILES) as draft:
-            model.save_pretrained(draft)
+            model.save_pretrained(draft, dtype)
             self.tokenizer.save_pretrained(draft)
             if self.calibration != UNCALIBRATED:
                 path = draft / "config.json"

@@ -7,14 +7,17 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import minibert
+from minibert.explain.page import CONTEXT, QUESTION
 
 httpx = pytest.importorskip("httpx", reason="pip install -e '.[test]'")
 server = pytest.importorskip(
@@ -64,7 +67,7 @@ def post(address: str, body: Any = ASKED, **options: Any) -> Any:
 
 
 def test_the_answer_comes_first_then_the_rest(address, tiny):
-    told = lines(post(address))
+    told = lines(post(address, ASKED | {"attribution": True}))
     kinds = [key for line in told for key in line]
     assert kinds[0] == "reading" and kinds[-1] == "attribution"
     assert kinds.index("explanation") < kinds.index("progress")
@@ -83,9 +86,12 @@ def test_its_switches(address):
     assert len(explanation["answers"]) in (3, 4)
 
 
-def test_a_long_passage_gets_its_attribution_on_request(address):
-    told = lines(post(address, ASKED | {"context": LONG[:12_000]}))
-    assert told[-1] == {"skipped": True}
+def test_an_attribution_comes_on_request(address):
+    """Otherwise the last line has the time that it would take, in seconds."""
+    for context in (ASKED["context"], LONG[:12_000]):
+        told = lines(post(address, ASKED | {"context": context}))
+        assert list(told[-1]) == ["skipped"] and told[-1]["skipped"] > 0
+        assert not [line for line in told if "attribution" in line or "progress" in line]
 
 
 @pytest.mark.parametrize(
@@ -122,13 +128,13 @@ def test_only_its_own_page_can_ask(address, headers, status):
         (ASKED | {"context": "Ada lit it. " * 90_000}, 413, "up to 200,000"),
         (ASKED | {"context": "Ada lit it. " * 17_000}, 413, "has 204,000 characters"),
         (ASKED | {"question": "Who? " * 1000}, 413, "the question has 5,000 characters"),
-        (ASKED | {"top_k": 0}, 400, "expected 1 to 50"),
+        (ASKED | {"top_k": 0}, 400, "Choose a number of answers from 1 to 50, instead of 0."),
         (ASKED | {"top_k": True}, 400, "top_k: expected a whole number"),
         (ASKED | {"no_answer": 1}, 400, "no_answer: expected true or false"),
         (ASKED | {"context": None}, 400, "context: expected text"),
-        (ASKED | {"more": 1}, 400, "not a question"),
-        ({"question": "Who?"}, 400, "not a question"),
-        ([1], 400, "not a question"),
+        (ASKED | {"more": 1}, 400, "not a question in the page's format: it has an unknown field"),
+        ({"question": "Who?"}, 400, "not a question in the page's format: it has no context"),
+        ([1], 400, "not a question in the page's format: expected an object with question"),
     ],
 )
 def test_bad_requests_are_refused(address, body, status, named):
@@ -159,8 +165,9 @@ def test_a_body_without_a_question_is_refused(address):
 
 def test_fifty_at_once(address):
     """The server answers each request, or refuses it with a message, and then continues."""
+    body = ASKED | {"attribution": True}
     with ThreadPoolExecutor(50) as threads:
-        responses = list(threads.map(lambda _: post(address), range(50)))
+        responses = list(threads.map(lambda _: post(address, body), range(50)))
     answered = refused = 0
     for response in responses:
         if response.status_code == 503:
@@ -170,7 +177,7 @@ def test_fifty_at_once(address):
             assert "attribution" in lines(response)[-1]
             answered += 1
     assert answered >= 1 + server.WAITING and answered + refused == 50
-    assert "attribution" in lines(post(address))[-1]
+    assert "attribution" in lines(post(address, body))[-1]
 
 
 def test_work_ends_when_the_browser_leaves(address):
@@ -179,16 +186,18 @@ def test_work_ends_when_the_browser_leaves(address):
     with httpx.stream("POST", f"{address}ask", json=body, timeout=PATIENCE) as response:
         assert response.status_code == 200
         next(response.iter_lines())
-    assert "attribution" in lines(post(address))[-1]
+    assert "attribution" in lines(post(address, ASKED | {"attribution": True}))[-1]
 
 
-def test_ctrl_c_ends_the_server_during_work(tiny, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_server_during_work(tiny, tmp_path, number):
+    """Ctrl-C, and what service managers send."""
     process, url = start(tiny, tmp_path)
     body = ASKED | {"context": LONG, "attribution": True}
     with httpx.stream("POST", f"{url}ask", json=body, timeout=PATIENCE) as response:
         told = response.iter_lines()
         next(told)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         with pytest.raises(httpx.HTTPError):
             list(told)
     assert process.wait(PATIENCE) == 0 and process.stderr.read() == ""
@@ -202,14 +211,98 @@ def test_within_this_process(tiny):
     live = server.Live(minibert.QuestionAnswerer.from_pretrained(tiny, precision="fp32"))
     client = TestClient(live.app(8123), base_url="http://127.0.0.1:8123")
     assert client.get("/").status_code == client.get("/page.js").status_code == 200
-    assert "attribution" in lines(client.post("/ask", json=ASKED))[-1]
+    asked = ASKED | {"attribution": True}
+    assert "attribution" in lines(client.post("/ask", json=asked))[-1]
     assert "no words" in lines(client.post("/ask", json=ASKED | {"question": " "}))[-1]["error"]
     assert client.post("/ask", json=ASKED | {"top_k": 0}).status_code == 400
     assert client.get("/", headers={"Origin": "http://example.org"}).status_code == 403
     for _ in range(1 + server.WAITING):
         live.places.acquire()
     assert client.post("/ask", json=ASKED).status_code == 503
-    live.thread.shutdown()
+    live.close()
+
+
+class Told:
+    """What a browser would get: the lines, and whether one came."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any] | None] = []
+        self.changed = threading.Condition()
+
+    def put(self, line: dict[str, Any] | None) -> None:
+        with self.changed:
+            self.lines.append(line)
+            self.changed.notify_all()
+
+    def wait_for(self, key: str) -> None:
+        def came() -> bool:
+            return any(line and key in line for line in self.lines)
+
+        with self.changed:
+            assert self.changed.wait_for(came, PATIENCE), self.lines
+
+
+def test_questions_come_before_an_attribution(tiny):
+    """An attribution waits while there are questions, and questions hear how many are first."""
+    live = server.Live(minibert.QuestionAnswerer.from_pretrained(tiny, precision="fp32"))
+    told = [Told() for _ in range(3)]
+    asked = server.Asked(**ASKED, attribution=True)
+    jobs = [server.Job(asked, each.put, live.closing) for each in told]
+    live.queue.join(jobs[0])
+    live.queue.join(jobs[1])
+    live.queue.join(jobs[2])
+    assert [each.lines for each in told] == [[], [{"waiting": 1}], [{"waiting": 2}]]
+    explanation = live.answer(jobs[0])
+    live.queue.leave(jobs[0])
+    assert told[1].lines[-1] == {"waiting": 0} and told[2].lines[-1] == {"waiting": 1}
+
+    live.places.acquire()
+    done = live.later.submit(live.attribute, jobs[0], explanation)
+    told[0].wait_for("waiting")  # for the two questions
+    assert told[0].lines[-1] == {"waiting": 2} and not done.done()
+    for job in jobs[1:]:
+        live.queue.leave(job)
+    done.result(PATIENCE)
+    kinds = [next(iter(line)) for line in told[0].lines if line]
+    assert kinds[-1] == "attribution" and "progress" in kinds[kinds.index("waiting") :]
+
+    live.queue.join(jobs[1])
+    waits = live.later.submit(live.attribute, jobs[0], explanation)
+    jobs[0].left.set()  # the browser leaves, while the attribution waits
+    live.queue.wake()
+    waits.result(PATIENCE)
+    assert told[0].lines[-1] is None
+    live.close()
+
+
+def test_a_body_that_never_ends(tiny, monkeypatch):
+    """The server does not wait for it for ever, and closes the connection."""
+    monkeypatch.setattr(server, "BODY_SECONDS", 0.2)
+    live = server.Live(minibert.QuestionAnswerer.from_pretrained(tiny, precision="fp32"))
+    listener = socket.create_server((server.ADDRESS, 0))
+    port = listener.getsockname()[1]
+    uvicorn = server.uvicorn.Server(
+        server.uvicorn.Config(live.app(port), lifespan="off", log_level="critical")
+    )
+    with listener, ThreadPoolExecutor(1) as thread:
+        served = thread.submit(uvicorn.run, sockets=[listener])
+        heads = (
+            f"POST /ask HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+            "Content-Length: 1000\r\n\r\n{"
+        ).encode()
+        connections = [socket.create_connection((server.ADDRESS, port)) for _ in range(200)]
+        for connection in connections:
+            connection.settimeout(PATIENCE)
+            connection.sendall(heads)
+        for connection in connections:
+            with connection:
+                answer = b"".join(iter(partial(connection.recv, 65536), b""))  # until it closes
+                assert answer.startswith(b"HTTP/1.1 408") and b"was not complete after" in answer
+        monkeypatch.setattr(server, "BODY_SECONDS", PATIENCE)
+        assert "skipped" in lines(post(f"http://{server.ADDRESS}:{port}/"))[-1]
+        uvicorn.should_exit = True
+        served.result(PATIENCE)
+    live.close()
 
 
 def client_of(tiny: Path, port: int, address: str, allowed: list[str]) -> Any:
@@ -256,7 +349,9 @@ def test_a_port_in_use_is_named(tiny):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(minibert.InputError, match=f"port {port} cannot be used: Address"):
+        with pytest.raises(
+            minibert.InputError, match=f"port {port} cannot be used: Address.*--port 0"
+        ):
             server.serve(qa, port, print)
 
 
@@ -292,7 +387,8 @@ def test_ask_and_ask_again(live, address):
     page.locator("#passage mark.chosen").first.wait_for()
     before = "".join(page.locator("#passage mark.chosen").all_text_contents())
     assert before in ASKED["context"] and not page.locator("#before").is_visible()
-    page.locator("#occlusions tbody tr").first.wait_for()  # the attribution comes later
+    page.get_by_text("Compute it").click()
+    page.locator("#occlusions tbody tr").first.wait_for()
 
     page.locator("#ask-question").fill("Who kept it?")
     page.locator("#ask-question").press("Enter")
@@ -309,8 +405,10 @@ def test_ask_and_ask_again(live, address):
     expect(page.locator(f"#ask-{side}")).not_to_have_value(text)
     assert len(page.locator(f"#ask-{side}").input_value()) <= len(text) - len(word)
     expect(page.locator("#message")).to_have_text("")  # the new answer is here
+    page.locator("#pending button").click()
     page.locator("#occlusions button").first.wait_for()
     page.locator("#occlusions button").first.click()
+    expect(page.locator("#struck")).to_be_visible()
     expect(page.locator("#message")).to_have_text("")
     assert page.messages == [] and {url.startswith(address) for url in page.requests} == {True}
 
@@ -339,13 +437,198 @@ def test_dropping_a_file_fills_the_passage(live):
     live.get_by_text("notes.exe: expected a .txt or .md").wait_for()
 
 
+def ask(page: Any, question: str, context: str = ASKED["context"]) -> None:
+    """Ask, and wait for the answer."""
+    page.locator("#ask-question").fill(question)
+    page.locator("#ask-context").fill(context)
+    page.locator("button.ask").click()
+    expect(page.locator("#question")).to_have_text(question)
+    expect(page.locator("#message")).to_have_text("")
+
+
+def test_the_first_page_says_what_it_is(live):
+    """A title, an example that can be asked at once, and where the text stays."""
+    assert live.locator("h1:visible").all_text_contents() == ["Ask a question about a text"]
+    assert "Your text stays on this machine" in live.locator("#private").text_content()
+    live.locator("button.ask").click()
+    live.locator("#passage mark.chosen").first.wait_for()
+    assert live.locator("h1:visible").all_text_contents() == [QUESTION]
+    assert live.locator("#passage").text_content() == CONTEXT
+
+
+def in_view(page: Any, selector: str) -> bool:
+    inside = """(node) => {
+      const box = node.getBoundingClientRect();
+      return box.top >= 0 && box.bottom <= innerHeight;
+    }"""
+    return page.locator(selector).evaluate(inside)
+
+
+def test_a_word_is_left_out_and_put_back(live):
+    """A click on a word of the question or of the passage asks again; one more puts it back."""
+    page = live
+    ask(page, ASKED["question"])
+    answer = page.locator("#answer").text_content()
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url))
+
+    page.locator("#question").get_by_text("lit").click()
+    expect(page.locator("#question")).to_have_text("Who the lamp?")
+    assert page.locator("#struck-word").text_content() == "lit is left out of the question."
+    assert in_view(page, "#answer") and in_view(page, "#put-back")
+
+    page.locator("#bars").focus()  # a word of the passage, with the keyboard
+    page.keyboard.press("End")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Delete")
+    expect(page.locator("#passage")).to_have_text("At dusk the keeper, Ada, lit the .")
+    assert page.locator("#struck-word").text_content() == "lamp is left out of the passage."
+    assert in_view(page, "#answer") and in_view(page, "#put-back")
+    page.locator("#bars").get_by_text("keeper").click()  # and with the pointer
+    expect(page.locator("#passage")).to_have_text("At dusk the , Ada, lit the .")
+    assert len(sent) == 3
+
+    for question, context in (
+        ("Who the lamp?", "At dusk the keeper, Ada, lit the ."),
+        ("Who the lamp?", ASKED["context"]),
+        (ASKED["question"], ASKED["context"]),
+    ):
+        page.keyboard.press("Enter")  # the focus is on the button
+        assert page.locator("#question").text_content() == question
+        assert page.locator("#passage").text_content() == context
+        assert page.locator("#ask-question").input_value() == question
+        assert page.locator("#ask-context").input_value() == context
+    assert not page.locator("#struck").is_visible() and not page.locator("#before").is_visible()
+    assert page.locator("#answer").text_content() == answer and len(sent) == 3
+    assert page.messages == []
+
+
+def test_the_only_word_cannot_be_left_out(live):
+    """The answer before stays, and so does the text of the form."""
+    ask(live, "Who")
+    live.locator("#question button").first.click()
+    live.get_by_text("no words in the question").wait_for()
+    assert live.locator("#question").text_content() == "Who"
+    assert live.locator("#ask-question").input_value() == "Who"
+    assert in_view(live, "#message") and not live.locator("#struck").is_visible()
+
+
+def test_two_questions_side_by_side(live):
+    page = live
+    ask(page, ASKED["question"])
+    page.locator("#pin").click()
+    assert not page.locator("#pinned").is_visible()
+    ask(page, "Who kept it?")
+    cards = page.locator("#pinned .card")
+    questions = [ASKED["question"], "Who kept it?"]
+    assert cards.locator("h3").all_text_contents() == questions
+    for text in page.locator("#answer b").all_text_contents():
+        assert text in cards.nth(1).text_content()
+    page.get_by_text("Show this one on the whole page").click()
+    assert cards.locator("h3").all_text_contents() == questions[::-1]
+    assert page.locator("#question").text_content() == questions[0]
+    assert page.locator("#ask-question").input_value() == questions[0]
+    page.get_by_text("Unpin", exact=True).click()
+    assert not page.locator("#pinned").is_visible() and page.messages == []
+
+
+def test_a_reload_and_a_link_ask_again(live, browser):
+    page, question = live, "Who kept <b>it</b> & the lamp? 😀"
+    ask(page, question)
+    page.reload()
+    expect(page.locator("#question")).to_have_text(question)
+    assert page.locator("#passage").text_content() == ASKED["context"]
+    assert not page.locator("#before").is_visible() and "#" not in page.url
+
+    page.locator("#link").click()
+    page.get_by_text("No server gets them").wait_for()
+    other = browser.new_page()  # with an empty storage
+    other.goto(page.url)
+    expect(other.locator("#question")).to_have_text(question)
+    assert other.locator("#passage").text_content() == ASKED["context"]
+    other.close()
+
+
+def test_the_page_is_saved_as_a_file(live, browser, tmp_path):
+    """It shows the same, needs no server, and asks nothing."""
+    page, question = live, "Who kept </script><b>it</b> & the lamp? 😀"
+    ask(page, question)
+    page.get_by_text("Compute it").click()
+    page.locator("#occlusions tbody tr").first.wait_for()
+    with page.expect_download() as download:
+        page.locator("#save").click()
+    assert download.value.suggested_filename == "Who-kept-script-b-it-b-the-lamp.html"
+    download.value.save_as(tmp_path / "saved.html")
+    saved = browser.new_page()
+    messages: list[str] = []
+    requests: list[str] = []
+    saved.on("console", lambda message: messages.append(message.text))
+    saved.on("pageerror", lambda error: messages.append(str(error)))
+    saved.on("request", lambda request: requests.append(request.url))
+    saved.goto((tmp_path / "saved.html").as_uri())
+    # the other texts of the page depend on whether it can ask
+    for place in ("#question", "#answer", "#passage", "#answers", "#lens", "#attended", "#made"):
+        assert saved.locator(place).text_content() == page.locator(place).text_content()
+    rows = [p.locator("#occlusions tbody tr").count() for p in (saved, page)]
+    assert rows[0] == rows[1] > 0
+    assert not saved.locator("form").is_visible() and not saved.locator("#keep").is_visible()
+    policy = saved.locator("meta[http-equiv]").get_attribute("content")
+    assert policy.startswith("default-src 'none'") and "unsafe" not in policy
+    assert messages == [] and len(requests) == 1
+    saved.close()
+
+
+def test_plain_words_for_what_goes_wrong(live):
+    """Instead of the browser's own words, such as "Failed to fetch"."""
+    page = live
+    page.route("**/ask", lambda route: route.abort())
+    page.locator("button.ask").click()
+    page.get_by_text("The server does not answer. Is `minibert serve` still running?").wait_for()
+    page.unroute("**/ask")
+    page.locator("#ask-top").fill("0")
+    page.locator("#ask-context").press("Control+Enter")  # without the browser's own check
+    page.get_by_text("Choose a number of answers from 1 to 50, instead of 0.").wait_for()
+    page.evaluate("take({waiting: 1})")
+    assert page.locator("#message").text_content() == "Waiting behind 1 other question …"
+    page.evaluate("take({waiting: 3})")
+    assert page.locator("#message").text_content() == "Waiting behind 3 other questions …"
+
+
+def test_a_long_question_is_cut_and_the_page_says_so(live):
+    question = "Who lit the lamp " + "of the old tower on the hill " * 20 + "at dusk?"
+    ask(live, question)
+    assert live.locator("#unread").is_visible()
+    told = live.locator("#unread").text_content()
+    unread = told.partition("“")[2].rstrip("”")
+    assert unread.endswith("at dusk?") and question.endswith(unread)
+
+
+def test_the_server_says_nothing_about_a_long_question(tiny, tmp_path):
+    """Its error output stays empty: the page says what was not read."""
+    process, url = start(tiny, tmp_path)
+    told = lines(post(url, ASKED | {"question": "Who lit the lamp? " * 40}))
+    explanation = next(line["explanation"] for line in told if "explanation" in line)
+    assert explanation["question_unread"]
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(PATIENCE) == 0 and process.stderr.read() == ""
+
+
 def test_axe_finds_no_violation_in_the_live_page(live):
     axe = pytest.importorskip(
         "axe_playwright_python.sync_playwright", reason="pip install axe-playwright-python"
     )
     live.locator("#ask-question").fill("Who?")
     live.locator("#ask-context").fill(ASKED["context"])
+    results = axe.Axe().run(live)  # the first page
+    assert results.violations_count == 0, results.generate_report()
     live.locator("button.ask").click()
+    live.locator("#pin").click()
+    live.locator("#ask-question").fill("Who kept it?")
+    live.locator("button.ask").click()
+    expect(live.locator("#pinned")).to_be_visible()
+    live.locator("#question button").first.click()
+    expect(live.locator("#struck")).to_be_visible()
+    live.locator("#pending button").click()
     live.locator("#occlusions tbody tr").first.wait_for()
     results = axe.Axe().run(live)
     assert results.violations_count == 0, results.generate_report()

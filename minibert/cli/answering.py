@@ -1,4 +1,4 @@
-"""The commands that answer, `demo` and `answer`, and that explain, `explain` and `serve`."""
+"""The commands that answer, `demo` and `answer`, and that explain: `explain`, `serve`, `site`."""
 
 import json
 import webbrowser
@@ -14,13 +14,14 @@ from ..data.examples import validated_example
 from ..data.formats import decoded
 from ..engine import CHUNK_CHARACTERS
 from ..errors import InputError
+from ..explain.site import load, write_file, write_folder
 from ..features import prepare_features
 from ..files import make_folder
 from ..passages import PassageAnswer
 from ..reader import QuestionAnswerer
 from ..settings import AnswerSettings
 from .lines import answer_file, file_errors, open_lines, passages_of, require_new
-from .options import ReaderOptions, with_settings
+from .options import READER, ReaderOptions, with_settings
 from .printing import progress_bars, table
 
 
@@ -215,3 +216,26 @@ def serve(
             webbrowser.open(url)
 
     serve_page(reader.load(), port, ready, allow_host)
+
+
+def site(
+    output: Path | None = Option(None, help="The new folder.", show_default="none"),
+    single: Path | None = Option(None, help="The new HTML file.", show_default="none"),
+    model: str = READER["model"],
+    revision: str | None = READER["revision"],
+) -> None:
+    """Write the page with the model inside, as a website.
+
+    The page answers questions by itself, in the browser. It needs no server program and no other
+    website. Give --output or --single.
+
+    --output writes a folder for any web server, for example `python -m http.server`. Its model has
+    the weights in float16. --single writes one file, which opens by double click. It has the
+    weights in 8-bit integers, so a few answers differ.
+    """
+    write, target = (write_file, single) if output is None else (write_folder, output)
+    assert target is not None  # see RULES
+    require_new(target)  # before the long work, as the next line
+    make_folder(target.parent)
+    write(target, load(model, revision))
+    echo(f"the page is {target.resolve()}", err=True)

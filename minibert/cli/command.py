@@ -64,6 +64,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
         excludes("--passages", "--text-score", "passages have no such score"),
     ),
     "explain": (one_of("--context", "--context-file"),),
+    "site": (one_of("--output", "--single"),),
     "show": (split_needs_a_folder,),
     "check-data": (split_needs_a_folder, needs("--seed", "--negatives")),
     "train": (

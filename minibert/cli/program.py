@@ -30,6 +30,7 @@ app = typer.Typer(
 )
 for command in (
     *(answering.demo, answering.answer, answering.explain, answering.serve),
+    answering.site,
     *(inspection.show, inspection.check_data, training.train, training.adapt),
     *(scoring.evaluate, scoring.calibrate, inspection.inspect),
 ):

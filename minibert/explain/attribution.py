@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 from ..batches import collate
+from ..config import Attention
 from ..features import Feature
 from ..pretrained import SkipInit
 from ..qa import BertForQuestionAnswering
@@ -143,15 +144,18 @@ def without(text: str, start: int, end: int) -> str:
     return text[:start] + text[end:].lstrip()
 
 
-def differentiable(model: BertForQuestionAnswering) -> BertForQuestionAnswering:
-    """A copy in float32 without fused or quantized layers, so its inputs can have gradients.
+def plain(
+    model: BertForQuestionAnswering, attention: Attention = "sdpa"
+) -> BertForQuestionAnswering:
+    """A copy in float32 without fused or quantized layers: its inputs can have gradients, and with
+    "eager" it can return its attention weights.
 
     Weights that are float32 already are shared, not copied.
     """
     with torch.device("meta"), SkipInit():
-        plain = BertForQuestionAnswering(model.config, "sdpa")
-    plain.load_state_dict({k: t.float() for k, t in model.state_dict().items()}, assign=True)
-    return plain.requires_grad_(False).eval()
+        copy = BertForQuestionAnswering(model.config, attention)
+    copy.load_state_dict({k: t.float() for k, t in model.state_dict().items()}, assign=True)
+    return copy.requires_grad_(False).eval()
 
 
 def integrated_gradients(

@@ -9,10 +9,14 @@ import asyncio
 import json
 import os
 import re
+import signal
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+import time
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -26,15 +30,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import InputError, MinibertError
 from ..reader import QuestionAnswerer
-from .explanation import attribute
-from .page import SCRIPTS, asset, fill
+from .explanation import BOTH_WAYS, STEPS, Explanation, attribute
+from .page import asset, linked, scripts
 
 ADDRESS = "127.0.0.1"
 MAX_QUESTION, MAX_CONTEXT = 2_000, 200_000  # characters; reading takes at most a minute
 MAX_BYTES = 6 * (MAX_QUESTION + MAX_CONTEXT) + 1_000  # in JSON "\\u0000" has 6 bytes
 MAX_ANSWERS = 50
 WAITING = 8  # requests that wait while the server works on another one
-UNASKED_WINDOWS = 4  # up to this number, attribution takes seconds and starts by itself
+BODY_SECONDS = 60  # for sending a question, also through a slow tunnel
 KINDS: dict[Any, str] = {str: "text", int: "a whole number", bool: "true or false"}
 
 HEADERS = {
@@ -55,9 +59,10 @@ class Stopped(Exception):
 class Refused(Exception):
     """A request that the server does not accept: the HTTP status and the reason."""
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, close: bool = False) -> None:
         super().__init__(reason)
         self.status = status
+        self.headers = {"Connection": "close"} if close else {}
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,8 @@ class Asked:
                     "The command `minibert answer` has no limit",
                 )
         if not 1 <= self.top_k <= MAX_ANSWERS:
-            raise Refused(400, f"number of answers: {self.top_k}; expected 1 to {MAX_ANSWERS}")
+            wanted = f"from 1 to {MAX_ANSWERS}"
+            raise Refused(400, f"Choose a number of answers {wanted}, instead of {self.top_k}.")
 
 
 def address_of(host: str) -> str:
@@ -133,26 +139,79 @@ class Guard:
         await app(scope, receive, send_guarded)
 
 
+class Job:
+    """A question of one browser. `put` sends the browser a line of the answer; None is the end."""
+
+    def __init__(
+        self, asked: Asked, put: Callable[[dict[str, Any] | None], None], closing: threading.Event
+    ) -> None:
+        self.asked, self.put = asked, put
+        self.left, self.closing = threading.Event(), closing  # the browser left; the server ends
+
+    def check(self) -> None:
+        """Raise `Stopped` if nobody waits for the answer any more."""
+        if self.left.is_set() or self.closing.is_set():
+            raise Stopped
+
+    def tell(self, line: dict[str, Any]) -> None:
+        self.check()
+        self.put(line)
+
+
+class Queue:
+    """The questions that have no answer yet. The server works on the first one."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+        self.changed = threading.Condition()
+
+    def join(self, job: Job) -> None:
+        with self.changed:
+            if self.jobs:
+                job.put({"waiting": len(self.jobs)})
+            self.jobs.append(job)
+
+    def leave(self, job: Job) -> None:
+        """Remove a question, and tell the others how many questions are before them now."""
+        with self.changed:
+            self.jobs.remove(job)
+            for place, other in enumerate(self.jobs):
+                other.put({"waiting": place})
+            self.changed.notify_all()
+
+    def wake(self) -> None:
+        """Let `let_pass` look again whether somebody waits for its attribution."""
+        with self.changed:
+            self.changed.notify_all()
+
+    def let_pass(self, job: Job) -> None:
+        """Wait until there is no question. `job` has its answer already."""
+        with self.changed:
+            while self.jobs:
+                job.tell({"waiting": len(self.jobs)})
+                self.changed.wait()
+
+
 class Live:
-    """Works on one question at a time, in a thread. A few more questions can wait."""
+    """Answers one question at a time, in a thread. A few more questions can wait.
+
+    Another thread computes attributions, one at a time, while there are no questions.
+    """
 
     def __init__(self, qa: QuestionAnswerer) -> None:
         self.qa = qa
-        self.thread = ThreadPoolExecutor(1)
+        self.thread, self.later = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self.places = threading.Semaphore(1 + WAITING)
+        self.queue = Queue()
         self.closing = threading.Event()
 
     def app(self, port: int, allowed: Sequence[str] = ()) -> ASGIApp:
-        page = fill(
-            policy="",  # it is in HEADERS
-            style='<link rel="stylesheet" href="page.css">',
-            script="\n".join(f'<script src="{name}"></script>' for name in SCRIPTS),
-            data="null",
-        )
+        names = scripts("server.js")
+        page = linked(None, names)  # its security policy is in HEADERS
         parts = {
             "/": (page, "text/html"),
             "/page.css": (asset("page.css"), "text/css"),
-            **{f"/{name}": (asset(name), "text/javascript") for name in SCRIPTS},
+            **{f"/{name}": (asset(name), "text/javascript") for name in names},
         }
 
         async def part(request: Request) -> Response:
@@ -169,66 +228,119 @@ class Live:
             if not self.places.acquire(blocking=False):
                 raise Refused(503, f"{WAITING} questions are waiting already: ask again later")
         except Refused as refused:
-            return JSONResponse({"error": str(refused)}, refused.status)
+            return JSONResponse({"error": str(refused)}, refused.status, refused.headers)
         lines: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
-        loop, stop = asyncio.get_running_loop(), threading.Event()
+        loop = asyncio.get_running_loop()
 
         def put(line: dict[str, Any] | None) -> None:
             if not self.closing.is_set():  # otherwise the loop may have ended
                 loop.call_soon_threadsafe(lines.put_nowait, line)
 
-        def tell(line: dict[str, Any]) -> None:
-            if stop.is_set() or self.closing.is_set():
-                raise Stopped
-            put(line)
-
-        def work() -> None:
-            try:
-                self.answer(asked, tell)
-            except Stopped:
-                pass
-            except MinibertError as error:
-                put({"error": " ".join(str(error).split())})
-            except Exception as error:  # our mistake: tell the page, so it does not wait for ever
-                put({"error": f"{type(error).__name__}: {error}"})
-            finally:
-                self.places.release()
-                put(None)
+        job = Job(asked, put, self.closing)
+        self.queue.join(job)
 
         async def stream() -> AsyncIterator[str]:
             try:
                 while (line := await lines.get()) is not None:
                     yield json.dumps(line, allow_nan=False) + "\n"
             finally:
-                stop.set()  # the browser left, or has every line
+                job.left.set()  # or it has every line
+                self.queue.wake()
 
-        self.thread.submit(work)
+        self.thread.submit(self.work, job)
         return StreamingResponse(stream(), media_type="application/x-ndjson")
 
-    def answer(self, asked: Asked, tell: Callable[[dict[str, Any]], None]) -> None:
-        """Call `tell` with the explanation, then its attribution, and the progress of both."""
+    def work(self, job: Job) -> None:
+        """Answer a question. An attribution, if it asks for one, comes later."""
+        explanation = None
+        with self.until_told(job):
+            explanation = self.answer(job)
+        self.queue.leave(job)
+        if explanation and job.asked.attribution:
+            self.later.submit(self.attribute, job, explanation)
+        else:
+            self.end(job)
+
+    def answer(self, job: Job) -> Explanation:
+        begin, asked = time.perf_counter(), job.asked
+        job.check()
         explanation = self.qa.explain(
             asked.question,
             asked.context,
             asked.top_k,
             no_answer=asked.no_answer,
             attribution=False,
-            on_progress=lambda done, total: tell({"reading": (done, total)}),
+            on_progress=lambda done, total: job.tell({"reading": (done, total)}),
         )
-        tell({"explanation": explanation.to_dict()})
-        if not asked.attribution and len(explanation.windows) > UNASKED_WINDOWS:
-            tell({"skipped": True})
-            return
-        parts = attribute(
-            self.qa, explanation, lambda done, total: tell({"progress": (done, total)})
-        )
-        tell({"attribution": asdict(parts)})
+        job.tell({"explanation": explanation.to_dict()})
+        if not asked.attribution:
+            job.tell({"skipped": BOTH_WAYS * STEPS * (time.perf_counter() - begin)})
+        return explanation
+
+    def attribute(self, job: Job, explanation: Explanation) -> None:
+        """Compute an attribution. It takes long, so it waits whenever there is a question."""
+
+        def tell(done: int, total: int) -> None:
+            self.queue.let_pass(job)
+            job.tell({"progress": (done, total)})
+
+        with self.until_told(job):
+            self.queue.let_pass(job)
+            job.tell({"attribution": asdict(attribute(self.qa, explanation, tell))})
+        self.end(job)
+
+    @contextmanager
+    def until_told(self, job: Job) -> Iterator[None]:
+        """Tell the browser what went wrong."""
+        try:
+            yield
+        except Stopped:
+            pass
+        except MinibertError as error:
+            job.put({"error": " ".join(str(error).split())})
+        except Exception as error:  # our mistake: tell the page, so it does not wait for ever
+            job.put({"error": f"{type(error).__name__}: {error}"})
+
+    def end(self, job: Job) -> None:
+        self.places.release()
+        job.put(None)
+
+    def close(self) -> None:
+        """End the work, at the next line that it tells."""
+        self.closing.set()
+        self.queue.wake()
+        for thread in (self.thread, self.later):
+            thread.shutdown(cancel_futures=True)
 
 
 async def read_question(request: Request) -> Asked:
-    """The question in the body of a request. Raises `Refused`, also for a body that is too long."""
+    """The question in the body of a request.
+
+    Raises `Refused`, also for a body that is too long or does not end.
+    """
     if request.headers.get("content-type", "").partition(";")[0] != "application/json":
         raise Refused(415, "expected application/json")
+    try:
+        body = await asyncio.wait_for(read_body(request), BODY_SECONDS)
+    except asyncio.TimeoutError:
+        reason = f"the question was not complete after {BODY_SECONDS} s"
+        raise Refused(408, reason, close=True) from None
+    wrong = "not a question in the page's format: "
+    try:
+        given = json.loads(body)
+    except (ValueError, RecursionError):
+        raise Refused(400, f"{wrong}it is not JSON") from None
+    if not isinstance(given, dict):
+        raise Refused(400, f"{wrong}expected an object with question and context")
+    if unknown := given.keys() - {field.name for field in fields(Asked)}:
+        raise Refused(400, f"{wrong}it has an unknown field, {min(unknown)!r}")
+    if lacks := {"question", "context"} - given.keys():
+        raise Refused(400, f"{wrong}it has no {min(lacks)}")
+    return Asked(**given)
+
+
+async def read_body(request: Request) -> bytes:
+    """The body of a request. Raises `Refused` if it is too long."""
     body, size = b"", 0
     async for part in request.stream():
         size += len(part)
@@ -240,16 +352,13 @@ async def read_question(request: Request) -> Asked:
     if size > MAX_BYTES:
         limits = f"{MAX_BYTES:,} bytes; this page reads up to {MAX_CONTEXT:,} characters"
         raise Refused(413, f"more than {limits}")
-    try:
-        return Asked(**json.loads(body))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise Refused(400, f"not a question in the page's format: {error}") from error
+    return body
 
 
 def serve(
     qa: QuestionAnswerer, port: int, on_ready: Callable[[str], None], allowed: Sequence[str] = ()
 ) -> None:
-    """Serve the page on the loopback address until Ctrl-C. Port 0 chooses a free port.
+    """Serve the page on the loopback address until Ctrl-C or SIGTERM. Port 0 chooses a free port.
 
     `on_ready` gets the page's address. `allowed` is explained at `Guard`. Raises `InputError` for a
     port that cannot be used, and for a wrong item in `allowed`.
@@ -260,7 +369,8 @@ def serve(
         try:
             listener.bind((ADDRESS, port))
         except OSError as error:
-            raise InputError(f"port {port} cannot be used: {error.strerror}") from error
+            reason = f"{error.strerror}; --port 0 takes any free port"
+            raise InputError(f"port {port} cannot be used: {reason}") from error
         listener.listen()
         port = listener.getsockname()[1]
         live = Live(qa)
@@ -272,9 +382,24 @@ def serve(
         )
         on_ready(f"http://{ADDRESS}:{port}/")
         try:
-            uvicorn.Server(config).run(sockets=[listener])
+            with warnings.catch_warnings(), sigterm_as_ctrl_c():
+                # the page itself says which part of a long question was not read
+                warnings.simplefilter("ignore", UserWarning)
+                uvicorn.Server(config).run(sockets=[listener])
         except KeyboardInterrupt:  # uvicorn raises it again after closing everything
             pass
         finally:
-            live.closing.set()
-            live.thread.shutdown(cancel_futures=True)
+            live.close()
+
+
+@contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM raise `KeyboardInterrupt`. Only a main thread can do this."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,52 +1,70 @@
 "use strict";
-// The live page: asks a question and shows the answer. This is the last file, so it also starts the page.
+// Asks a question and shows the answer. This is the last file, so it also starts the page.
 
 let running = null;  // the AbortController of the current request
 
-async function ask(attribution = false) {
+/**
+ * Sends a question to the transport. `tell` gets each line of the answer. Returns true, false after an
+ * error, which the page shows, or null if a newer question replaced this one.
+ */
+async function send(asked, tell) {
   running?.abort();
-  running = new AbortController();
-  const before = data;
+  const own = running = new AbortController();
   $("message").textContent = "Reading …";
   try {
-    const response = await fetch("ask", {
-      method: "POST", headers: {"Content-Type": "application/json"}, signal: running.signal,
-      body: JSON.stringify({question: $("ask-question").value, context: $("ask-context").value,
-        top_k: Number($("ask-top").value), no_answer: $("ask-null").checked, attribution})});
-    if (!response.ok) throw new Error((await response.json()).error);
-    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-    for (let rest = "", part = await reader.read(); !part.done; part = await reader.read()) {
-      const lines = (rest + part.value).split("\n");
-      rest = lines.pop();
-      for (const line of lines) take(JSON.parse(line), before);
-    }
+    await transport.ask(asked, (line) => own.signal.aborted || tell(line), own.signal);
+    return true;
   } catch (error) {
-    if (error.name === "AbortError") return;  // a newer question replaced this one
+    if (own.signal.aborted) return null;
     $("message").textContent = error.message;
+    return false;
+  } finally {
+    if (running === own) $("progress").hidden = true;
   }
-  $("progress").hidden = true;
 }
 
-/** Shows one line of the server's answer. */
-function take(line, before) {
-  if (line.explanation) {
+/** Asks what is in the form. `before` is compared with the answer, and `left` is `undo` of strike.js. */
+function ask({before = data, left = []} = {}) {
+  return send({...formValues(), attribution: false}, (line) => {
+    if (!line.explanation) return take(line);
+    undo = left;
     $("message").textContent = "";
+    $("welcome").hidden = true;
     show(line.explanation);
     compare(before);
-  } else if (line.reading) {
-    const [done, total] = line.reading;
-    $("message").textContent = `${done} of ${total} windows read …`;
-  } else if (line.progress) {
-    [$("progress").value, $("progress").max] = line.progress;
-    $("progress").hidden = false;
-    $("pending").textContent = "Reading the text again: without each part, and for the integrated gradients …";
-  } else if (line.attribution) {
-    data.attribution = line.attribution;
-    showAttribution();
+  });
+}
+
+/** Asks for the attribution of the explanation that is shown, whatever is in the form now. */
+async function askAttribution() {
+  const {question, context, no_answer} = data, shown = data;
+  $("pending").textContent = "Reading the text again: without each part, and for the integrated gradients …";
+  const asked = {question, context, no_answer, top_k: Number($("ask-top").value), attribution: true};
+  const answered = await send(asked, (line) => {
+    if (line.progress) {
+      $("message").textContent = "";
+      [$("progress").value, $("progress").max] = line.progress;
+      $("progress").hidden = false;
+    } else if (line.attribution) {
+      shown.attribution = line.attribution;
+      showAttribution();
+    } else if (!line.explanation) {
+      take(line);
+    }
+  });
+  if (!answered && data === shown) offerAttribution();
+}
+
+/** Shows the lines that every question can get. */
+function take(line) {
+  if (line.reading) {
+    $("message").textContent = `${line.reading[0]} of ${line.reading[1]} windows read …`;
+  } else if ("waiting" in line) {
+    $("message").textContent = !line.waiting ? "Reading …"
+      : `Waiting behind ${line.waiting} other question${line.waiting > 1 ? "s" : ""} …`;
   } else if (line.skipped) {
-    $("pending").replaceChildren(`This part takes as long as reading the ${data.windows.length} windows hundreds of times. `,
-      el("button", {type: "button", click: () => ask(true)}, "Compute it"));
-  } else {
+    offerAttribution(line.skipped);
+  } else if (line.error) {
     throw new Error(line.error);
   }
 }
@@ -70,32 +88,49 @@ function compare(before) {
     el("tr", {}, el("th", {scope: "row"}, "now"), cells[1]))), el("p", {}, change));
 }
 
-/** Removes a word or a sentence from the form, and asks again. */
-function strike({side, start, end}) {
-  const cut = cutter(data[side]);
-  $(`ask-${side}`).value = cut(0, start) + cut(end, Infinity).trimStart();
-  ask();
+/** The attribution takes much longer than the answer, so the visitor starts it. */
+function offerAttribution(seconds) {
+  const time = seconds ? `, which takes about ${Math.ceil(seconds)} s` : "";
+  $("pending").replaceChildren(`This part reads the text again hundreds of times${time}. `,
+    el("button", {type: "button", class: "small", click: askAttribution}, "Compute it"));
 }
 
+/** Asks again what a link or the page before a reload has asked. */
+function askAgain(kept) {
+  fillForm(kept);
+  ask({before: null});
+}
+
+const kept = live ? inAddress() ?? stored() : null;  // read before `show` stores the page's example
+
 if (live) {
-  $("ask").hidden = $("strike").hidden = false;
+  if (data) fillForm(data);
+  $("ask").hidden = false;
+  onShow.push(() => {
+    if (transport.attributes && !data.attribution) offerAttribution();
+  });
+  addEventListener("hashchange", () => inAddress() && askAgain(inAddress()));
   $("ask").addEventListener("submit", (event) => { event.preventDefault(); ask(); });
   $("ask-context").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) ask();
   });
-  $("strike").addEventListener("click", () => strike(words[word]));
   addEventListener("dragover", (event) => { event.preventDefault(); document.body.classList.add("drop"); });
   addEventListener("dragleave", () => document.body.classList.remove("drop"));
   addEventListener("drop", async (event) => {
     event.preventDefault();
     document.body.classList.remove("drop");
-    const file = event.dataTransfer.files[0];
+    const {files} = event.dataTransfer, file = files[0];
     if (!file) return;
     const text = /\.(txt|md)$/i.test(file.name) && file.size < 1e7;
+    if (transport.drop && (!text || files.length > 1)) return transport.drop(event.dataTransfer);
     if (text) $("ask-context").value = await file.text();
     $("message").textContent = text ? "" : `${file.name}: expected a .txt or .md file of less than 10 MB`;
   });
-  $("ask-question").focus();
-} else {
-  show(data);
+}
+if (data) show(data);
+if (kept) {
+  askAgain(kept);
+} else if (live && !data) {
+  $("welcome").hidden = false;
+  $("ask-question").select();  // the first key replaces the example
 }

@@ -1,6 +1,13 @@
 "use strict";
 // What every view needs: elements, numbers and tables.
-// The files share one scope, in the order of `SCRIPTS` in minibert/explain/page.py.
+// The files share one scope, in the order of `scripts` in minibert/explain/page.py.
+
+// Who answers a question: the server of `minibert serve` (server.js), or the model in the page
+// (site.js). The file of `minibert explain` cannot answer more questions, so there it stays null.
+let transport = null;
+
+// The page as it was loaded, for a copy of it (keep.js).
+const PRISTINE = document.documentElement.cloneNode(true);
 
 const $ = (id) => document.getElementById(id);
 
@@ -18,6 +25,7 @@ function el(tag, attributes = {}, ...children) {
 const number = (x, digits = 3) => x.toFixed(digits).replace(/^-(?=[0.]+$)/, "").replace("-", "−");
 const percent = (p) =>
   p > 0.9995 ? "> 99.9 %" : p < 0.0001 ? "< 0.01 %" : `${(100 * p).toFixed(p < 0.1 ? 2 : 1)} %`;
+const today = () => new Date().toLocaleDateString("sv");  // this language writes 2026-11-29
 const sum = (numbers) => numbers.reduce((a, b) => a + b, 0);
 const signed = (x) => number(x).replace(/^(?=.*[1-9])(?=\d)/, "+");
 const spaced = (text) => text.replace(/\s+/g, " ");
@@ -46,6 +54,14 @@ function segments(cut, start, end, places) {
   const cuts = [...new Set([start, ...inner, end])].sort((a, b) => a - b);
   return cuts.slice(1).map((to, k) => ({text: cut(cuts[k], to),
     covering: [...places.keys()].filter((p) => places[p][0] <= cuts[k] && to <= places[p][1])}));
+}
+
+const VIRIDIS = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
+
+/** A colour from dark blue (part 0) to yellow (part 1): red, green, blue. */
+function viridis(part) {
+  const place = 3.999 * part, step = Math.floor(place);
+  return VIRIDIS[step].map((low, channel) => low + (place - step) * (VIRIDIS[step + 1][channel] - low));
 }
 
 const MOVES = {ArrowLeft: (k) => k - 1, ArrowRight: (k) => k + 1, Home: () => 0, End: () => Infinity};

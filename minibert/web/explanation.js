@@ -8,6 +8,8 @@
 //     settings,     // of windowSettings (features.js)
 //     calibration,  // of storedCalibration (spans.js)
 //     read(features, onProgress),  // -> Promise of [layer][window], each {start, end}: Float32Array (T,)
+//     attentions, embeddingParts, config,  // of startEngine (worker.js)
+//     madeWith,  // {model, computes_with, version}: texts for people
 //   };
 // `read` sends windows (`Feature`: inputIds, tokenTypeIds) through the model. It gives the logits that S
 // and E give to all T tokens of a window, after the embeddings (layer 0) and after each layer.
@@ -16,6 +18,7 @@
 // Why a decoder's choice differs from the choice of the exact search.
 const RULES = {
   order: "it ends before it starts",
+  null: "both its ends are [CLS], which means “no answer”",
   outside: "it reaches outside the passage, into the question or a special token",
   length: "it is longer than {} tokens",
   blank: "it is only white space",
@@ -61,6 +64,13 @@ class Asked {
   get questionSlice() {
     return [1, this.features[0].prefix.length - this.engine.tokenizer.separators];
   }
+
+  /** The part of the question that the model does not read, because it is too long. */
+  get unread() {
+    const {offsets} = this.engine.tokenizer.encode(this.question.join(""));
+    const [start, end] = this.questionSlice;
+    return end - start < offsets.length ? this.question.slice(offsets[end - start][0]).join("") : "";
+  }
 }
 
 /**
@@ -73,14 +83,19 @@ async function explain(engine, question, context, asked = {}, onProgress = () =>
   const settings = answerSettings(asked);
   const features = makeWindows(question, context, engine.tokenizer, engine.settings, onCut);
   const depths = await engine.read(features, onProgress);
-  return explanationOf(new Asked(engine, question, context, settings, features), question, context, depths);
+  const whole = new Asked(engine, question, context, settings, features);
+  const explanation = explanationOf(whole, question, context, depths);
+  const {window} = explanation.answers[0];
+  const inside = await insideOf(engine, features[window], whole.questionSlice);
+  return {...explanation, ...inside, attribution: null};
 }
 
-/** The explanation from the logits of all layers and windows. */
+/** The part of the explanation that needs only the logits of all layers and windows. */
 function explanationOf(asked, question, context, depths) {
   const {settings} = asked;
   const byLayer = depths.map((depth) => depth.map((sides, k) => cutToContext(asked.features[k], sides)));
-  const answers = asked.best(byLayer.at(-1), settings.n_best);
+  const best = asked.best(byLayer.at(-1), settings.n_best);
+  const answers = best.filter(({answer}, rank) => rank < settings.n_best || !answer);
   const place = [answers[0].start, answers[0].end];
   const layers = byLayer.map((logits, layer) => {
     const [{answer, start, end, score}] = asked.best(logits, 1);
@@ -99,7 +114,10 @@ function explanationOf(asked, question, context, depths) {
     rules: {...RULES, length: RULES.length.replace("{}", settings.max_answer_len)},
     max_answer_len: settings.max_answer_len,
     no_answer: settings.no_answer,
-    attribution: null,
+    temperature: asked.engine.calibration.temperature,
+    null_threshold: asked.engine.calibration.null_threshold,
+    made_with: asked.engine.madeWith,
+    question_unread: asked.unread,
   };
 }
 
@@ -172,6 +190,7 @@ function decoded(asked, feature, {start: starts, end: ends}, exact, places) {
   function rule(i, j, otherwise) {
     if (i === exact.token_start && j === exact.token_end) return "";
     if (j < i) return "order";
+    if (asked.settings.no_answer && j === 0) return "null";
     if (i < from || j >= to) return "outside";
     return j - i >= asked.settings.max_answer_len ? "length" : otherwise;
   }

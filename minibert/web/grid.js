@@ -2,7 +2,6 @@
 // The grid of all spans of a window, the three decoders, and two handles: the longest answer, and the
 // threshold of "no answer". The handles change only this part of the page.
 
-const VIRIDIS = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
 const DECODERS = {argmax: "best start, best end", beam: "20 best × 20 best", exact: "all legal spans"};
 const NEAR = 7;  // the enlarged part shows this many pieces on each side of the cursor
 
@@ -45,11 +44,7 @@ function bestSpan() {
 // --- the grid
 
 /** The colour of a sum of two logits: red, green, blue. */
-function colour(value) {
-  const place = (3.999 * (value - range.low)) / (range.high - range.low || 1);
-  const step = Math.floor(place), part = place - step;
-  return VIRIDIS[step].map((from, channel) => from + part * (VIRIDIS[step + 1][channel] - from));
-}
+const colour = (value) => viridis((value - range.low) / (range.high - range.low || 1));
 
 const PALE = 80;  // of 255: the background shows through
 const isPale = (i, j) => !["", "null"].includes(broken(i, j));

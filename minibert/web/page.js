@@ -3,8 +3,9 @@
 // answers, the passage and the windows. Offsets count code points, but indices of JavaScript's
 // strings count UTF-16 units. So the functions `question` and `context` cut these texts by code points.
 
+const onShow = [];  // the functions of other files that draw a new explanation
 let data = JSON.parse($("data").textContent);
-const live = data === null;
+const live = transport !== null;
 let question, context;  // (start, end) -> text
 let chosen = 0;  // index of the marked answer in data.answers
 let view;  // the window that the page shows
@@ -46,7 +47,7 @@ function showAnswers() {
   $("part").textContent = `The answer is only a part of ${partOfWord(best)}. The model reads pieces, `
     + "and an answer can start and end at any piece, also in the middle of a word.";
   const {model, computes_with, version} = data.made_with;
-  const day = data.day ?? new Date().toLocaleDateString("sv");  // this language writes 2026-11-29
+  const day = data.day ?? today();
   $("made").textContent = `Model ${model}, computed with ${computes_with}, by minibert ${version} on ${day}.`;
   $("answers").replaceChildren(...data.answers.map((answer, rank) => {
     const more = !answer.token_end && rank > 0 && rank === data.answers.length - 1;
@@ -174,10 +175,13 @@ function show(explanation) {
   for (const node of document.querySelectorAll(".null")) node.hidden = !data.no_answer;
   $("answered").hidden = $("main").hidden = false;
   showAnswers();
+  $("unread").hidden = !data.question_unread;
+  $("unread").textContent = `The question is too long for the model. This part of it was not read: ${quoted(data.question_unread)}`;
   showFlow();
   showAlone();
   showLayers();
   setHandles();
   choose(0);
   showAttribution();
+  for (const draw of onShow) draw();
 }
