@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ..errors import counted
 from ..fast.processor import device_name, processor_flags
 from ..identity import installed_version
 
@@ -51,10 +52,11 @@ def row_of(report: dict[str, Any]) -> str:
 def about(report: dict[str, Any]) -> Iterator[str]:
     """What the figures depend on: the machine, the versions and the date."""
     yield f"{report['machine']} with {', '.join(report['instructions']) or 'no others of interest'}"
-    yield f"{report['threads']} threads"
+    yield counted(report["threads"], "thread", "threads")
     yield from (f"{name}={value}" for name, value in report["limits"].items())
     yield from (f"{name} {version}" for name, version in report["versions"].items())
-    yield f"{report['questions']} questions in {report['turns']} turns"
+    questions = counted(report["questions"], "question", "questions")
+    yield f"{questions} in {counted(report['turns'], 'turn', 'turns')}"
     yield report["date"]
 
 
