@@ -300,6 +300,15 @@ def test_without_webassembly(serve, opening, tiny, tmp_path, monkeypatch):
 # --- a visitor's model
 
 
+def drop_folder(opened: Opened, folder: Path) -> None:
+    """Drop a folder on the page, as a mouse does."""
+    session = opened.context.new_cdp_session(opened.page)
+    dropped = {"items": [], "files": [str(folder)], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        place = {"type": kind, "x": 300, "y": 300, "data": dropped}
+        session.send("Input.dispatchDragEvent", place)
+
+
 def drop(opened: Opened, folder: Path) -> None:
     """Drop the files of a folder on the page."""
     files = [[path.name, b64encode(path.read_bytes()).decode()] for path in folder.iterdir()]
@@ -317,16 +326,19 @@ def drop(opened: Opened, folder: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("way", ["drop", "choose"])
+@pytest.mark.parametrize("way", ["drop its files", "drop", "choose"])
 def test_a_visitor_s_own_model(serve, opening, folder, way):
-    """Its answers replace the page's. The folder has a vocab.txt only, or a tokenizer.json."""
-    own = Path(__file__).parent / "reference" / ("tiny" if way == "drop" else "electra")
+    """Its answers replace the page's. The folder has only a vocab.txt, or a tokenizer.json."""
+    name = {"drop its files": "tiny", "drop": "distilbert", "choose": "electra"}[way]
+    own = Path(__file__).parent / "reference" / name
     opened = opening(serve(folder)).ready()
-    if way == "drop":
+    if way == "drop its files":
         drop(opened, own)
+    elif way == "drop":
+        drop_folder(opened, own)
     else:
         opened.page.locator("#folder").set_input_files(own)
-    opened.wait_for("#made", "electra" if way == "choose" else "your own")
+    opened.wait_for("#made", f"Model {'your own' if name == 'tiny' else name}, computed with this")
     qa = minibert.QuestionAnswerer.from_pretrained(own, precision="fp32", device="cpu")
     assert_equal(
         opened.explain(QUESTION, CONTEXT), qa.explain(QUESTION, CONTEXT, attribution=False)

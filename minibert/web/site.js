@@ -71,9 +71,6 @@ function modelFiles(files) {
   return Object.fromEntries(wanted.map((name) => [name, named[name]]));
 }
 
-/** The name of the visitor's folder, if the browser tells it. */
-const folderName = ([file]) => file.webkitRelativePath.split("/").at(-2) || "your own";
-
 // --- loading
 
 const status = (text) => { $("status").textContent = text; };
@@ -114,12 +111,12 @@ async function loadOwn() {
   await load(await ownFiles(tell), (await inPage()).model);
 }
 
-/** Loads a visitor's model, and asks it the question in the form. */
-async function useFiles(files) {
+/** Loads a visitor's model, and asks it the question in the form. `name` is the folder's. */
+async function useFiles(files, name) {
   try {
     const own = modelFiles(files);
     status(`Loading your model of ${megabytes(own[WEIGHTS].size)} MB …`);
-    const next = load(own, folderName(files));
+    const next = load(own, name || "your own");
     if (!reader) ready = next;
     await next;
     ready = next;
@@ -129,20 +126,21 @@ async function useFiles(files) {
   ask();
 }
 
-/** The files in a folder that was dropped, or the files themselves. */
-async function droppedFiles(dropped) {
+/** Uses the files in a folder that was dropped, or the files themselves. */
+async function useDropped(dropped) {
   const entries = [...dropped.items].map((item) => item.webkitGetAsEntry?.()).filter((e) => e);
   const folder = entries.find((entry) => entry.isDirectory);
-  if (!folder) return [...dropped.files];
+  if (!folder) return useFiles([...dropped.files]);
   const directory = folder.createReader(), files = [];
   const read = () => new Promise((resolve, reject) => directory.readEntries(resolve, reject));
   for (let part = await read(); part.length; part = await read()) files.push(...part);
-  return Promise.all(files.filter((entry) => entry.isFile).map(
-    (entry) => new Promise((resolve, reject) => entry.file(resolve, reject))));
+  const opened = files.filter((entry) => entry.isFile).map(
+    (entry) => new Promise((resolve, reject) => entry.file(resolve, reject)));
+  return useFiles(await Promise.all(opened), folder.name);
 }
 
 const picker = el("input", {type: "file", id: "folder", webkitdirectory: true,
-  change: () => useFiles([...picker.files])});
+  change: () => useFiles([...picker.files], picker.files[0]?.webkitRelativePath.split("/").at(-2))});
 $("ask").append(
   el("p", {id: "status", class: "note", role: "status"}),
   el("details", {}, el("summary", {}, "Use your own model"),
@@ -167,7 +165,7 @@ transport = {
     tell({explanation});
   },
   /** Files that were dropped on the page, but that are no passage. */
-  drop: async (dropped) => useFiles(await droppedFiles(dropped)),
+  drop: useDropped,
 };
 
 async function explain(question, context, options = {}, onProgress = () => {}, signal = undefined) {
