@@ -204,6 +204,7 @@ def test_added_tokens(run, tmp_path, lowercase):
         "  ",
     ]
     texts = ["".join(generator.choices(parts, k=generator.randint(1, 9))) for _ in range(2_000)]
+    texts += ["babab", "bababab", "x y b x y x y b", "q q.q qq"]
     assert assert_pieces_equal(run, tmp_path, texts) > 10_000
 
 

@@ -93,7 +93,9 @@ function makeWindows(question, context, tokenizer, settings, onCut = () => {}) {
 
 function requireText(kind, text) {
   if (typeof text !== "string") throw new Error(`the ${kind} is a ${typeof text}; expected a string`);
-  if (/\p{Surrogate}/u.test(text)) throw new Error(`the ${kind} is not valid Unicode: it holds a lone surrogate`);
+  if (LONE_SURROGATE.test(text)) {
+    throw new Error(`the ${kind} is not valid Unicode: it holds a lone surrogate`);
+  }
 }
 
 /** The overlap of the windows, which hold `room` tokens of context. Throws if a window could not advance. */
@@ -103,8 +105,8 @@ function strideFor(question, settings, questionTokens, room) {
     stride = Math.max(0, Math.floor(room / 2));  // a long question: half of the room that is left
   }
   if (room < stride + 1) {
-    throw new Error(`max_length=${settings.max_length} leaves room for ${Math.max(room, 0)} tokens of context, ` +
-      `but doc_stride=${stride} needs ${stride + 1}: ` +
+    throw new Error(`max_length=${settings.max_length} leaves room for ${Math.max(room, 0)} tokens ` +
+      `of context, but doc_stride=${stride} needs ${stride + 1}: ` +
       `the question has ${questionTokens} tokens: ${repr(question, 0, 60)}`);
   }
   return stride;

@@ -5,7 +5,8 @@
 //
 // BERT (arXiv:1810.04805v2) section 4.2: a span's score is S.T_i + E.T_j, and the best span with j >= i is
 // the prediction. Every legal span of every window is compared and none is skipped. Here T is a number of
-// context tokens, K the length of the longest span. "Null" is SQuAD v2.0's name for "no answer".
+// context tokens, K the length of the longest span. "Null" is SQuAD v2.0's name for "no answer". Every
+// WordPiece has text, so nothing here or in explanation.js is about blank pieces.
 //
 // The logits of one window are {tokenStart, start, end, nulls}: the position of its first token in the
 // context, two Float32Array of its T context tokens, and the start and end logit of its [CLS].
@@ -62,17 +63,17 @@ function bestSpans(windows, settings, offsets, calibration) {
   const chosen = reached.sort((a, b) => grid[b] - grid[a]).slice(0, count);
   const spans = chosen.map((index) => {
     const [tokenStart, tokenEnd] = spanAt(index, width);
-    const window = windows[sourceWindow[index]];
-    const startLogit = window.start[tokenStart - window.tokenStart];
-    const endLogit = window.end[tokenEnd - window.tokenStart];
-    return {tokenStart, tokenEnd, startLogit, endLogit, score: score(grid[index]), window: sourceWindow[index]};
+    const window = sourceWindow[index];
+    const {tokenStart: first, start, end} = windows[window];
+    const [startLogit, endLogit] = [start[tokenStart - first], end[tokenEnd - first]];
+    return {tokenStart, tokenEnd, startLogit, endLogit, score: score(grid[index]), window};
   });
   if (settings.no_answer) {
-    const source = leastNullWindow(windows);
-    const [startLogit, endLogit] = windows[source].nulls;
+    const window = leastNullWindow(windows);
+    const [startLogit, endLogit] = windows[window].nulls;
     const rank = chosen.filter((index) => startLogit + endLogit - grid[index] <= null_threshold).length;
-    const span = {tokenStart: -1, tokenEnd: -1, startLogit, endLogit, score: score(nullLogit), window: source};
-    spans.splice(rank, 0, span);
+    const isNull = {tokenStart: -1, tokenEnd: -1};
+    spans.splice(rank, 0, {...isNull, startLogit, endLogit, score: score(nullLogit), window});
   }
   return spans;
 }

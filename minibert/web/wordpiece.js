@@ -20,18 +20,20 @@ const NORMALIZER_SETTINGS = {
 };
 const CLASSES = ["BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer"];
 
-// The library's tables of marks and punctuation are those of Unicode 8, its normal forms those of
-// Unicode 9. The browser's are newer. These ranges hold what only the browser knows.
-const NEWER = String.raw`\u061d\u07fd\u0890-\u08e2\u09fd-\u09fe\u0a76\u0afa-\u0aff\u0b55\u0c04-\u0c3c\u0c77
-  \u0c84\u0d00\u0d3b-\u0d3c\u0d81\u0eba\u0ece\u180f-\u1886\u1abf-\u1aeb\u1b4e-\u1b4f\u1b7d-\u1b7f\u1df6-\u1dfb
-  \u2e43-\u2e5d\ua82c\ua8c5\ua8ff\ua9bd\u{10d24}-\u{10f89}\u{11070}-\u{11074}\u{110c2}-\u{110cd}\u{111c9}
-  \u{111cf}\u{1123e}-\u{11241}\u{1133b}\u{113bb}-\u{1145e}\u{11660}-\u{1166c}\u{116b9}\u{1182f}-\u{11fff}
-  \u{12ff1}-\u{1612f}\u{16d6d}-\u{16f4f}\u{16fe2}-\u{16fe4}\u{1cf00}-\u{1cf46}\u{1e000}-\u{1e6f5}
-  \u{1e944}-\u{1e95f}`.replace(/\s+/g, "");
-const NEWER_FORMS = String.raw`\u07fd\u0897-\u08d3\u09fe\u0c3c\u0d3b-\u0d3c\u0eba\u1715\u1abf-\u1aeb\u1df6-\u1dfa
-  \ua82c\u{105c9}-\u{105e4}\u{10d24}-\u{10f85}\u{11070}\u{1133b}\u{11383}-\u{113d0}\u{1145e}
-  \u{11839}-\u{11a99}\u{11d42}-\u{1612f}\u{16d68}-\u{16ff1}\u{1e08f}-\u{1e6f5}`.replace(/\s+/g, "");
+// The library knows the marks and the punctuation of Unicode 8, and the normal forms of Unicode 9. A
+// browser knows newer ones, all in these ranges. They also hold characters without such properties.
+// The single characters in MARK and PUNCTUATION have another category in newer versions of Unicode.
+const NEWER = String.raw`\u061d\u07fd\u0890-\u08e2\u09fd-\u09fe\u0a76\u0afa-\u0aff\u0b55\u0c04-\u0c3c
+  \u0c77\u0c84\u0d00\u0d3b-\u0d3c\u0d81\u0eba\u0ece\u180f-\u1886\u1abf-\u1aeb\u1b4e-\u1b4f\u1b7d-\u1b7f
+  \u1df6-\u1dfb\u2e43-\u2e5d\ua82c\ua8c5\ua8ff\ua9bd\u{10d24}-\u{10f89}\u{11070}-\u{11074}
+  \u{110c2}-\u{110cd}\u{111c9}\u{111cf}\u{1123e}-\u{11241}\u{1133b}\u{113bb}-\u{1145e}
+  \u{11660}-\u{1166c}\u{116b9}\u{1182f}-\u{11fff}\u{12ff1}-\u{1612f}\u{16d6d}-\u{16f4f}
+  \u{16fe2}-\u{16fe4}\u{1cf00}-\u{1cf46}\u{1e000}-\u{1e6f5}\u{1e944}-\u{1e95f}`.replace(/\s+/g, "");
+const NEWER_FORMS = String.raw`\u07fd\u0897-\u08d3\u09fe\u0c3c\u0d3b-\u0d3c\u0eba\u1715\u1abf-\u1aeb
+  \u1df6-\u1dfa\ua82c\u{105c9}-\u{105e4}\u{10d24}-\u{10f85}\u{11070}\u{1133b}\u{11383}-\u{113d0}
+  \u{1145e}\u{11839}-\u{11a99}\u{11d42}-\u{1612f}\u{16d68}-\u{16ff1}\u{1e08f}-\u{1e6f5}`.replace(/\s+/g, "");
 
+const LONE_SURROGATE = /\p{Surrogate}/u;
 const WHITE = /\p{White_Space}/u;
 const CONTROL = new RegExp(`(?![\\t\\n\\r${NEWER}])[\\p{Cc}\\p{Cf}\\p{Co}\\ufffd]`, "u");
 const MARK = new RegExp(`[\\u1734\\u{1171e}]|(?![${NEWER}])\\p{Mn}`, "u");
@@ -44,9 +46,9 @@ const OF_WORD = /[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]/u;
 // --- the files
 
 /**
- * A tokenizer from the texts of its files, by their names: tokenizer.json or else vocab.txt, and those of
- * tokenizer_config.json, special_tokens_map.json, added_tokens.json and config.json that exist.
- * Throws an Error with one sentence for a tokenizer that does not have BERT's WordPieces.
+ * A tokenizer from the texts of its files, by their names: tokenizer.json, or else vocab.txt. These
+ * files are read too if they exist: tokenizer_config.json, special_tokens_map.json, added_tokens.json and
+ * config.json. Throws an Error with one sentence for a tokenizer that does not have BERT's WordPieces.
  */
 function makeTokenizer(files) {
   const read = (name) => (name in files ? parsed(name, files[name]) : {});
@@ -110,8 +112,8 @@ function wordPieceState(tokens, lowercase, settings) {
 }
 
 function requireWordPieces(state) {
-  const parts = [["model", "WordPiece"], ["normalizer", "BertNormalizer"], ["pre_tokenizer", "BertPreTokenizer"]];
-  for (const [part, kind] of parts) {
+  const kinds = {model: "WordPiece", normalizer: "BertNormalizer", pre_tokenizer: "BertPreTokenizer"};
+  for (const [part, kind] of Object.entries(kinds)) {
     const type = state[part]?.type ?? "none";
     if (type !== kind) {
       throw new Error(`the tokenizer's ${part} is ${type}; this page reads only BERT's WordPieces (${kind})`);
@@ -193,7 +195,9 @@ class Tokenizer {
     this.names = new Map([...this.ids].map(([token, id]) => [id, token]));
     // The highest id plus one, because a file may leave ids out or name a token twice.
     this.vocabSize = 1 + [...this.ids.values()].reduce((highest, id) => Math.max(highest, id));
-    if (this.vocabSize > MAX_TOKENS) throw new Error(`the vocabulary has the id ${this.vocabSize - 1}: too large`);
+    if (this.vocabSize > MAX_TOKENS) {
+      throw new Error(`the vocabulary has the id ${this.vocabSize - 1}: too large`);
+    }
     this.protect();
   }
 
@@ -244,7 +248,9 @@ class Tokenizer {
    * piece's word, and the strings of the vocabulary. Throws for invalid Unicode.
    */
   encode(text) {
-    if (/\p{Surrogate}/u.test(text)) throw new Error("a text is not valid Unicode: it holds a lone surrogate");
+    if (LONE_SURROGATE.test(text)) {
+      throw new Error("a text is not valid Unicode: it holds a lone surrogate");
+    }
     const pieces = {ids: [], offsets: [], words: [], tokens: []};
     let word = 0;
     const add = (letters, id) => {
