@@ -1,7 +1,9 @@
 """The bench counts correctly, and all its engines do the same work."""
 
 import random
+import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,9 +12,10 @@ import pytest
 import torch
 
 import minibert
-from minibert.bench import answering, parts, turns
+from minibert.bench import answering, parts, turns, web
 from minibert.bench import training as bench
 from minibert.config import BertConfig
+from minibert.errors import InputError
 from minibert.fast.probe import candidates
 from minibert.qa import BertForQuestionAnswering
 
@@ -158,3 +161,23 @@ def test_bench_parts(monkeypatch, transformers, tiny):
         2,
         2,
     )
+
+
+def test_the_model_in_the_page_is_measured(tiny, monkeypatch):
+    pytest.importorskip("playwright", reason="a browser: pip install playwright")
+    if shutil.which("chromium") is None:
+        pytest.skip("a browser: apt-get install chromium")
+    with pytest.raises(InputError, match=r"field_notes\.json: too small; "):
+        web.bench_web(str(tiny), NOTES)
+    for name, value in {"SHORT": 60, "LONG": 96, "MANY": 2, "WORDS": 100}.items():
+        monkeypatch.setattr(web, name, value)
+    monkeypatch.setattr(turns, "PAUSE", 0)
+    # a thread of its own, because playwright refuses a second driver in the thread of the tests
+    with ThreadPoolExecutor(1) as thread:
+        report = thread.submit(web.bench_web, str(tiny), NOTES, 1).result()
+    for engine in ("WebAssembly", "plain JavaScript"):
+        for part in ("start", "first window", "60 tokens", "96 tokens", "2 windows"):
+            assert 0 < report.pop(f"minibert, {engine}: {part}") < 60
+        if sys.platform == "linux":
+            assert report.pop(f"minibert, {engine}: memory, MB") > 20
+    assert report == {}

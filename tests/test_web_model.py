@@ -153,7 +153,7 @@ def test_the_bundled_model_s_numbers_equal_python_s(web, plain):
 
 @pytest.mark.slow
 def test_a_hundred_windows_of_the_bundled_model(web, squad):
-    """Float16 weights in WebAssembly; ten of the windows also in the plain loop."""
+    """The logits of every layer; the states of four windows; ten windows also in the plain loop."""
     model = BertForQuestionAnswering.from_pretrained(BUNDLED)
     examples = random.Random(0).sample(minibert.load_squad(squad, "validation"), 100)
     tokenizer = minibert.Tokenizer.from_pretrained(BUNDLED)
@@ -161,7 +161,7 @@ def test_a_hundred_windows_of_the_bundled_model(web, squad):
     assert max(map(len, features)) == 384
     web.open(BUNDLED, workers=2)
     assert_logits(model, features, web.read(features))
-    for feature in features[:10]:
+    for feature in features[:4]:
         states = web.call("engine.hiddenStates(values[0])", given(feature))
         wanted = torch.stack(in_python(model, feature)[0].hidden_states)[:, 0].flatten(1).numpy()
         assert np.abs(np.array(states) - wanted).max() < 1e-3
@@ -259,7 +259,9 @@ def test_the_tables_are_python_s(web):
             ours = web.call("readConfig(values[0])", {**file, "model_type": name})
             theirs = asdict(BertConfig.from_dict({**file, "model_type": name}))
             assert ours == {key: theirs[key] for key in ours} and len(ours) == 11
-        model = BertForQuestionAnswering(BertConfig.from_dict({"model_type": name, "n_layers": 2}))
+        with torch.device("meta"):
+            config = BertConfig.from_dict({"model_type": name, "n_layers": 2})
+            model = BertForQuestionAnswering(config)
         shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
         assert web.call(f"shapesOf(readConfig({{model_type: '{name}', n_layers: 2}}))") == shapes
 
@@ -417,7 +419,7 @@ def test_answers_with_8_bit_weights(web, tmp_path, squad):
     web.open(eight_bit_folder(BUNDLED, tmp_path), workers=2)
     model = BertForQuestionAnswering.from_pretrained(BUNDLED)
     tokenizer = minibert.Tokenizer.from_pretrained(BUNDLED)
-    examples = random.Random(0).sample(minibert.load_squad(squad, "validation"), 150)
+    examples = random.Random(0).sample(minibert.load_squad(squad, "validation"), 100)
     features = [f for f in minibert.prepare_features(examples, tokenizer) if f.window_index == 0]
     last = web.read(features)[-1]
     same = 0

@@ -20,6 +20,7 @@ from ..errors import InputError
 from ..explain.page import FOLDER
 from ..features import Feature, prepare_features
 from ..qa import BertForQuestionAnswering
+from ..settings import MAX_QUESTION_LEN
 from ..tokenization import Tokenizer
 from .engines import export_onnx
 from .turns import by_turns
@@ -132,7 +133,7 @@ def choose(source: str, data: str) -> Material:
     """The windows to read, from the questions of a data set."""
     examples = load_squad(data, "validation")
     tokenizer = Tokenizer.from_pretrained(source)
-    features = prepare_features(examples, tokenizer, LONG, 128, 64)
+    features = prepare_features(examples, tokenizer, LONG, max_question_len=MAX_QUESTION_LEN)
     full = [feature for feature in features if len(feature) == LONG]
     several = {feature.example_id for feature in features if feature.window_index > 0}
     single = [feature for feature in features if feature.example_id not in several]

@@ -28,9 +28,11 @@ class Embeddings {
 
   /** The vectors that are added: {word, segment, position}, each (T, width); segment may be null. */
   parts(ids, segments) {
+    const width = this.width;
     const rowsOf = (table, rows) => {
-      const vectors = new Float32Array(ids.length * this.width);
-      [...rows].forEach((row, t) => vectors.set(floats(table, row, 1), t * this.width));
+      const vectors = new Float32Array(ids.length * width);
+      [...rows].forEach(
+        (row, t) => readRows(table, row, vectors.subarray(t * width, (t + 1) * width)));
       return vectors;
     };
     return {
@@ -242,5 +244,6 @@ function memorySize(config) {
   const layer = 4 * packedSize(H, H) + packedSize(I, H) + packedSize(H, I);
   const results = T * (padded(width) + 8 * padded(H) + padded(I)) + T * T;
   const heads = packedSize(T, H) + packedSize(H, T) + T * padded(H);
-  return L * layer + packedSize(H, width) + results + heads + 1024;
+  const matrices = H * H + I * H + H * width;  // before they are packed
+  return L * layer + packedSize(H, width) + results + heads + matrices + 1024;
 }

@@ -18,25 +18,28 @@ const sized = (bytes) => {
 };
 const text = (string) => vector([...string].map((letter) => letter.charCodeAt(0)));
 
-const I32 = 0x7f, V128 = 0x7b;
-const get = (local) => [0x20, local];
-const set = (local, value) => [value, 0x21, local];
-const int = (value) => [0x41, signedInt(value)];
-const plus = (a, b) => [a, b, 0x6a];
-const minus = (a, b) => [a, b, 0x6b];
-const times4 = (a) => [a, int(2), 0x74];
+const I32 = 0x7f, V128 = 0x7b;  // types: a whole number; 4 float32 numbers
+const get = (local) => [0x20, local];  // local.get
+const set = (local, value) => [value, 0x21, local];  // local.set
+const int = (value) => [0x41, signedInt(value)];  // i32.const
+const plus = (a, b) => [a, b, 0x6a];  // i32.add
+const times4 = (a) => [a, int(2), 0x74];  // i32.shl: two bits to the left
 const move = (local, step) => set(local, plus(get(local), step));
 /** Repeat `body` until `counter`, which loses `step` in each round, is 0. */
 const repeat = (counter, step, body) => [
-  0x03, 0x40, body, minus(get(counter), int(step)), 0x22, counter, 0x0d, 0, 0x0b];
+  0x03, 0x40, body,  // loop
+  plus(get(counter), int(-step)), 0x22, counter,  // local.tee: set it, and keep it on the stack
+  0x0d, 0,  // br_if: back to the loop's beginning, if it is not 0
+  0x0b];  // end
 const simd = (opcode) => [0xfd, unsigned(opcode)];
-const at = (offset) => [2, unsigned(offset)];  // 2: aligned to 4 bytes
-const load4 = (place, offset) => [place, simd(0x00), at(offset)];  // 4 numbers
-const loadCopies = (place, offset) => [place, simd(0x09), at(offset)];  // 4 copies of one number
-const store4 = (place, offset, value) => [place, value, simd(0x0b), at(offset)];
+const at = (offset) => [2, unsigned(offset)];  // bytes after a place; 2: a multiple of 4 bytes
+const load4 = (place, offset) => [place, simd(0x00), at(offset)];  // v128.load: 4 numbers
+const loadCopies = (place, offset) => [place, simd(0x09), at(offset)];  // v128.load32_splat: 4 copies
+const store4 = (place, offset, value) => [place, value, simd(0x0b), at(offset)];  // v128.store
 /** sum + a * b for 4 numbers. `fused`: in one instruction, which rounds once (relaxed SIMD). */
-const plusProduct = (sum, a, b, fused) =>
-  fused ? [a, b, sum, simd(0x105)] : [a, b, simd(0xe6), sum, simd(0xe4)];
+const plusProduct = (sum, a, b, fused) => (fused
+  ? [a, b, sum, simd(0x105)]  // f32x4.relaxed_madd
+  : [a, b, simd(0xe6), sum, simd(0xe4)]);  // f32x4.mul, f32x4.add
 
 // --- the kernel
 
@@ -46,9 +49,8 @@ const plusProduct = (sum, a, b, fused) =>
  */
 function kernelCode(fused) {
   const [x, xStride, rows, panels, inputs, outputs, out] = [0, 1, 2, 3, 4, 5, 6];  // arguments
-  const [row, k, w, xRow, outRow, column] = [7, 8, 9, 10, 11, 12];
-  const xs = [13, 14, 15, 16];  // a place in each of the 4 rows of x
-  const [outStride] = [17];
+  const [row, k, w, xRow, outRow, column, outStride] = [7, 8, 9, 10, 11, 12, 13];
+  const xs = [14, 15, 16, 17];  // a place in each of the 4 rows of x
   const [left, right, copies] = [18, 19, 20];  // 8 weights; 4 copies of a number of x
   const sums = [21, 22, 23, 24, 25, 26, 27, 28];  // of row i: sums[2 i] and sums[2 i + 1]
   const four = [0, 1, 2, 3];
@@ -91,7 +93,7 @@ function kernelCode(fused) {
       move(out, int(32)),
     ]),
   ];
-  const locals = vector([[11, I32], [11, V128]]);
+  const locals = vector([[11, I32], [11, V128]]);  // besides the arguments: 7 to 17, 18 to 28
   return [locals, body, 0x0b];
 }
 

@@ -11,8 +11,10 @@ class Linear {
   constructor(tensors, name, memory, maxLength) {
     const {weight, bias} = named(tensors, name);
     const [outputs, inputs] = weight.shape;
+    const size = outputs * inputs;
+    const matrix = readRows(weight, 0, memory.result(`matrix of ${size}`, size));
     const panels = memory.take(packedSize(outputs, inputs));
-    this.weights = pack(panels, floats(weight), outputs, inputs, inputs, 1, floats(bias));
+    this.weights = pack(panels, matrix, outputs, inputs, inputs, 1, floats(bias));
     this.memory = memory;
     this.out = memory.result(name.split(".").at(-1), padded(maxLength) * padded(outputs));
   }

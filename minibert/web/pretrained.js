@@ -153,6 +153,10 @@ function shapesOf(config) {
 // --- pretrained.py
 
 const BYTES = {F64: 8, F32: 4, F16: 2, BF16: 2, I8: 1, U8: 1, I16: 2, I32: 4, I64: 8, BOOL: 1};
+// Weights have one of these types. Float16 and bfloat16 are read as whole numbers: their bits.
+const KINDS = {
+  F64: Float64Array, F32: Float32Array, F16: Uint16Array, BF16: Uint16Array, I8: Int8Array,
+};
 
 /**
  * The bytes of model.safetensors -> {name: {dtype, shape, bytes}}. The format: 8 bytes with the
@@ -184,11 +188,12 @@ function readSafetensors(buffer) {
     if (!(start >= 0 && end - start === size)) throw broken(`has a wrong header at "${name}"`);
     tensors[name] = {dtype, shape, bytes: new Uint8Array(buffer, 8 + length + start, size)};
   }
-  for (const name of Object.keys(tensors)) {
-    const scale = tensors[`${name}.scale`];
-    if (tensors[name].dtype !== "I8" || !scale) continue;
-    tensors[name].scale = floats(scale);
-    delete tensors[`${name}.scale`];
+  for (const [name, tensor] of Object.entries(tensors)) {
+    const scale = `${name}.scale`;
+    if (tensor.dtype !== "I8") continue;
+    if (!tensors[scale]) throw broken(`has no "${scale}"`);
+    tensor.scale = floats(tensors[scale]);
+    delete tensors[scale];
   }
   return tensors;
 }
@@ -201,28 +206,35 @@ function halfToFloat(bits) {
   return sign * (exponent ? 2 ** (exponent - 25) * (1024 + fraction) : 2 ** -24 * fraction);
 }
 
-/** Some rows of a tensor as float32; all rows without `first` and `count`. */
+/** Some rows of a tensor as a new Float32Array; all rows without `first` and `count`. */
 function floats(tensor, first = 0, count = tensor.shape[0]) {
-  const {dtype, shape, scale} = tensor;
+  const width = tensor.shape.slice(1).reduce((product, n) => product * n, 1);
+  return readRows(tensor, first, new Float32Array(count * width));
+}
+
+/** Reads the rows of a tensor from row `first` on, as float32, until `out` is full. */
+function readRows({dtype, shape, bytes, scale}, first, out) {
+  const Kind = KINDS[dtype];
+  if (!Kind) throw new Error(`model.safetensors has weights of the type ${dtype}, not real numbers.`);
   const width = shape.slice(1).reduce((product, n) => product * n, 1);
-  const size = width * BYTES[dtype];
-  const {buffer} = tensor.bytes.slice(first * size, (first + count) * size);  // aligned
-  let values;
-  if (dtype === "F32") values = new Float32Array(buffer);
-  else if (dtype === "F64") values = new Float32Array(new Float64Array(buffer));
-  else if (dtype === "F16") {
+  const start = first * width * BYTES[dtype], size = out.length * BYTES[dtype];
+  // a view on the file, or a copy if the numbers are not aligned there
+  const aligned = (bytes.byteOffset + start) % BYTES[dtype] === 0;
+  const numbers = aligned ? new Kind(bytes.buffer, bytes.byteOffset + start, out.length)
+    : new Kind(bytes.slice(start, start + size).buffer);
+  if (dtype === "F16") {
     HALVES ??= Float32Array.from({length: 65536}, (_, bits) => halfToFloat(bits));
-    values = new Float32Array(count * width);
-    const bits = new Uint16Array(buffer);
-    for (let i = 0; i < values.length; i++) values[i] = HALVES[bits[i]];
+    for (let i = 0; i < out.length; i++) out[i] = HALVES[numbers[i]];
   } else if (dtype === "BF16") {  // the upper half of a float32
-    values = new Float32Array(new Uint32Array(new Uint16Array(buffer)).map((b) => b << 16).buffer);
-  } else if (dtype === "I8" && scale) {
-    values = new Float32Array(new Int8Array(buffer));
-    for (let i = 0; i < values.length; i++) values[i] *= scale[first + Math.floor(i / width)];
-  } else throw new Error(`model.safetensors has weights of the type ${dtype}, not real numbers.`);
-  if (!finite(values)) throw new Error("model.safetensors has weights that are not finite.");
-  return values;
+    const bits = new Uint32Array(out.buffer, out.byteOffset, out.length);
+    for (let i = 0; i < out.length; i++) bits[i] = numbers[i] << 16;
+  } else if (dtype === "I8") {
+    for (let i = 0; i < out.length; i++) out[i] = numbers[i] * scale[first + Math.floor(i / width)];
+  } else {
+    out.set(numbers);
+  }
+  if (!finite(out)) throw new Error("model.safetensors has weights that are not finite.");
+  return out;
 }
 
 function finite(values) {

@@ -5,7 +5,7 @@
 //     engine = await startEngine({config, weights, plain, source}, workers)
 //         config   the parsed config.json
 //         weights  ArrayBuffer with model.safetensors (also the 8-bit form). Each worker gets a
-//                  copy; the caller may drop its own afterwards.
+//                  copy, and the first one gets the caller's buffer, which is then empty.
 //         plain    true: compute without WebAssembly (default false)
 //         source   the text of the workers' program (default `workerSource()`)
 //         workers  how many (default `defaultWorkers(weights)`)
@@ -40,10 +40,10 @@ function workerSource() {
     script.src ? `importScripts(${JSON.stringify(script.src)});` : script.textContent)).join("\n");
 }
 
-/** Two workers or one for each core, but fewer if many copies of the weights need much memory. */
+/** One worker for each core, but at most 3: with the bundled model, each needs about 120 MB. */
 function defaultWorkers(weights) {
-  const cores = navigator.hardwareConcurrency || 1;
-  return Math.max(1, Math.min(cores, 4, Math.floor(200e6 / weights.byteLength)));
+  const cores = navigator.hardwareConcurrency || 1, copies = Math.floor(150e6 / weights.byteLength);
+  return Math.max(1, Math.min(cores, 3, copies));
 }
 
 async function startEngine({config, weights, plain = false, source = workerSource()}, count) {
@@ -51,9 +51,11 @@ async function startEngine({config, weights, plain = false, source = workerSourc
   const address = URL.createObjectURL(new Blob([source], {type: "text/javascript"}));
   const workers = Array.from({length: count ?? defaultWorkers(weights)}, () => caller(address));
   const stop = () => workers.forEach((worker) => worker.stop());
+  const copies = workers.map((_, k) => (k ? weights.slice(0) : weights));
   let loaded;
   try {
-    loaded = await Promise.all(workers.map((worker) => worker.call("load", config, weights, plain)));
+    loaded = await Promise.all(workers.map(
+      (worker, k) => worker.call("load", config, copies[k], plain)));
   } catch (error) {
     stop();
     throw error;
@@ -115,6 +117,7 @@ function methods(work) {
  * A new worker with what it can do (see `CALLS` and `answerCalls`): `call(name, ...values)` -> the
  * promise of the result. `follow(name, values, onProgress, signal)` does the same, and
  * `onProgress` gets what the function tells on its way. After `signal`, the promise fails at once.
+ * ArrayBuffers among the values move to the worker, because a copy would need memory.
  */
 function caller(address) {
   const worker = new Worker(address), calls = new Map();
@@ -138,7 +141,7 @@ function caller(address) {
   const follow = (name, values, onProgress, signal) => new Promise((resolve, reject) => {
     const id = ++number;
     calls.set(id, {resolve, reject, onProgress});
-    worker.postMessage({id, name, values});
+    worker.postMessage({id, name, values}, values.filter((value) => value instanceof ArrayBuffer));
     signal?.addEventListener("abort", () => {
       if (calls.delete(id)) worker.postMessage({cancel: id});
       reject(signal.reason);
@@ -162,6 +165,7 @@ let model;
 const CALLS = {
   load([config, weights, plain]) {
     model = makeBert(config, readSafetensors(weights), plain);
+    weights.transfer?.(0);  // frees them at once; garbage collection would come much later
     return {config: model.config, kernel: model.kernel};
   },
   forward: (values) => model.forward(...values),
