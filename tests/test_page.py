@@ -676,8 +676,9 @@ def test_a_long_passage_prints_without_overlap(show, qa, field_notes):
         assert bottom <= top
     passage = "document.getElementById('passage')"
     assert page.evaluate(f"{passage}.scrollHeight <= {passage}.clientHeight + 1")
+    height = page.evaluate("document.documentElement.scrollHeight")
     pages = len(re.findall(rb"/Type\s*/Page\b", page.pdf(format="A4")))
-    assert 4 <= pages <= 12
+    assert 4 <= pages <= height / 1000 + 3  # a page is about 1,000 high, and few have empty space
 
 
 def test_a_table_wider_than_the_screen_says_so(show, explanation):

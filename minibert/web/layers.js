@@ -5,7 +5,7 @@ function showDepth(depth) {
   const layer = data.layers[depth], last = data.layers.length - 1, best = data.answers[0];
   const {start, end} = layer, whole = Array.from(data.context).length;
   $("depth-passage").replaceChildren(context(0, start),
-    ...(start < end ? [el("mark", {class: "chosen"}, context(start, end))] : []), context(end, whole));
+    ...(start < end ? [el("mark", {class: "chosen", "--p": "100%"}, context(start, end))] : []), context(end, whole));
   reveal($("depth-passage"), "mark");
   const name = depth ? `layer ${depth} of ${last}` : "the embeddings, before the first layer";
   $("depth").value = depth;

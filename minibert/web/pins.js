@@ -13,7 +13,7 @@ function card(explanation, name, ...buttons) {
     el("h3", {dir: "auto"}, explanation.question),
     el("p", {}, el("b", {dir: "auto"}, said(best.answer)), ` ${percent(best.score)}`),
     el("p", {class: "text excerpt", dir: "auto"}, start > AROUND ? "… " : "", cut(Math.max(0, start - AROUND), start),
-      ...(start < end ? [el("mark", {class: "chosen"}, cut(start, end))] : []),
+      ...(start < end ? [el("mark", {class: "chosen", "--p": "100%"}, cut(start, end))] : []),
       cut(end, end + AROUND), end + AROUND < length ? " …" : ""),
     el("ol", {}, ...explanation.answers.slice(0, RANKS).map((answer) =>
       el("li", {}, said(answer.answer), meter(answer.score)))),
