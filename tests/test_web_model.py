@@ -354,7 +354,8 @@ def test_a_broken_weights_file_gives_one_sentence(web, reason):
 def test_another_model_gives_one_sentence(web, tmp_path):
     assert 'model_type "roberta"' in message(web, "readConfig({model_type: 'roberta'})")
     for wrong in (
-        {"hidden_size": 30}, {"num_hidden_layers": 0}, {"vocab_size": "many"},
+        {"hidden_size": 30}, {"num_hidden_layers": 0}, {"num_hidden_layers": 257},
+        {"vocab_size": "many"},
         {"hidden_act": "gelu_new"}, {"position_embedding_type": "relative_key"},
         {"is_decoder": True}, {"layer_norm_eps": 1}, {"max_position_embeddings": 1.5},
     ):  # fmt: skip
@@ -470,6 +471,10 @@ def test_reading_can_be_stopped(web):
         return reading;
     })()"""
     assert web.call(code, features) == "The model was replaced."
+
+
+def test_a_model_that_is_too_large_gives_one_sentence(web):
+    assert "needs 4000000 MB" in message(web, "new Memory(1e12)")
 
 
 def test_too_many_tokens_give_one_sentence(web):

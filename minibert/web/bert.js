@@ -26,7 +26,7 @@ class Embeddings {
       : new Linear(tensors, "bert.embeddings.project", memory, config.max_position_embeddings);
   }
 
-  /** The vectors that are added: {word, segment, position}, each (T, width); segment may be null. */
+  /** The vectors that are added: {word, segment, position}, each (T, width), or segment: null. */
   parts(ids, segments) {
     const width = this.width;
     const rowsOf = (table, rows) => {

@@ -34,7 +34,8 @@ const repeat = (counter, step, body) => [
 const simd = (opcode) => [0xfd, unsigned(opcode)];
 const at = (offset) => [2, unsigned(offset)];  // bytes after a place; 2: a multiple of 4 bytes
 const load4 = (place, offset) => [place, simd(0x00), at(offset)];  // v128.load: 4 numbers
-const loadCopies = (place, offset) => [place, simd(0x09), at(offset)];  // v128.load32_splat: 4 copies
+/** Four copies of one number: v128.load32_splat. */
+const loadCopies = (place, offset) => [place, simd(0x09), at(offset)];
 const store4 = (place, offset, value) => [place, value, simd(0x0b), at(offset)];  // v128.store
 /** sum + a * b for 4 numbers. `fused`: in one instruction, which rounds once (relaxed SIMD). */
 const plusProduct = (sum, a, b, fused) => (fused
@@ -93,7 +94,7 @@ function kernelCode(fused) {
       move(out, int(32)),
     ]),
   ];
-  const locals = vector([[11, I32], [11, V128]]);  // besides the arguments: 7 to 17, 18 to 28
+  const locals = vector([[11, I32], [11, V128]]);  // 7 to 17, and 18 to 28
   return [locals, body, 0x0b];
 }
 

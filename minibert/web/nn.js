@@ -44,7 +44,9 @@ class LayerNorm {
       mean /= width;
       for (let c = 0; c < width; c++) variance += (row[c] - mean) ** 2;
       const scale = 1 / Math.sqrt(variance / width + this.eps);
-      for (let c = 0; c < width; c++) row[c] = (row[c] - mean) * scale * this.gain[c] + this.bias[c];
+      for (let c = 0; c < width; c++) {
+        row[c] = (row[c] - mean) * scale * this.gain[c] + this.bias[c];
+      }
     }
     return x;
   }

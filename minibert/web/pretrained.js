@@ -110,8 +110,9 @@ function readConfig(file) {
   for (const [name, value] of Object.entries(config)) {
     if (name === "model_type" || (name === "embedding_size" && value === null)) continue;
     const least = ["type_vocab_size", "pad_token_id"].includes(name) ? 0 : 1;
+    const most = name === "num_hidden_layers" ? 256 : 1e7;  // as in config.py
     const good = name === "layer_norm_eps" ? value > 0 && value < 1
-      : Number.isInteger(value) && value >= least && value < 1e7;
+      : Number.isInteger(value) && value >= least && value <= most;
     if (!good) refuse(name);
   }
   if (config.hidden_size % config.num_attention_heads) refuse("hidden_size");
@@ -215,7 +216,7 @@ function floats(tensor, first = 0, count = tensor.shape[0]) {
 /** Reads the rows of a tensor from row `first` on, as float32, until `out` is full. */
 function readRows({dtype, shape, bytes, scale}, first, out) {
   const Kind = KINDS[dtype];
-  if (!Kind) throw new Error(`model.safetensors has weights of the type ${dtype}, not real numbers.`);
+  if (!Kind) throw new Error(`model.safetensors has weights of the type ${dtype}, not floats.`);
   const width = shape.slice(1).reduce((product, n) => product * n, 1);
   const start = first * width * BYTES[dtype], size = out.length * BYTES[dtype];
   // a view on the file, or a copy if the numbers are not aligned there
@@ -270,7 +271,8 @@ function standardKey(key, prefix, keys) {
   key = key.replace(/^(module\.|_orig_mod\.|model\.)+/, "");
   const part = `${prefix}.${key.split(".")[0]}.`;
   if (Object.keys(keys).some((name) => name.startsWith(part))) key = `${prefix}.${key}`;
-  return key.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias");
+  key = key.replace("LayerNorm.gamma", "LayerNorm.weight");
+  return key.replace("LayerNorm.beta", "LayerNorm.bias");
 }
 
 /** Where a tensor goes: pairs of our name and the tensor, or one of its two rows. */
@@ -279,11 +281,9 @@ function targetsOf(key, tensor, keys) {
   const template = layer ? key.replace(`.layer.${layer}.`, ".layer.{}.") : key;
   if (keys[template]) return [[keys[template].replace("{}", layer), tensor]];
   return [0, 1].filter((row) => keys[`${template}[${row}]`]).map((row) => {
-    const size = tensor.bytes.length / 2, {scale} = tensor;
-    const part = {
-      ...tensor, shape: tensor.shape.slice(1), bytes: tensor.bytes.subarray(row * size, (row + 1) * size),
-    };
-    return [keys[`${template}[${row}]`], part];
+    const size = tensor.bytes.length / 2;
+    const bytes = tensor.bytes.subarray(row * size, (row + 1) * size);
+    return [keys[`${template}[${row}]`], {...tensor, shape: tensor.shape.slice(1), bytes}];
   });
 }
 

@@ -16,7 +16,7 @@ const packedSize = (outputs, inputs) => padded(outputs) * (1 + padded(inputs));
 class Memory {
   constructor(count, plain = false) {
     const kernel = plain ? null : makeKernel(4 * count);
-    this.floats = kernel ? new Float32Array(kernel.buffer) : new Float32Array(count);
+    this.floats = kernel ? new Float32Array(kernel.buffer) : allocated(count);
     this.multiply = kernel ? kernel.product : (...numbers) => plainProduct(this.floats, ...numbers);
     this.kernel = kernel ? "WebAssembly" : "JavaScript";
     this.used = 0;
@@ -44,6 +44,15 @@ class Memory {
     this.multiply(
       x.byteOffset, 4 * xStride, padded(T), weights.panels.byteOffset, padded(weights.inputs),
       padded(weights.outputs), out.byteOffset);
+  }
+}
+
+function allocated(count) {
+  try {
+    return new Float32Array(count);
+  } catch {
+    const size = Math.ceil(4 * count / 1e6);
+    throw new Error(`The model needs ${size} MB of memory, which this browser does not give.`);
   }
 }
 
