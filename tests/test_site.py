@@ -252,6 +252,7 @@ def test_the_example_is_answered_at_once(serve, opening, folder, qa):
     opened = opening(serve(folder), before="delete window.Worker;")
     assert opened.text("h1#question") == site.QUESTION
     assert opened.page.locator("#welcome").is_visible() and opened.page.locator("#ask").is_visible()
+    assert "does not compute this part" in opened.text("#pending")
     shown = opened.page.evaluate("data")
     assert_equal(shown, qa.explain(site.QUESTION, site.CONTEXT, attribution=False))
     opened.wait_for("#status", "This browser has no web workers")
@@ -597,3 +598,32 @@ def test_the_bundled_model_in_one_file(opening, bundled, squad):
     here = [(best["answer"], best["start"]) for best, *_ in answers_of(opened, asked)]
     same = sum(a == b for a, b in zip(here, wanted, strict=True))
     assert same >= 0.97 * len(asked)
+
+
+# What the page's main thread does: tasks of more than 50 ms, and how often the message changes.
+WATCH = """
+window.tasks = [];
+new PerformanceObserver((list) => tasks.push(...list.getEntries().map(({duration}) => duration)))
+  .observe({type: "longtask", buffered: true});
+addEventListener("DOMContentLoaded", () => {
+  window.told = 0;
+  const message = document.getElementById("message");
+  new MutationObserver(() => told++).observe(message, {childList: true});
+});
+"""
+
+
+@pytest.mark.slow
+def test_a_long_document_does_not_freeze_the_page(serve, opening, bundled, field_notes):
+    """The page tells its progress window by window. The figures are printed, see `pytest -s`."""
+    opened = opening(serve(bundled / "folder"), before=WATCH)
+    ready = opened.page.evaluate("minibert.ready.then(() => performance.now())")
+    words = " ".join(dict.fromkeys(example.context for example in field_notes)).split()
+    opened.page.evaluate("tasks.length = told = 0")
+    opened.ask(QUESTION, " ".join((words * 5)[:10_000]))
+    opened.page.locator("#before").wait_for()
+    opened.page.wait_for_timeout(1000)  # a task is reported after its end
+    told, windows = opened.page.evaluate("[told, data.windows.length]")
+    assert windows > 30 and told >= windows
+    tasks = [round(duration) for duration in opened.page.evaluate("tasks")]
+    print(f"ready after {ready:.0f} ms; {windows} windows; tasks of the main thread in ms: {tasks}")

@@ -107,7 +107,12 @@ if (live) {
   if (data) fillForm(data);
   $("ask").hidden = false;
   onShow.push(() => {
-    if (transport.attributes && !data.attribution) offerAttribution();
+    if (transport.attributes) {
+      if (!data.attribution) offerAttribution();
+    } else {
+      $("pending").textContent = "The model in this page does not compute this part. "
+        + "The commands `minibert explain` and `minibert serve` do.";
+    }
   });
   addEventListener("hashchange", () => inAddress() && askAgain(inAddress()));
   $("ask").addEventListener("submit", (event) => { event.preventDefault(); ask(); });

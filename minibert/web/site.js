@@ -153,6 +153,8 @@ $("welcome").replaceChildren(
   el("p", {}, "This page has a BERT model inside. The model answers with a part of the text itself, and the page shows "
     + "each step. The example below is answered already. Change it, and press “Ask”."));
 $("welcome").hidden = false;
+$("welcome").setAttribute("role", "region");  // the answer is the page's main part
+$("welcome").setAttribute("aria-label", "About this page");
 ready = loadOwn();
 ready.catch((error) => status(sentence(error)));
 
