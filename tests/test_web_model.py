@@ -16,12 +16,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import minibert
-from minibert.bench.web import ENGINE, served, write_engine
+from minibert.bench.web import served, write_engine
 from minibert.config import BertConfig
 from minibert.errors import PretrainedError
 from minibert.explain.eight_bit import eight_bit, eight_bit_file
 from minibert.explain.explanation import cut_to_context
 from minibert.explain.page import FOLDER
+from minibert.explain.site import ENGINE
 from minibert.families import FAMILIES
 from minibert.features import Feature
 from minibert.qa import BertForQuestionAnswering

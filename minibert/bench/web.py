@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from ..data.examples import Example, load_squad
 from ..errors import InputError
 from ..explain.page import FOLDER
+from ..explain.site import ENGINE
 from ..features import Feature, prepare_features
 from ..qa import BertForQuestionAnswering
 from ..settings import MAX_QUESTION_LEN
@@ -25,8 +26,6 @@ from ..tokenization import Tokenizer
 from .engines import export_onnx
 from .turns import by_turns
 
-# The scripts of the engine, in this order, because each one uses names of those before it.
-ENGINE = ("product.js", "kernel.js", "nn.js", "pretrained.js", "bert.js", "worker.js")
 SHORT, LONG, MANY = 160, 384, 10  # tokens of a window, tokens of a full window, windows
 WORDS = 10_000  # of a long text
 
