@@ -84,10 +84,14 @@ def web(
     model: str = READER["model"],
     turns: int = TURNS,
     onnxruntime_web: Path | None = Option(
-        None, help="The folder `dist` of the npm package onnxruntime-web, to compare with."
+        None,
+        help="The folder `dist` of the npm package onnxruntime-web, to compare with.",
+        show_default="none",
     ),
     site: Path | None = Option(
-        None, help="What `minibert site` wrote, a folder or a file, to measure this page too."
+        None,
+        help="What `minibert site` wrote, a folder or a file, to measure this page too.",
+        show_default="none",
     ),
 ) -> None:
     """Measure the model in JavaScript, in a headless Chromium.

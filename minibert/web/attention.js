@@ -83,7 +83,7 @@ function drawLines() {
     if (k < first || weight < LEAST) return [];
     const strength = Math.min(1, weight / largest) * (r === from ? 1 : 0.25);
     const [[x1, y1], [x2, y2]] = [middle(data.attention.rows[r], "bottom"), middle(k, "top")];
-    const line = document.createElementNS("http://www.w3.org/2000/svg", "line");
+    const line = document.createElementNS($("lines").namespaceURI, "line");
     Object.entries({x1, y1, x2, y2, "stroke-opacity": strength.toFixed(2), "stroke-width": r === from ? 2 : 1})
       .forEach(([name, value]) => line.setAttribute(name, value));
     return [line];
