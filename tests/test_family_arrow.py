@@ -187,10 +187,16 @@ def test_inspect_prints_the_family_and_every_key(folders, monkeypatch, capsys, m
 @pytest.mark.parametrize("model_type", ALL)
 def test_the_bench_s_engines_answer(transformers, folders, field_notes, model_type):
     """minibert beside transformers on the same weights: the same answers, mostly."""
-    examples, folder = field_notes[:12], str(folders[model_type])
-    ours = answering.ENGINES["minibert, float32"][1](folder).answer(examples)
-    well = answering.reference_run_well(folder, torch.float32).answer(examples)
-    plain = answering.reference_as_blog_post(folder).answer(examples)
+    examples, cpu = field_notes[:12], torch.device("cpu")
+    setup = answering.Setup(str(folders[model_type]), cpu, samples=())
+    ours, well, plain = (
+        answering.ENGINES[name][1](setup).answer(examples)
+        for name in (
+            "minibert, float32",
+            "transformers, float32",
+            "transformers, the blog post's way",
+        )
+    )
     assert ours.keys() == well.keys() == plain.keys()
     alike = [ours[key] == well[key].strip() for key in ours]
     assert sum(alike) >= 9  # theirs takes the best of each window alone, pieces of one letter apart
