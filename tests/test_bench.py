@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import minibert
-from minibert.bench import answering, parts, row, turns, web
+from minibert.bench import answering, engines, parts, row, turns, web
 from minibert.bench import training as bench
 from minibert.config import BertConfig
 from minibert.errors import InputError
@@ -66,6 +66,20 @@ def test_the_reference_is_trained(monkeypatch, transformers, tiny, name):
 
 def engine_of(name, tiny, field_notes):
     return answering.ENGINES[name][1](answering.Setup(str(tiny), turns.CPU, field_notes[-4:]))
+
+
+def test_another_engine_takes_the_place_of_the_model(tiny, field_notes):
+    """The reader calls it as it calls our model, so the answers are the plain model's."""
+    model = BertForQuestionAnswering.from_pretrained(tiny, "eager")
+
+    def run(arrays):
+        out = model(*(torch.as_tensor(arrays[name]) for name in engines.NAMES))
+        return out.start_logits.detach().numpy(), out.end_logits.detach().numpy()
+
+    plain = minibert.QuestionAnswerer(model, minibert.Tokenizer.from_pretrained(tiny))
+    other = engines.answerer(str(tiny), model, run)
+    asked = [(example.question, example.context) for example in field_notes[:20]]
+    assert list(other.answer_many(asked)) == list(plain.answer_many(asked))
 
 
 @pytest.mark.parametrize("name", answering.ENGINES)

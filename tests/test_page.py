@@ -304,7 +304,7 @@ def test_no_answer_is_shown_everywhere(show, qa, field_notes):
     page = opened.page
     assert opened.text("#answer").startswith("no answer ")
     assert page.locator("#answers li").first.text_content().startswith("1no answer")
-    assert page.locator(".null:visible").count() == page.locator(".null").count() == 8
+    assert page.locator(".null:visible").count() == page.locator(".null").count() == 7
     # no part of the passage is marked, but [CLS], which has the logits of "no answer"
     assert chosen_text(page) == ""
     assert page.locator("#bars .chosen").all_text_contents() == ["[CLS]"]

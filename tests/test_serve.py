@@ -541,7 +541,7 @@ def test_a_reload_and_a_link_ask_again(live, browser):
     assert not page.locator("#before").is_visible() and "#" not in page.url
 
     page.locator("#link").click()
-    page.get_by_text("No server gets them").wait_for()
+    page.get_by_text("does not send them to a server").wait_for()
     other = browser.new_page()  # with an empty storage
     other.goto(page.url)
     expect(other.locator("#question")).to_have_text(question)

@@ -449,14 +449,14 @@ def test_a_value_that_is_no_text(run):
 # --- spans
 
 SPANS = """(rows) => rows.map(([windows, offsets, settings, calibration, place]) => {
-  const logits = windows.map(([tokenStart, start, end, nulls]) =>
-    ({tokenStart, start: Float32Array.from(start), end: Float32Array.from(end), nulls}));
+  const logits = windows.map(([tokenStart, start, end, nullLogits]) => ({tokenStart, nullLogits,
+    startLogits: Float32Array.from(start), endLogits: Float32Array.from(end)}));
   return [
     bestSpans(logits, settings, offsets, calibration).map(
       (s) => [s.tokenStart, s.tokenEnd, s.startLogit, s.endLogit, s.score, s.window]),
     logPOf(logits, settings, offsets, calibration, place),
-    argmaxSpan(logits[0].start, logits[0].end),
-    beamSpans(logits[0].start, logits[0].end, settings.n_best),
+    argmaxSpan(logits[0].startLogits, logits[0].endLogits),
+    beamSpans(logits[0].startLogits, logits[0].endLogits, settings.n_best),
   ];
 })"""
 

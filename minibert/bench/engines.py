@@ -83,7 +83,7 @@ class Foreign(nn.Module):
         self.head = SpanHead(0, 1.0)  # tells the reader: float32, on the CPU
 
     def forward(
-        self, ids: Tensor, mask: Tensor | None, segments: Tensor, output_hidden_states: bool = False
+        self, ids: Tensor, mask: Tensor | None, segments: Tensor, **unused: bool
     ) -> SimpleNamespace:
         tensors = (ids, torch.ones_like(ids) if mask is None else mask, segments)
         start, end = self.run({n: t.numpy() for n, t in zip(NAMES, tensors, strict=True)})

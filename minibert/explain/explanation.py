@@ -50,7 +50,7 @@ RULES = {
     "length": "it is longer than {} tokens",
     "blank": "it is only white space",
     "beam": "the best pair is not among the 20 best starts and the 20 best ends",
-    "tie": "another span has the same score, or has the same characters and a better score",
+    "tie": "another span has the same sum of logits, or has the same characters and a higher sum",
 }
 
 

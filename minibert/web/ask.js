@@ -110,7 +110,7 @@ if (live) {
     if (transport.attributes) {
       if (!data.attribution) offerAttribution();
     } else {
-      $("pending").textContent = "The model in this page does not compute this part. "
+      $("pending").textContent = "This page cannot compute this part. "
         + "The commands `minibert explain` and `minibert serve` do.";
     }
   });

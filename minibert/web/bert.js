@@ -2,7 +2,10 @@
 // Token ids -> hidden states -> start and end logits. BERT (arXiv:1810.04805v2), section 3 and 4.2.
 //
 // The twin of model.py and qa.py, in the same order. It reads one window at a time, so there is no
-// batch B and no padding to mask, and it never trains, so there is no dropout.
+// batch B and no padding to mask, and it never trains, so there is no dropout. Attention is model.py's "eager".
+//
+// All scripts share one scope. `Linear`, `LayerNorm`, `softmax`, `gelu` and `add` are in nn.js, `Memory`,
+// `pack` and `padded` in product.js, and `floats`, `readConfig` and `mapTensors` in pretrained.js.
 //
 // Shapes, as in model.py:
 //     T tokens   H hidden_size   N heads   D = H / N   L layers   I intermediate_size
@@ -88,14 +91,14 @@ class SelfAttention {
   mix(q, k, v, T, watch) {
     const D = this.headSize, stride = padded(D * this.heads);
     for (let head = 0; head < this.heads; head++) {
-      const [qHead, kHead, vHead] = [q, k, v].map((part) => part.subarray(head * D));  // (T, D)
+      const [qHead, kHead, vHead] = [q, k, v].map((part) => part.subarray(head * D));  // (T, D), rows `stride` apart
       const keys = pack(this.keys, kHead, T, D, stride, 1);
       this.memory.product(qHead, stride, T, keys, this.scores);  // (T, D) (D, T) -> (T, T)
-      const probabilities = softmax(this.scores, T, D ** -0.5);
+      const probabilities = softmax(this.scores, T, D ** -0.5);  // scaled by 1 / sqrt(D)
       watch(head, probabilities);
       const values = pack(this.values, vHead, D, T, 1, stride);
-      this.memory.product(probabilities, padded(T), T, values, this.mixedHead);  // -> (T, D)
-      for (let t = 0; t < T; t++) {
+      this.memory.product(probabilities, padded(T), T, values, this.mixedHead);  // (T, T) (T, D) -> (T, D)
+      for (let t = 0; t < T; t++) {  // this head's columns of the result: the heads are joined
         const row = this.mixedHead.subarray(t * padded(D), t * padded(D) + D);
         this.mixed.set(row, t * stride + head * D);
       }

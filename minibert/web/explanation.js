@@ -1,6 +1,8 @@
 "use strict";
 // Why this span: question and context -> the data of `Explanation.to_dict()`, without the attribution.
-// The twin of explanation.py. BERT (arXiv:1810.04805v2) section 4.2.
+// The twin of explanation.py. BERT (arXiv:1810.04805v2) section 4.2. `explain` has two parts here:
+// `explanationOf` needs only the logits, which `engine.read` gives (in Python: `layer_logits`). The rule
+// "blank" is never broken here, because every WordPiece has text.
 //
 // An engine is what `explain` needs to know about a model:
 //   engine = {
@@ -23,7 +25,7 @@ const RULES = {
   length: "it is longer than {} tokens",
   blank: "it is only white space",
   beam: "the best pair is not among the 20 best starts and the 20 best ends",
-  tie: "another span has the same score, or has the same characters and a better score",
+  tie: "another span has the same sum of logits, or has the same characters and a higher sum",
 };
 
 /** A question about a context, cut into windows, and how its answers are chosen. */
@@ -76,17 +78,17 @@ class Asked {
 /**
  * Why the model answers this question in this way: a promise of plain data.
  *
- * `asked` may have n_best (10), max_answer_len (30) and no_answer (false). `onCut` is called with a
+ * `wanted` may have n_best (10), max_answer_len (30) and no_answer (false). `onCut` is called with a
  * sentence when a question is too long and is cut. Rejects with an Error of one sentence for bad input.
  */
-async function explain(engine, question, context, asked = {}, onProgress = () => {}, onCut = () => {}) {
-  const settings = answerSettings(asked);
+async function explain(engine, question, context, wanted = {}, onProgress = () => {}, onCut = () => {}) {
+  const settings = answerSettings(wanted);
   const features = makeWindows(question, context, engine.tokenizer, engine.settings, onCut);
   const depths = await engine.read(features, onProgress);
-  const whole = new Asked(engine, question, context, settings, features);
-  const explanation = explanationOf(whole, question, context, depths);
+  const asked = new Asked(engine, question, context, settings, features);
+  const explanation = explanationOf(asked, question, context, depths);
   const {window} = explanation.answers[0];
-  const inside = await insideOf(engine, features[window], whole.questionSlice);
+  const inside = await insideOf(engine, features[window], asked.questionSlice);
   return {...explanation, ...inside, attribution: null};
 }
 
@@ -124,8 +126,9 @@ function explanationOf(asked, question, context, depths) {
 /** The logits of a whole window -> the logits of its context, and of [CLS]. */
 function cutToContext(feature, {start, end}) {
   const [from, to] = feature.contextSlice;
-  const nulls = [start[0], end[0]];
-  return {tokenStart: feature.tokenStart, start: start.subarray(from, to), end: end.subarray(from, to), nulls};
+  const {tokenStart} = feature;
+  const [startLogits, endLogits] = [start, end].map((logits) => logits.subarray(from, to));
+  return {tokenStart, startLogits, endLogits, nullLogits: [start[0], end[0]]};
 }
 
 /** One window: its tokens, their logits, and the answer from this window alone. */

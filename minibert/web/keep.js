@@ -49,7 +49,7 @@ async function copyLink() {
     return;
   }
   history.replaceState(null, "", `#${link}`);
-  const where = "Anyone who has the link can read both texts. No server gets them.";
+  const where = "Anyone who gets the link can read both texts. A browser that opens it does not send them to a server.";
   try {
     await navigator.clipboard.writeText(location.href);
     $("kept").textContent = `Copied: this page’s address now has the question and the passage. ${where}`;

@@ -8,8 +8,8 @@
 // context tokens, K the length of the longest span. "Null" is SQuAD v2.0's name for "no answer". Every
 // WordPiece has text, so nothing here or in explanation.js is about blank pieces.
 //
-// The logits of one window are {tokenStart, start, end, nulls}: the position of its first token in the
-// context, two Float32Array of its T context tokens, and the start and end logit of its [CLS].
+// The logits of one window are {tokenStart, startLogits, endLogits, nullLogits}: the position of its first
+// token in the context, two Float32Array of its T context tokens, and the start and end logit of its [CLS].
 
 /** The settings of `AnswerSettings`; `n_best` is its `top_k`. Throws for a value out of range. */
 function answerSettings({n_best = 10, max_answer_len = 30, no_answer = false} = {}) {
@@ -58,30 +58,30 @@ function bestSpans(windows, settings, offsets, calibration) {
   const count = Math.min(settings.n_best, legal);
   // Find all spans with at least the logit of the last wanted span, then sort only these. The sort is
   // stable: spans with equal logits keep their order.
-  const threshold = Float64Array.from(grid).sort().at(-count);
-  const reached = [...grid.keys()].filter((index) => grid[index] >= threshold);
+  const lowest = Float64Array.from(grid).sort().at(-count);
+  const reached = [...grid.keys()].filter((index) => grid[index] >= lowest);
   const chosen = reached.sort((a, b) => grid[b] - grid[a]).slice(0, count);
   const spans = chosen.map((index) => {
     const [tokenStart, tokenEnd] = spanAt(index, width);
     const window = sourceWindow[index];
-    const {tokenStart: first, start, end} = windows[window];
-    const [startLogit, endLogit] = [start[tokenStart - first], end[tokenEnd - first]];
+    const {tokenStart: first, startLogits, endLogits} = windows[window];
+    const [startLogit, endLogit] = [startLogits[tokenStart - first], endLogits[tokenEnd - first]];
     return {tokenStart, tokenEnd, startLogit, endLogit, score: score(grid[index]), window};
   });
   if (settings.no_answer) {
     const window = leastNullWindow(windows);
-    const [startLogit, endLogit] = windows[window].nulls;
+    const [startLogit, endLogit] = windows[window].nullLogits;
     const rank = chosen.filter((index) => startLogit + endLogit - grid[index] <= null_threshold).length;
-    const isNull = {tokenStart: -1, tokenEnd: -1};
-    spans.splice(rank, 0, {...isNull, startLogit, endLogit, score: score(nullLogit), window});
+    const noTokens = {tokenStart: -1, tokenEnd: -1};
+    spans.splice(rank, 0, {...noTokens, startLogit, endLogit, score: score(nullLogit), window});
   }
   return spans;
 }
 
 function requireFinite(windows, settings) {
-  const finite = ({start, end, nulls}) =>
-    start.every(Number.isFinite) && end.every(Number.isFinite) &&
-    (!settings.no_answer || nulls.every(Number.isFinite));
+  const finite = ({startLogits, endLogits, nullLogits}) =>
+    startLogits.every(Number.isFinite) && endLogits.every(Number.isFinite) &&
+    (!settings.no_answer || nullLogits.every(Number.isFinite));
   if (!windows.every(finite)) {
     throw new Error("logits are not finite: check the model's weights and precision");
   }
@@ -95,15 +95,15 @@ function spanAt(index, width) {
 
 /** The window of "no answer": of all windows, the one whose logits of [CLS] have the lowest sum. */
 function leastNullWindow(windows) {
-  const sums = windows.map(({nulls}) => nulls[0] + nulls[1]);
+  const sums = windows.map(({nullLogits}) => nullLogits[0] + nullLogits[1]);
   return sums.indexOf(sums.reduce((a, b) => Math.min(a, b)));
 }
 
 /** The logit with which "no answer" competes; -Infinity if it is not allowed. */
 function nullCandidate(windows, settings, calibration) {
   if (!settings.no_answer) return -Infinity;
-  const [start, end] = windows[leastNullWindow(windows)].nulls;
-  return start + end - calibration.null_threshold;
+  const [startLogit, endLogit] = windows[leastNullWindow(windows)].nullLogits;
+  return startLogit + endLogit - calibration.null_threshold;
 }
 
 /** The top logit, and the sum over all candidates of exp((logit - top) / temperature). */
@@ -114,8 +114,8 @@ function softmaxTotal(grid, nullLogit, temperature) {
 }
 
 /**
- * The log-probability of the span of these characters among all candidates of these windows. A place that
- * ends at 0 is "no answer".
+ * The log-probability of the span of these characters among all candidates of these windows:
+ * -Infinity if no span has exactly these. [0, 0] stands for "no answer", as in an answer.
  */
 function logPOf(windows, settings, offsets, calibration, [start, end]) {
   const {grid, width} = candidateGrid(windows, settings.max_answer_len, offsets);
@@ -145,19 +145,21 @@ function candidateGrid(windows, maxAnswerLen, offsets) {
  * sum of two float32 numbers is exact. It is -Infinity if no window contains the span.
  */
 function mergeWindows(windows, maxAnswerLen) {
-  const lengths = windows.map(({start}) => start.length);
+  const lengths = windows.map(({startLogits}) => startLogits.length);
   const tokens = windows.at(-1).tokenStart + lengths.at(-1);
-  const width = Math.min(maxAnswerLen, lengths.reduce((a, b) => Math.max(a, b)));
+  const width = Math.min(maxAnswerLen, lengths.reduce((a, b) => Math.max(a, b)));  // K
   const grid = new Float64Array(tokens * width).fill(-Infinity);
   const shown = new Int32Array(tokens * width).fill(-1);
   const sourceWindow = new Int32Array(tokens * width);
-  for (const [index, {tokenStart, start, end}] of windows.entries()) {
-    for (let i = 0; i < start.length; i++) {
-      for (let k = 0; k < width && i + k < end.length; k++) {
-        const around = Math.min(i, end.length - 1 - i - k);  // tokens to the left, to the right
+  // The loops hold `span_grid` and `surroundings` of spans.py: a span that ends in the window is legal.
+  for (const [index, {tokenStart, startLogits, endLogits}] of windows.entries()) {
+    const T = startLogits.length;
+    for (let i = 0; i < T; i++) {
+      for (let k = 0; k < width && i + k < T; k++) {
+        const around = Math.min(i, T - 1 - i - k);  // tokens to the left, to the right
         const here = (tokenStart + i) * width + k;
         if (around > shown[here]) {
-          grid[here] = start[i] + end[i + k];
+          grid[here] = startLogits[i] + endLogits[i + k];
           shown[here] = around;
           sourceWindow[here] = index;
         }

@@ -86,12 +86,11 @@ function showLayers() {
 function showAttribution() {
   const parts = data.attribution;
   $("attribution").hidden = !parts;
-  $("pending").textContent = parts ? "" : "This part was not computed, because it takes much longer.";
+  $("pending").textContent = parts ? "" : "This part takes much longer than the answer, so minibert did not compute it.";
   if (!parts) return;
   const {log_p, baseline_log_p, gap, steps} = parts.gradients;
-  $("complete").replaceChildren("Each word has a share in log p, the natural logarithm of the answer’s "
-    + `probability. In float32, log p is ${number(log_p)} with all words and ${number(baseline_log_p)} when `
-    + "the padding token replaces every word. The difference is "
+  $("complete").replaceChildren(`With all words, log p is ${number(log_p)}. When an empty token replaces every `
+    + `word, log p is ${number(baseline_log_p)}. The difference is `
     + `${number(log_p - baseline_log_p)}, and the shares add up to `,
     el("b", {}, number(sum(parts.gradients.question) + sum(parts.gradients.context))),
     `. These two are ${(100 * gap).toFixed(3)} % apart, because the shares are computed in ${steps} steps.`);
@@ -115,7 +114,7 @@ function showAttribution() {
     textCell((o.side === "question" ? question : context)(o.start, o.end)),
     el("td", {class: "number"}, o.log_p === null ? "the answer is no longer possible" : signed(o.log_p - now)),
     textCell(o.answer), meter(o.score),
-    ...(live ? [el("button", {type: "button", click: () => strike(o)}, "Ask without it")] : []))));
+    ...(live ? [el("button", {type: "button", click: () => strike(o)}, "Leave it out and ask again")] : []))));
 }
 
 // --- keys and pointer
