@@ -97,8 +97,11 @@ class FusedLayer(EncoderLayer):
     def read_unpadded(self, x: Tensor, lengths: list[int]) -> Tensor:
         """(n, H) -> (n, H): windows of these lengths, one after another."""
         self.refresh()
-        # windows of one length that follow each other have their attention together
-        shapes = [(len(list(same)), length) for length, same in groupby(lengths)]
+        # Windows of one length that follow each other have their attention in one call. Not with
+        # "eager": in bfloat16 oneDNN makes and keeps kernels for each number and length of windows.
+        shapes = [(1, length) for length in lengths]  # (B, T)
+        if self.attention.attention == "sdpa":
+            shapes = [(len(list(same)), length) for length, same in groupby(lengths)]
         groups = self.project(x).split_with_sizes([count * length for count, length in shapes])
         mixed = [
             self.mix(group.view(*shape, -1))[0].flatten(0, 1)  # (B, T, 3H) -> (B * T, H)
