@@ -102,6 +102,7 @@ class Engine:
         precision: Precision = "fp32",
         calibration: Calibration = UNCALIBRATED,
         reason: str = "",
+        source: tuple[str | Path, str | None] | None = None,
     ) -> None:
         """In one pass, `batch_size` windows of full length go through the model, or more windows
         if they are shorter; None means 4 on a CPU and 32 on a GPU. With `precision` "bf16" or
@@ -125,7 +126,7 @@ class Engine:
         self.autocast: Precision = chosen if chosen in HALF else "fp32"
         self.calibration = calibration
         self.reason = reason
-        self.source: tuple[str | Path, str | None] | None = None  # folder or hub id, revision
+        self.source = source  # folder or hub id, revision
 
     @property
     def device(self) -> torch.device:

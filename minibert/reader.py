@@ -61,8 +61,9 @@ class QuestionAnswerer(Engine):
         if max_length is None:
             max_length = min(384, model.config.max_length, tokenizer.max_length or 384)
         settings = WindowSettings(max_length, doc_stride, max_question_len)
-        super().__init__(model, tokenizer, settings, batch_size, precision, calibration, reason)
-        self.source = source
+        super().__init__(
+            model, tokenizer, settings, batch_size, precision, calibration, reason, source
+        )
 
     @classmethod
     def from_pretrained(

@@ -235,7 +235,7 @@ def site(
     """
     write, target = (write_file, single) if output is None else (write_folder, output)
     assert target is not None  # see RULES
-    require_new(target)  # before the long work, as the next line
+    require_new(target)  # these two lines come before the long work
     make_folder(target.parent)
     write(target, load(model, revision))
     echo(f"the page is {target.resolve()}", err=True)
