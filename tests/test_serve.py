@@ -503,6 +503,26 @@ def test_a_word_is_left_out_and_put_back(live):
     assert page.messages == []
 
 
+def test_the_focus_moves_when_the_answer_is_shown(live):
+    """Not when the server closes the connection: the visitor may have gone on until then."""
+    page = live
+    ask(page, ASKED["question"])
+    page.evaluate("""() => {  // a connection that is never closed
+      const {ask} = transport;
+      transport = {...transport, ask: async (...given) => {
+        await ask(...given);
+        await new Promise(() => {});
+      }};
+    }""")
+    page.locator("#question").get_by_text("lit").click()
+    expect(page.locator("#question")).to_have_text("Who the lamp?")
+    assert page.evaluate("document.activeElement.id") == "put-back"
+    page.locator("#bars").focus()
+    page.locator("#bars").get_by_text("keeper").click()
+    expect(page.locator("#passage")).to_have_text("At dusk the , Ada, lit the lamp.")
+    assert page.evaluate("document.activeElement.id") == "put-back"
+
+
 def test_the_only_word_cannot_be_left_out(live):
     """The answer before stays, and so does the text of the form."""
     ask(live, "Who")

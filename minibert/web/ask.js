@@ -23,8 +23,11 @@ async function send(asked, tell) {
   }
 }
 
-/** Asks what is in the form. `before` is compared with the answer, and `left` is `undo` of strike.js. */
-function ask({before = data, left = []} = {}) {
+/**
+ * Asks what is in the form. `before` is compared with the answer, and `left` is `undo` of strike.js. `shown` is
+ * called as soon as the page shows the answer. The transport may end later: a visitor may do something in between.
+ */
+function ask({before = data, left = [], shown = () => {}} = {}) {
   return send({...formValues(), attribution: false}, (line) => {
     if (!line.explanation) return take(line);
     undo = left;
@@ -32,6 +35,7 @@ function ask({before = data, left = []} = {}) {
     $("welcome").hidden = true;
     show(line.explanation);
     compare(before);
+    shown();
   });
 }
 

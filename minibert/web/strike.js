@@ -9,11 +9,12 @@ async function strike({side, start, end}) {
   const before = data, cut = cutter(data[side]);
   fillForm(data);  // the visitor may have edited it
   $(`ask-${side}`).value = cut(0, start) + cut(end, Infinity).trimStart();
-  const answered = await ask({left: [...undo, {before, side, text: cut(start, end)}]});
-  if (answered) {
+  const shown = () => {
     $("put-back").focus({preventScroll: true});
     $("answered").scrollIntoView({block: "start"});
-  } else if (answered === false) {  // an error, and not a newer question
+  };
+  const answered = await ask({left: [...undo, {before, side, text: cut(start, end)}], shown});
+  if (answered === false && data === before) {  // an error, and no newer question
     fillForm(before);
     $("ask").scrollIntoView({block: "start"});
   }
