@@ -65,6 +65,7 @@ from .errors import (
     PretrainedError,
 )
 from .features import Feature, prepare_features, prepare_train_features
+from .identity import installed_version, warn_of_namesake
 from .model import Bert
 from .passages import PassageAnswer
 from .qa import BertForQuestionAnswering, span_loss
@@ -77,6 +78,9 @@ from .tokenization import Pieces, Tokenizer
 from .training.config import TrainingConfig
 from .training.finetune import train
 from .training.masked_lm import adapt
+
+__version__ = installed_version()
+warn_of_namesake()
 
 __all__ = [
     "Answer", "AnswerSettings", "Bert", "BertConfig", "BertForQuestionAnswering", "Calibration",

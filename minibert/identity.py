@@ -1,6 +1,7 @@
 """Digests of models and data, minibert's version, and the differences between two jobs."""
 
 import hashlib
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -47,6 +48,19 @@ def installed_version() -> str:
         return version("minibert-qa")
     except PackageNotFoundError:
         return "(not installed)"
+
+
+def warn_of_namesake() -> None:
+    """Warn if the package `minibert` is installed too: it has the import name of `minibert-qa`."""
+    try:
+        other = version("minibert")
+    except PackageNotFoundError:
+        return
+    warnings.warn(
+        f"another package, minibert {other}, has files in the same folder as minibert-qa: run `pip "
+        "uninstall minibert`, then `pip install --force-reinstall --no-deps minibert-qa`",
+        stacklevel=3,
+    )
 
 
 def differences(

@@ -161,6 +161,37 @@ def test_freed_memory_is_kept_where_the_c_library_can():
     assert result.stdout.strip() == str(platform.libc_ver()[0] == "glibc"), result.stderr
 
 
+def test_the_version_is_the_same_everywhere():
+    root = PACKAGE.parent
+    [version] = re.findall(r'^version = "(.+)"$', (root / "pyproject.toml").read_text(), re.M)
+    assert f"\nversion: {version}\n" in (root / "CITATION.cff").read_text(encoding="utf-8")
+    changes = (root / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## ([\d.]+)", changes, re.M)[0] == version
+
+
+def test_a_package_with_the_same_import_name_is_noticed(tmp_path):
+    """The index has another package `minibert`; pip lets both write into one folder."""
+    other = tmp_path / "minibert-0.2.2.dist-info"
+    other.mkdir()
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: minibert\nVersion: 0.2.2\n")
+    program = f"""
+import sys, warnings
+import minibert.identity
+assert minibert.__version__ == minibert.identity.installed_version()
+warnings.simplefilter("error")
+minibert.identity.warn_of_namesake()  # there is no such package
+sys.path.append({str(tmp_path)!r})
+try:
+    minibert.identity.warn_of_namesake()
+except UserWarning as warning:
+    print(warning)
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "minibert 0.2.2" in run.stdout and "pip uninstall minibert" in run.stdout
+    assert run.stdout.count("\n") == 1
+
+
 def test_importing_is_light_and_changes_nothing():
     code = (
         "import sys, torch; before = torch.get_num_threads(), torch.initial_seed();"
