@@ -124,17 +124,14 @@ def pipeline(
         return QuestionAnsweringPipeline(model, defaults)
     if model is None and tokenizer is not None:
         raise InputError("tokenizer= needs model=, because a tokenizer belongs to a model")
-    if is_their_model(model) and tokenizer is None:
-        raise InputError("model= is loaded: give tokenizer= too")
-    kinds = (
-        ("model", model, QuestionAnswerer, is_their_model),
-        ("tokenizer", tokenizer, Tokenizer, is_their_tokenizer),
-    )
-    for name, value, ours, theirs in kinds:
-        if not isinstance(value, str | Path | ours | None) and not theirs(value):
+    for name, value, ours, is_theirs, theirs in (
+        ("model", model, QuestionAnswerer, is_their_model, "PyTorch model"),
+        ("tokenizer", tokenizer, Tokenizer, is_their_tokenizer, "fast tokenizer"),
+    ):
+        if not isinstance(value, str | Path | ours | None) and not is_theirs(value):
             raise InputError(
                 f"{name}= is a {type(value).__name__}: expected a folder, a hub id, a minibert "
-                f"{ours.__name__} or a loaded {name} of transformers in PyTorch; "
+                f"{ours.__name__}, or a loaded {theirs} of transformers; "
                 f"{name}.save_pretrained(FOLDER) makes such a folder"
             )
     if isinstance(device, int):

@@ -103,7 +103,7 @@ class QuestionAnswerer(Engine):
         if isinstance(source, nn.Module):
             name, config = loaded_name(source), their_config(source)
             if tokenizer is None or revision is not None:
-                raise InputError(f"{name} is in memory: give its tokenizer, and no revision")
+                raise InputError(f"{name}: give tokenizer= too, and no revision=")
             load = partial(model_of, source, config)
         else:
             revision = pinned(source, revision)  # weights, tokenizer, calibration from one commit

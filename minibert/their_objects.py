@@ -1,10 +1,11 @@
-"""Loaded objects of `transformers` -> our model and our tokenizer, which keep nothing of them.
+"""Loaded objects of `transformers` -> our model and our tokenizer, which are copies.
 
-And the reverse for one object: our tokenizer under the names of `transformers`. Old code reads
+Also the reverse for one object: our tokenizer under the names of `transformers`. Old code reads
 these names from a pipeline. The package `transformers` itself is not imported.
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,7 @@ def tokenizer_of(theirs: Any) -> Tokenizer:
         raise PretrainedError(f"{loaded_name(theirs)}: {reason}") from error
 
 
+@dataclass(frozen=True)
 class PipelineTokenizer:
     """A `Tokenizer` under the names of `transformers`, as far as code reads them from a pipeline.
 
@@ -81,9 +83,8 @@ class PipelineTokenizer:
     is in `transformers.AutoTokenizer`, which can load the folder of `save_pretrained`.
     """
 
-    def __init__(self, tokenizer: Tokenizer, model_max_length: int) -> None:
-        self.tokenizer = tokenizer
-        self.model_max_length = model_max_length  # tokens that the model can read at once
+    tokenizer: Tokenizer
+    model_max_length: int  # tokens that the model can read at once
 
     def __call__(
         self,
