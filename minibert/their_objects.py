@@ -96,17 +96,20 @@ class PipelineTokenizer:
         """The `input_ids`, `attention_mask` and, if the family has segments, `token_type_ids`.
 
         These are lists, or with `return_tensors="pt"` tensors (1, T), as the model takes them. They
-        have no padding and are not cut. Raises `InputError` for invalid Unicode.
+        have no padding and are not cut. Raises `InputError` for anything but one or two texts.
         """
+        texts = [text] if text_pair is None else [text, text_pair]
+        for one in texts:
+            if not isinstance(one, str):
+                raise InputError(f"expected one or two texts, got a {type(one).__name__}")
         if return_tensors not in (None, "pt"):
             raise InputError(f"return_tensors={return_tensors!r}: expected None or 'pt'")
         ours = self.tokenizer
-        parts = [ours.encode(part).ids.tolist() for part in (text, text_pair) if part is not None]
+        parts = [pieces.ids.tolist() for pieces in ours.encode_batch(texts)]
         if add_special_tokens:
             parts[0] = [ours.cls_id, *parts[0], ours.sep_id]
-            parts[1:] = [
-                [ours.sep_id] * (ours.separators - 1) + p + [ours.sep_id] for p in parts[1:]
-            ]
+            between = [ours.sep_id] * (ours.separators - 1)
+            parts[1:] = [[*between, *part, ours.sep_id] for part in parts[1:]]
         ids = [k for part in parts for k in part]
         row = {"input_ids": ids, "attention_mask": [1] * len(ids)}
         if ours.context_segment:

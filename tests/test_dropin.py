@@ -563,6 +563,8 @@ def test_the_tokenizer_and_the_model_of_a_pipeline(transformers, tmp_path, model
         reader.model(**reader.tokenizer(question, context))
     with pytest.raises(minibert.InputError, match="return_tensors='tf': expected None or 'pt'"):
         reader.tokenizer(question, return_tensors="tf")
+    with pytest.raises(minibert.InputError, match="expected one or two texts, got a list"):
+        reader.tokenizer(question, [context])
     reader.tokenizer.save_pretrained(tmp_path / "saved")
     again = minibert.pipeline(model=tmp_path, tokenizer=tmp_path / "saved", dtype="float32")
     assert again(**BOTH) == ours(**BOTH)
