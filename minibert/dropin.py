@@ -124,6 +124,9 @@ def pipeline(
         return QuestionAnsweringPipeline(model, defaults)
     if model is None and tokenizer is not None:
         raise InputError("tokenizer= needs model=, because a tokenizer belongs to a model")
+    if isinstance(tokenizer, tuple) and len(tokenizer) == 2:  # with arguments, such as use_fast
+        tokenizer, arguments = tokenizer
+        checked(arguments)
     for name, value, ours, is_theirs, theirs in (
         ("model", model, QuestionAnswerer, is_their_model, "PyTorch model"),
         ("tokenizer", tokenizer, Tokenizer, is_their_tokenizer, "fast tokenizer"),

@@ -314,6 +314,8 @@ def test_settings(tiny, ours):
     assert short(LAMP, top_k=1) == ours(**LAMP, max_answer_len=1)
     assert short(LAMP, top_k=None) == short(LAMP)
     assert minibert.pipeline(model=ours.qa)(LAMP) == ours(LAMP)
+    as_in_model_cards = {"model": str(tiny), "tokenizer": (str(tiny), {"use_fast": False})}
+    assert minibert.pipeline(**as_in_model_cards, dtype="float32")(LAMP) == ours(LAMP)
     cut = {"max_seq_len": 20, "doc_stride": 4}
     short = minibert.QuestionAnswerer(ours.qa.model, ours.qa.tokenizer, 20, doc_stride=4)
     assert minibert.pipeline(model=short)(**BELL) == ours(**BELL, **cut)
@@ -403,6 +405,7 @@ def test_arguments_that_change_nothing(tiny, ours, argument):
         ({"local_files_only": True}, "set HF_HUB_OFFLINE=1"),
         ({"model": None, "tokenizer": "x/y"}, "tokenizer= needs model="),
         ({"model": 1.5}, r"model= is a float: .* model.save_pretrained\(FOLDER\)"),
+        ({"tokenizer": ("x/y", {"do_lower_case": True})}, "do_lower_case=: no such argument"),
         ({"tokenizer": 1.5}, r"tokenizer= is a float: .* tokenizer.save_pretrained"),
     ],
     ids=str,
