@@ -16,6 +16,7 @@ way of a text through the program:
     features, batches                   question + context -> windows -> padded batches
     identity                            digests of models and data; how two jobs differ
     model, qa                           token ids -> hidden states -> two logits per token
+    their_objects                       loaded objects of transformers -> our model and tokenizer
     fast.unpadded, fast.linear          faster kernels for reading on a CPU
     fast.quantized                      reading in 8-bit integers
     fast.threads                        several passes at the same time

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
 from .answers import Answer, answers_of
@@ -21,8 +22,10 @@ from .data.examples import Example, validated_example
 from .engine import Engine
 from .errors import InputError
 from .fast.processor import Precision
+from .qa import BertForQuestionAnswering
 from .reader import BUNDLED, QuestionAnswerer
 from .settings import MAX_QUESTION_LEN, AnswerSettings, WindowSettings
+from .their_objects import PipelineTokenizer, is_their_model, is_their_tokenizer, tokenizer_of
 from .tokenization import Tokenizer
 
 PRECISIONS: dict[str, Precision] = {
@@ -91,9 +94,9 @@ def whole_number(name: str, value: Any) -> int:
 
 def pipeline(
     task: str | None = "question-answering",
-    model: str | Path | QuestionAnswerer | None = None,
+    model: str | Path | QuestionAnswerer | nn.Module | None = None,
     *,
-    tokenizer: str | Path | Tokenizer | None = None,
+    tokenizer: Any = None,
     revision: str | None = None,
     device: str | int | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
@@ -102,13 +105,14 @@ def pipeline(
 ) -> "QuestionAnsweringPipeline":
     """A pipeline for "question-answering", the only task.
 
-    `model` is a folder, a hub id (at `revision`) or a `QuestionAnswerer`; None is the bundled one.
-    `tokenizer` is a folder, a hub id or a `Tokenizer`; None is the model's own. `device` is a name
-    ("cpu", "cuda:1"), the number of a GPU (-1: the CPU) or a `torch.device`; None is the GPU if
-    the machine has one. `dtype` (formerly `torch_dtype`) is "float32", "bfloat16", "float16"
-    (only on a GPU) or "auto", which is the fastest precision of this machine. `settings` are
-    defaults for the calls: see `DEFAULTS`. Raises `InputError` for another task or argument, and
-    the errors of loading.
+    `model` is a folder, a hub id (at `revision`), a `QuestionAnswerer`, or a loaded PyTorch model
+    of `transformers`, whose weights are copied; None is the bundled model. `tokenizer` is a folder,
+    a hub id, a `Tokenizer`, or a loaded fast tokenizer of `transformers`; None is the model's own.
+    `device` is a name ("cpu", "cuda:1"), the number of a GPU (-1: the CPU) or a `torch.device`;
+    None is the GPU if the machine has one. `dtype` (formerly `torch_dtype`) is "float32",
+    "bfloat16", "float16" (only on a GPU) or "auto", which is the fastest precision of this machine.
+    `settings` are defaults for the calls: see `DEFAULTS`. Raises `InputError` for another task or
+    argument, and the errors of loading.
     """
     if task not in (None, "question-answering"):
         raise InputError(f"task={task!r}: expected 'question-answering'")
@@ -120,12 +124,18 @@ def pipeline(
         return QuestionAnsweringPipeline(model, defaults)
     if model is None and tokenizer is not None:
         raise InputError("tokenizer= needs model=, because a tokenizer belongs to a model")
-    kinds = (("model", model, QuestionAnswerer), ("tokenizer", tokenizer, Tokenizer))
-    for name, value, kind in kinds:
-        if not isinstance(value, str | Path | kind | None):
+    if isinstance(tokenizer, tuple) and len(tokenizer) == 2:  # with arguments, such as use_fast
+        tokenizer, arguments = tokenizer
+        checked(arguments)
+    for name, value, ours, is_theirs, theirs in (
+        ("model", model, QuestionAnswerer, is_their_model, "PyTorch model"),
+        ("tokenizer", tokenizer, Tokenizer, is_their_tokenizer, "fast tokenizer"),
+    ):
+        if not isinstance(value, str | Path | ours | None) and not is_theirs(value):
             raise InputError(
-                f"{name}= is a {type(value).__name__}: expected a folder, a hub id or a minibert "
-                f"{kind.__name__}; {name}.save_pretrained(FOLDER) makes such a folder"
+                f"{name}= is a {type(value).__name__}: expected a folder, a hub id, a minibert "
+                f"{ours.__name__}, or a loaded {theirs} of transformers; "
+                f"{name}.save_pretrained(FOLDER) makes such a folder"
             )
     if isinstance(device, int):
         device = "cpu" if device < 0 else f"cuda:{device}"
@@ -136,18 +146,56 @@ def pipeline(
         BUNDLED if model is None else model,
         device=str(device or "auto"),
         precision=PRECISIONS[precision],
-        tokenizer=tokenizer,
+        tokenizer=tokenizer_of(tokenizer) if is_their_tokenizer(tokenizer) else tokenizer,
         revision=revision,
     )
     return QuestionAnsweringPipeline(qa, defaults)
 
 
 class QuestionAnsweringPipeline:
-    """Questions and contexts in, dicts with `score`, `start`, `end` and `answer` out."""
+    """Questions and contexts in, dicts with `score`, `start`, `end` and `answer` out.
+
+    It has the attributes of the pipeline of `transformers` that other programs read. They cannot be
+    set: `pipeline` makes another object for another device or model.
+    """
+
+    task = "question-answering"
+    framework = "pt"
 
     def __init__(self, qa: QuestionAnswerer, defaults: Mapping[str, Any]) -> None:
         self.qa = qa
         self.defaults = DEFAULTS | dict(defaults)
+
+    @property
+    def model(self) -> BertForQuestionAnswering:
+        """The model, with its sizes in `config`. It takes the tensors of `tokenizer`."""
+        return self.qa.model
+
+    @property
+    def tokenizer(self) -> PipelineTokenizer:
+        """The tokenizer under the names of `transformers`; `qa.tokenizer` is minibert's own."""
+        return PipelineTokenizer(self.qa.tokenizer, self.qa.model.config.max_length)
+
+    @property
+    def device(self) -> torch.device:
+        return self.qa.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights. `qa.precision` is the precision of the computation."""
+        return self.qa.model.head.S.dtype
+
+    torch_dtype = dtype
+
+    def save_pretrained(self, save_directory: str | Path) -> None:
+        """See `QuestionAnswerer.save_pretrained`."""
+        self.qa.save_pretrained(save_directory)
+
+    def predict(self, X: Any) -> Any:
+        """The same as calling the object; scikit-learn has this name."""
+        return self(X)
+
+    transform = predict
 
     def __call__(
         self,

@@ -254,16 +254,31 @@ def load_tensors(
     may_hold: str | tuple[str, ...] = (),
     revision: str | None = None,
 ) -> tuple[dict[str, torch.Tensor], LoadingReport]:
-    """`read_tensors`, then `map_tensors`. Raises `PretrainedError` for keys without a counterpart.
+    """`read_tensors`, then `known_tensors`."""
+    with prefix_errors(source):
+        theirs = read_tensors(source, revision)
+        return known_tensors(source, theirs, expected, model_type, may_lack, may_hold)
+
+
+def known_tensors(
+    source: str | Path,
+    theirs: Mapping[str, torch.Tensor],
+    expected: Mapping[str, torch.Size],
+    model_type: str,
+    may_lack: str | tuple[str, ...] = (),
+    may_hold: str | tuple[str, ...] = (),
+) -> tuple[dict[str, torch.Tensor], LoadingReport]:
+    """`map_tensors`. Raises `PretrainedError` for keys without a counterpart.
 
     Our names that begin with `may_lack` may be missing, for example a head that will be trained.
     Checkpoint keys that begin with `may_hold` may stay unread, for example an unwanted head. Any
     other missing name raises an error, and so does an unexpected key of the encoder or of the span
-    head. Other unexpected keys, such as another task's head, stay unread with a warning.
+    head. Other unexpected keys, such as another task's head, stay unread with a warning. `source`
+    is the name of the weights in messages.
     """
     family = FAMILIES[model_type]
     with prefix_errors(source):
-        tensors, report = map_tensors(read_tensors(source, revision), expected, model_type)
+        tensors, report = map_tensors(theirs, expected, model_type)
         missing = {name for name in report.missing if not name.startswith(may_lack)}
         if missing:
             stems = {key.partition(".")[0] for key in report.unexpected}
@@ -282,7 +297,7 @@ def load_tensors(
         warnings.warn(
             f"{source}: not read, because these are in neither the encoder nor the span head: "
             f"{first_of(unexpected)}",
-            stacklevel=3,
+            stacklevel=4,
         )
     return tensors, report
 
@@ -323,15 +338,22 @@ def empty_model(
     attention: Attention,
     revision: str | None = None,
 ) -> tuple[Model, dict[str, torch.Size]]:
-    """A model as a folder's or hub id's configuration describes it, and the shapes of its weights.
+    """`model_on_meta`, as a folder's or hub id's configuration describes it."""
+    with prefix_errors(source):
+        return model_on_meta(kind, read_config(source, revision), attention)
+
+
+def model_on_meta(
+    kind: Callable[[BertConfig, Attention], Model], config: Mapping[str, Any], attention: Attention
+) -> tuple[Model, dict[str, torch.Size]]:
+    """A model as a parsed `config.json` describes it, and the shapes of its weights.
 
     `kind` makes the model. Its weights are on torch's "meta" device, where they use no memory. The
     caller loads them afterwards. Raises `PretrainedError`.
     """
-    with prefix_errors(source):
-        config = BertConfig.from_dict(read_config(source, revision))
+    parsed = BertConfig.from_dict(config)
     with torch.device("meta"), SkipInit():
-        model = kind(config, attention)
+        model = kind(parsed, attention)
     return model, {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 

@@ -10,10 +10,12 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, overload
 
 import torch
+from torch import nn
 
 from .answers import Answer, answers_of
 from .config import Attention, BertConfig
@@ -30,6 +32,7 @@ from .passages import PassageAnswer, best_of
 from .pretrained import prefix_errors, read_config
 from .qa import BertForQuestionAnswering
 from .settings import MAX_QUESTION_LEN, UNCALIBRATED, AnswerSettings, Calibration, WindowSettings
+from .their_objects import loaded_name, model_of, their_config
 from .tokenization import Tokenizer
 from .tokenizer_files import TOKENIZER_FILES
 
@@ -68,7 +71,7 @@ class QuestionAnswerer(Engine):
     @classmethod
     def from_pretrained(
         cls,
-        source: str | Path = BUNDLED,
+        source: str | Path | nn.Module = BUNDLED,
         attention: Attention | None = None,
         device: str = "auto",
         max_length: int | None = None,
@@ -82,7 +85,8 @@ class QuestionAnswerer(Engine):
 
         `revision` is the hub id's branch, tag or commit. `tokenizer` is a `Tokenizer`, or the
         folder or hub id to load one from (its newest revision). None means the model's own.
-        `Engine` explains `batch_size`.
+        `source` can also be a loaded PyTorch model of `transformers`, with a `tokenizer`. Its
+        weights are copied. `Engine` explains `batch_size`.
 
         `device` and `precision` are explained at `choose_device` and `choose_precision`. With
         bfloat16 and float16, the weights have this type too. On a CPU, `fuse` (for "int8",
@@ -94,22 +98,30 @@ class QuestionAnswerer(Engine):
         """
         chosen = choose_device(device)
         computed = choose_precision(precision, chosen)
-        revision = pinned(source, revision)  # weights, tokenizer and calibration from one commit
         reason = VARIABLE if precision == "auto" and os.environ.get(VARIABLE) else ""
-        config = read_config(source, revision)
-        with prefix_errors(source):
+        origin = None
+        if isinstance(source, nn.Module):
+            name, config = loaded_name(source), their_config(source)
+            if tokenizer is None or revision is not None:
+                raise InputError(f"{name}: give tokenizer= too, and no revision=")
+            load = partial(model_of, source, config)
+        else:
+            revision = pinned(source, revision)  # weights, tokenizer, calibration from one commit
+            name, config = str(source), read_config(source, revision)
+            load = partial(BertForQuestionAnswering.from_pretrained, source, revision=revision)
+            origin = (source, revision)
+        with prefix_errors(name):
             stored = stored_calibration(config)
             if computed == "auto":
                 computed = fastest_precision(BertConfig.from_dict(config))
                 reason = "the fastest here"
-        attention = attention or faster_attention(computed, chosen)
-        model = BertForQuestionAnswering.from_pretrained(source, attention, revision=revision)
+        model = load(attention or faster_attention(computed, chosen))
         prepare_for_reading(model, computed, chosen)
-        if tokenizer is None:
-            tokenizer = Tokenizer.from_pretrained(source, revision)
-        elif not isinstance(tokenizer, Tokenizer):
-            tokenizer = Tokenizer.from_pretrained(tokenizer)
-        with prefix_errors(source):
+        if not isinstance(tokenizer, Tokenizer):
+            place = origin if tokenizer is None else (tokenizer, None)
+            assert place is not None  # see above: a model in memory comes with a tokenizer
+            tokenizer = Tokenizer.from_pretrained(*place)
+        with prefix_errors(name):
             return cls(
                 model,
                 tokenizer,
@@ -119,7 +131,7 @@ class QuestionAnswerer(Engine):
                 precision="fp32",  # the weights have their precision already
                 calibration=stored,
                 reason=reason,
-                source=(source, revision),
+                source=origin,
             )
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:

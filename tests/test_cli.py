@@ -339,6 +339,8 @@ def test_one_idea_has_one_name_and_one_default():
     assert defaults["--model"] == {str(minibert.reader.BUNDLED)}
     assert defaults["--split"] == {"validation"} and defaults["--no-answer"] == {False}
     assert defaults["--device"] == defaults["--precision"] == {"auto"}
+    read = {"demo", "answer", "explain", "serve", "evaluate", "calibrate"}
+    assert read <= told["--device"].keys() and read <= told["--batch-size"].keys()
     assert all(option.required for option in told["--data"].values())
     asks = {"show", "check-data", "train", "adapt", "evaluate", "calibrate"}
     assert told["--data"].keys() == asks | {name for name in COMMANDS if name.startswith("bench")}

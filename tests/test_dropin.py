@@ -1,17 +1,22 @@
 """The drop-in beside the pipeline that transformers has removed: its shapes, its answers, and, each
 named, what is better on purpose."""
 
+import gc
 import json
 import random
 import statistics
+import weakref
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import datasets
 import numpy as np
 import pytest
+import siblings
+import tokenizers
 import torch
-from dropin_calls import BELL, BOTH, LAMP, ask_reference, calls, inputs, shape, stored_shapes
+from dropin_calls import BELL, BOTH, LAMP, LONG, ask_reference, calls, inputs, shape, stored_shapes
 
 import minibert
 
@@ -309,6 +314,8 @@ def test_settings(tiny, ours):
     assert short(LAMP, top_k=1) == ours(**LAMP, max_answer_len=1)
     assert short(LAMP, top_k=None) == short(LAMP)
     assert minibert.pipeline(model=ours.qa)(LAMP) == ours(LAMP)
+    as_in_model_cards = {"model": str(tiny), "tokenizer": (str(tiny), {"use_fast": False})}
+    assert minibert.pipeline(**as_in_model_cards, dtype="float32")(LAMP) == ours(LAMP)
     cut = {"max_seq_len": 20, "doc_stride": 4}
     short = minibert.QuestionAnswerer(ours.qa.model, ours.qa.tokenizer, 20, doc_stride=4)
     assert minibert.pipeline(model=short)(**BELL) == ours(**BELL, **cut)
@@ -398,6 +405,7 @@ def test_arguments_that_change_nothing(tiny, ours, argument):
         ({"local_files_only": True}, "set HF_HUB_OFFLINE=1"),
         ({"model": None, "tokenizer": "x/y"}, "tokenizer= needs model="),
         ({"model": 1.5}, r"model= is a float: .* model.save_pretrained\(FOLDER\)"),
+        ({"tokenizer": ("x/y", {"do_lower_case": True})}, "do_lower_case=: no such argument"),
         ({"tokenizer": 1.5}, r"tokenizer= is a float: .* tokenizer.save_pretrained"),
     ],
     ids=str,
@@ -415,16 +423,192 @@ def test_a_gpu_that_is_not_there(tiny):
         minibert.pipeline(model=tiny, device=0)
 
 
-def test_loaded_objects(transformers, ours, tiny):
-    """Ours are taken; what would load it anew is refused. Of transformers' the folder is asked."""
+def test_loaded_objects(ours):
+    """Ours are taken; what would load it anew is refused."""
     assert minibert.pipeline(model=ours.qa)(LAMP) == ours(LAMP)
     with pytest.raises(minibert.InputError, match="model= is already loaded"):
         minibert.pipeline(model=ours.qa, device="cpu")
-    model = transformers.BertForQuestionAnswering.from_pretrained(tiny)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny)
-    for loaded in ({"model": model}, {"model": str(tiny), "tokenizer": tokenizer}):
-        with pytest.raises(minibert.InputError, match=r"save_pretrained\(FOLDER\)"):
-            minibert.pipeline(**loaded)
+
+
+def loaded(transformers: ModuleType, folder: Path, **arguments: Any) -> dict[str, Any]:
+    """A folder's model and tokenizer as objects of transformers, as arguments of `pipeline`."""
+    load = transformers.AutoModelForQuestionAnswering.from_pretrained
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    return {"model": load(folder, **arguments), "tokenizer": tokenizer}
+
+
+@pytest.mark.parametrize("model_type", siblings.FAMILIES)
+def test_loaded_objects_of_transformers_answer_as_their_folder(transformers, tmp_path, model_type):
+    """In every family: together, or one of the two. What they save is the same model again."""
+    siblings.checkpoint(transformers, model_type, tmp_path)
+    objects = loaded(transformers, tmp_path)
+    by_folder = minibert.pipeline(model=tmp_path, dtype="float32")
+    pipe = minibert.pipeline("question-answering", **objects, dtype="float32")
+    pipe.save_pretrained(tmp_path / "saved")
+    pipes = [pipe]
+    for arguments in (
+        objects | {"model": str(tmp_path)},
+        objects | {"tokenizer": str(tmp_path)},
+        loaded(transformers, tmp_path / "saved"),
+    ):
+        pipes.append(minibert.pipeline(**arguments, dtype="float32"))
+    for call in (BOTH, LONG | {"top_k": 5, "max_seq_len": 40, "doc_stride": 4}):
+        expected = by_folder(**call)
+        assert all(one(**call) == expected for one in pipes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_nothing_of_a_loaded_model_is_kept(transformers, tiny, dtype):
+    """The weights are copies, in float32. The model's calibration is in its configuration."""
+    objects = loaded(transformers, tiny, dtype=dtype)
+    model, backend = objects["model"], objects["tokenizer"].backend_tokenizer
+    model.config.minibert = {"temperature": 2.0}
+    before = backend.to_str()
+    pipe = minibert.pipeline(**objects, dtype="float32", device="cpu")
+    assert pipe.dtype == torch.float32 and pipe.qa.calibration == minibert.Calibration(2.0)
+    assert model.dtype == dtype and backend.to_str() == before
+    answer = pipe(LAMP)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert pipe(LAMP) == answer
+    references = [weakref.ref(one) for one in (*objects.values(), *model.parameters())]
+    del model, backend, parameter, objects
+    gc.collect()
+    assert not any(reference() for reference in references)
+
+
+def test_loaded_objects_that_do_not_fit_are_one_line(transformers, tiny):
+    objects = loaded(transformers, tiny)
+    encoder = transformers.AutoModel.from_pretrained(tiny)
+    sizes = {"hidden_size": 8, "num_attention_heads": 1, "intermediate_size": 8}
+    albert = transformers.AlbertForQuestionAnswering(
+        transformers.AlbertConfig(vocab_size=99, embedding_size=8, **sizes)
+    )
+    other = minibert.BertForQuestionAnswering.from_pretrained(tiny)
+    odd = transformers.AutoTokenizer.from_pretrained(tiny)
+    odd.backend_tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        "[CLS] $A", "[CLS] $A $B", [("[CLS]", 2)]
+    )
+    for changes, named in (
+        ({"tokenizer": None}, "the loaded BertForQuestionAnswering: give tokenizer= too"),
+        ({"revision": "main"}, "the loaded BertForQuestionAnswering: .* and no revision="),
+        ({"model": encoder}, "the loaded BertModel: these weights lack head"),
+        ({"model": albert}, "the loaded AlbertForQuestionAnswering: .* its layers share"),
+        ({"model": other}, "model= is a BertForQuestionAnswering: .* makes such a fold"),
+        ({"model": torch.nn.Linear(1, 1)}, "model= is a Linear: expected a folder"),
+        ({"tokenizer": odd.backend_tokenizer}, "tokenizer= is a Tokenizer: expected a folder"),
+        ({"tokenizer": odd}, "the loaded BertTokenizer: .* it joins a pair as .CLS. question cont"),
+        ({"config": objects["model"].config}, "config= is not supported"),
+    ):
+        with pytest.raises(minibert.MinibertError, match=named) as error:
+            minibert.pipeline(**objects | changes)
+        assert "\n" not in str(error.value)
+    with pytest.raises(minibert.InputError, match="the loaded Linear is not a model"):
+        minibert.QuestionAnswerer.from_pretrained(torch.nn.Linear(1, 1))
+
+
+def test_what_other_programs_read(tiny, ours):
+    """The attributes of transformers' pipeline. They can't be set, because nothing would happen."""
+    assert (ours.task, ours.framework) == ("question-answering", "pt")
+    assert ours.device == torch.device("cpu") and isinstance(ours.device, torch.device)
+    assert ours.dtype == ours.torch_dtype == torch.float32
+    assert minibert.pipeline(model=tiny, dtype="bfloat16").dtype == torch.bfloat16
+    assert ours.model is ours.qa.model
+    config = ours.model.config
+    assert (config.model_type, config.hidden_size, config.max_position_embeddings) == (
+        "bert", 16, 384,
+    )  # fmt: skip
+    assert ours.tokenizer.model_max_length == 384
+    assert ours.predict(LAMP) == ours.transform(LAMP) == ours(LAMP)
+    assert ours.predict([LAMP, BELL]) == ours(**BOTH)
+    for name in ("device", "model", "tokenizer", "dtype"):
+        with pytest.raises(AttributeError):
+            setattr(ours, name, None)
+    with pytest.raises(AttributeError):
+        ours.tokenizer.model_max_length = 9
+
+
+def test_a_saved_pipeline_is_the_same_again(ours, theirs, reference_pipeline, tmp_path):
+    """In both libraries."""
+    ours.save_pretrained(tmp_path)
+    assert minibert.pipeline(model=tmp_path, dtype="float32")(**BOTH) == ours(**BOTH)
+    assert reference_pipeline(tmp_path)(**BOTH) == theirs(**BOTH)
+
+
+@pytest.mark.parametrize("model_type", siblings.FAMILIES)
+def test_the_tokenizer_and_the_model_of_a_pipeline(transformers, tmp_path, model_type):
+    """With chapter 8.2 of the Hugging Face course: both are taken from the pipeline, and the best
+    start and end are decoded by hand. Here in every family, compared with theirs."""
+    siblings.checkpoint(transformers, model_type, tmp_path)
+    objects = loaded(transformers, tmp_path)
+    reader = minibert.pipeline("question-answering", model=str(tmp_path), revision=None)
+    ours = minibert.pipeline("question-answering", model=str(tmp_path), dtype="float32")
+    question, context = BELL["question"], BELL["context"]
+    decoded = []
+    for tokenizer, model in ((ours.tokenizer, ours.model), tuple(objects.values())[::-1]):
+        inputs = tokenizer(question, context, add_special_tokens=True, return_tensors="pt")
+        input_ids = inputs["input_ids"][0]
+        outputs = model(**inputs)
+        start = torch.argmax(outputs.start_logits)
+        end = torch.argmax(outputs.end_logits) + 1
+        tokens = tokenizer.convert_ids_to_tokens(input_ids[min(start, end) : max(start, end)])
+        text = tokenizer.convert_tokens_to_string(tokens)
+        decoded.append((input_ids.tolist(), outputs.start_logits, text))
+    assert decoded[0][0] == decoded[1][0] and decoded[0][2] == decoded[1][2]
+    assert torch.allclose(decoded[0][1], decoded[1][1], atol=1e-5)
+    theirs = objects["tokenizer"]
+    for texts in ((question,), (question, context)):
+        for special in (True, False):
+            row = reader.tokenizer(*texts, add_special_tokens=special)
+            assert row.items() <= dict(theirs(*texts, add_special_tokens=special)).items()
+    with pytest.raises(AttributeError, match="'list' object has no attribute"):  # as 8.2 shows
+        reader.model(**reader.tokenizer(question, context))
+    with pytest.raises(minibert.InputError, match="return_tensors='tf': expected None or 'pt'"):
+        reader.tokenizer(question, return_tensors="tf")
+    with pytest.raises(minibert.InputError, match="expected one or two texts, got a list"):
+        reader.tokenizer(question, [context])
+    reader.tokenizer.save_pretrained(tmp_path / "saved")
+    again = minibert.pipeline(model=tmp_path, tokenizer=tmp_path / "saved", dtype="float32")
+    assert again(**BOTH) == ours(**BOTH)
+
+
+def test_the_calls_of_the_course(tiny):
+    """The other calls of the Hugging Face course that concern this pipeline, with its names.
+    Chapters 6 and 7 take everything else from other classes, which transformers still has."""
+    question_answerer = minibert.pipeline("question-answering")  # chapter 1.3
+    answer = question_answerer(
+        question="Where do I work?", context="I am Ada. I work at the harbour in Brest."
+    )
+    assert "harbour" in answer["answer"] and answer.keys() == {"score", "start", "end", "answer"}
+    context = "The sea was calm and grey that morning. " * 60 + "At dusk, Ada lit the lamp."
+    pair = {"question": LAMP["question"], "context": context}
+    long = question_answerer(**pair)  # chapter 6.3b: the last of several windows has the answer
+    assert context[long["start"] : long["end"]] == long["answer"] == "Ada"
+    assert len(question_answerer(**pair, top_k=5)) == 5  # 6.3b, "Try it out"
+    by_checkpoint = minibert.pipeline("question-answering", model=str(tiny))  # chapter 7.7
+    assert by_checkpoint(question=BELL["question"], context=BELL["context"])["answer"]
+    with pytest.raises(minibert.PretrainedError):  # chapter 8.2: the name has a typing error
+        minibert.pipeline("question-answering", model=f"{tiny}-d5716d28")
+
+
+def test_requests_of_sagemaker(ours):
+    """The function of `sagemaker-huggingface-inference-toolkit` 2.6.0 that calls a pipeline. The
+    package itself cannot be imported next to transformers 5."""
+
+    def predict(data: dict[str, Any]) -> Any:
+        inputs = data.pop("inputs", data)
+        parameters = data.pop("parameters", None)
+        return ours(inputs) if parameters is None else ours(inputs, **parameters)
+
+    one = ours(LAMP)
+    assert predict({"inputs": dict(LAMP)}) == predict(dict(LAMP)) == one
+    assert predict({"inputs": [LAMP, BELL]}) == ours(**BOTH)  # also from a CSV file
+    parameters = {"top_k": 2, "max_answer_len": 3, "handle_impossible_answer": True}
+    expected = ours(LAMP, **parameters)
+    assert predict({"inputs": LAMP, "parameters": parameters}) == expected
+    assert predict(LAMP | {"parameters": parameters}) == expected
+    assert json.loads(json.dumps(one, allow_nan=False)) == one
 
 
 @pytest.mark.slow
