@@ -109,6 +109,13 @@ def pipeline(
     (only on a GPU) or "auto", which is the fastest precision of this machine. `settings` are
     defaults for the calls: see `DEFAULTS`. Raises `InputError` for another task or argument, and
     the errors of loading.
+
+    >>> from minibert import pipeline
+    >>> reader = pipeline("question-answering", dtype="float32")
+    >>> context = "At dusk the keeper, Ada, lit the lamp."
+    >>> result = reader(question="Who lit the lamp?", context=context)
+    >>> result["answer"], result["start"], result["end"]
+    ('Ada', 20, 23)
     """
     if task not in (None, "question-answering"):
         raise InputError(f"task={task!r}: expected 'question-answering'")
@@ -143,7 +150,16 @@ def pipeline(
 
 
 class QuestionAnsweringPipeline:
-    """Questions and contexts in, dicts with `score`, `start`, `end` and `answer` out."""
+    """Questions and contexts in, dicts with `score`, `start`, `end` and `answer` out.
+
+    >>> import minibert
+    >>> reader = minibert.pipeline("question-answering", dtype="float32")
+    >>> isinstance(reader, minibert.QuestionAnsweringPipeline)
+    True
+    >>> row = {"question": "Who lit the lamp?", "context": "At dusk the keeper, Ada, lit the lamp."}
+    >>> [result["answer"] for result in reader([row, row])]
+    ['Ada', 'Ada']
+    """
 
     def __init__(self, qa: QuestionAnswerer, defaults: Mapping[str, Any]) -> None:
         self.qa = qa
