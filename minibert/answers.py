@@ -19,6 +19,13 @@ class Answer:
 
     "No answer" can be an answer too. Then `answer` is "", start and end are 0, and the logits come
     from a [CLS]. A span of a context is never empty.
+
+    >>> import minibert
+    >>> answer = minibert.Answer("Ada", 0.92, 20, 23, start_logit=5.5, end_logit=5.25)
+    >>> answer.logit
+    10.75
+    >>> answer.to_dict()["end"]
+    23
     """
 
     answer: str

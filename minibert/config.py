@@ -30,6 +30,10 @@ class BertConfig:
     """The sizes of a BERT. Names and defaults come from the `config.json` of BERT-base, uncased.
 
     Raises `PretrainedError` for a value that is out of range or does not fit the family.
+
+    >>> import minibert
+    >>> minibert.BertConfig(hidden_size=384, num_attention_heads=12).num_hidden_layers
+    12
     """
 
     model_type: str = "bert"  # a key of `FAMILIES`

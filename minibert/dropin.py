@@ -113,6 +113,13 @@ def pipeline(
     "bfloat16", "float16" (only on a GPU) or "auto", which is the fastest precision of this machine.
     `settings` are defaults for the calls: see `DEFAULTS`. Raises `InputError` for another task or
     argument, and the errors of loading.
+
+    >>> from minibert import pipeline
+    >>> reader = pipeline("question-answering", dtype="float32")
+    >>> context = "At dusk the keeper, Ada, lit the lamp."
+    >>> result = reader(question="Who lit the lamp?", context=context)
+    >>> result["answer"], result["start"], result["end"]
+    ('Ada', 20, 23)
     """
     if task not in (None, "question-answering"):
         raise InputError(f"task={task!r}: expected 'question-answering'")
@@ -157,6 +164,14 @@ class QuestionAnsweringPipeline:
 
     It has the attributes of the pipeline of `transformers` that other programs read. They cannot be
     set: `pipeline` makes another object for another device or model.
+
+    >>> import minibert
+    >>> reader = minibert.pipeline("question-answering", dtype="float32")
+    >>> isinstance(reader, minibert.QuestionAnsweringPipeline)
+    True
+    >>> row = {"question": "Who lit the lamp?", "context": "At dusk the keeper, Ada, lit the lamp."}
+    >>> [result["answer"] for result in reader([row, row])]
+    ['Ada', 'Ada']
     """
 
     task = "question-answering"

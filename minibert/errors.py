@@ -5,13 +5,27 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 
 
 class MinibertError(Exception):
-    """Base of all errors below: `except MinibertError` catches what a user can fix."""
+    """Base of all errors below: `except MinibertError` catches what a user can fix.
+
+    >>> import minibert
+    >>> try:
+    ...     minibert.load_squad("missing.json")
+    ... except minibert.MinibertError as error:
+    ...     print(error)
+    missing.json: no such file
+    """
 
     exit_code = 2  # of the command line
 
 
 class PretrainedError(MinibertError):
-    """A model folder or hub id cannot be used: its configuration, weights or vocabulary."""
+    """A model folder or hub id cannot be used: its configuration, weights or vocabulary.
+
+    >>> import minibert
+    >>> minibert.BertConfig(vocab_size=0)
+    Traceback (most recent call last):
+    minibert.errors.PretrainedError: config: vocab_size=0; expected a whole number from 1
+    """
 
 
 class DataError(MinibertError):
@@ -19,6 +33,11 @@ class DataError(MinibertError):
 
     `kind` names the problem without its place and its values. Problems of the same kind are
     counted together.
+
+    >>> import minibert
+    >>> minibert.load_squad([{"context": "Ada lit it."}])
+    Traceback (most recent call last):
+    minibert.errors.DataError: the data set: row 1: no 'question'; the fields are: 'context'
     """
 
     def __init__(self, message: str, kind: str = "") -> None:
@@ -81,21 +100,42 @@ def first_line(error: Exception) -> str:
 
 
 class InputError(MinibertError, ValueError):
-    """An argument is out of range, or a question or context cannot be used."""
+    """An argument is out of range, or a question or context cannot be used.
+
+    >>> import minibert
+    >>> minibert.WindowSettings(doc_stride=-1)
+    Traceback (most recent call last):
+    minibert.errors.InputError: doc_stride=-1: an overlap cannot be negative
+    """
 
 
 class CheckpointError(MinibertError):
-    """A training run cannot be resumed, because of its checkpoint, its data or its settings."""
+    """A training run cannot be resumed, because of its checkpoint, its data or its settings.
+
+    >>> import minibert
+    >>> issubclass(minibert.CheckpointError, minibert.MinibertError)
+    True
+    """
 
 
 class NonFiniteError(MinibertError):
-    """A loss, gradient or logit is NaN or infinite. Training has stopped."""
+    """A loss, gradient or logit is NaN or infinite. Training has stopped.
+
+    >>> import minibert
+    >>> minibert.NonFiniteError.exit_code  # of the command line
+    3
+    """
 
     exit_code = 3
 
 
 class Interrupted(MinibertError):
-    """Ctrl-C or SIGTERM asked training to stop. Training has saved its state."""
+    """Ctrl-C or SIGTERM asked training to stop. Training has saved its state.
+
+    >>> import minibert, signal
+    >>> minibert.Interrupted("stopped at step 7", signal.SIGTERM).exit_code  # as shells report it
+    143
+    """
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message, signal_number)  # pickle rebuilds the error from both

@@ -20,6 +20,13 @@ class Feature:
     """One window of one example, without padding.
 
     All windows of an example share the pieces of its question and of its context.
+
+    >>> import minibert
+    >>> tokenizer = minibert.QuestionAnswerer.from_pretrained(precision="fp32").tokenizer
+    >>> example = minibert.Example("1", "Who lit it?", "Ada lit the lamp.")
+    >>> [feature] = minibert.prepare_features([example], tokenizer)
+    >>> len(feature), feature.context_slice
+    (12, slice(6, 11, None))
     """
 
     example_id: str
@@ -84,6 +91,12 @@ def prepare_features(
 
     Raises `InputError` for a question or context without words, and for a question that leaves
     less room than doc_stride + 1 tokens of context, because a window could then not advance.
+
+    >>> import minibert
+    >>> tokenizer = minibert.QuestionAnswerer.from_pretrained(precision="fp32").tokenizer
+    >>> example = minibert.Example("1", "Who lit it?", "Ada lit the lamp. " * 20)
+    >>> [len(f) for f in minibert.prepare_features([example], tokenizer, 64, doc_stride=16)]
+    [64, 64, 25]
     """
     settings = WindowSettings(max_length, doc_stride, max_question_len)
     rows = example_windows(examples, tokenizer, settings, {})
@@ -113,6 +126,14 @@ def prepare_train_features(
     raises `DataError`. With a list `skipped`, such an example is left out and its error is added to
     the list, as in `load_squad`. Raises `DataError` if no example is left. Questions are cut as in
     answering, and one warning gives the number of cut questions.
+
+    >>> import minibert
+    >>> tokenizer = minibert.QuestionAnswerer.from_pretrained(precision="fp32").tokenizer
+    >>> answers = (minibert.GoldAnswer("the lamp", 8),)
+    >>> example = minibert.Example("1", "What did Ada light?", "Ada lit the lamp.", answers)
+    >>> [feature] = minibert.prepare_train_features([example], tokenizer)
+    >>> tokenizer.tokens(feature.context.ids)[2:4], feature.start_position, feature.end_position
+    (['the', 'lamp'], 9, 10)
     """
     settings = WindowSettings(max_length, doc_stride, max_question_len)
     features = []

@@ -158,7 +158,16 @@ class Encoded:
 
 
 class Bert(nn.Module):
-    """Embeddings and L layers. There is no pooler (it reads only [CLS]): spans need every token."""
+    """Embeddings and L layers. There is no pooler (it reads only [CLS]): spans need every token.
+
+    >>> import minibert, torch
+    >>> config = minibert.BertConfig(
+    ...     hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64
+    ... )
+    >>> encoded = minibert.Bert(config)(torch.tensor([[101, 7592, 102]]))
+    >>> len(encoded.hidden_states), tuple(encoded.hidden_states[-1].shape)  # L + 1, (B, T, H)
+    (3, (1, 3, 32))
+    """
 
     def __init__(self, config: BertConfig, attention: Attention = "eager") -> None:
         super().__init__()

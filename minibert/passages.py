@@ -16,7 +16,14 @@ from .settings import AnswerSettings
 
 @dataclass(frozen=True, slots=True)
 class PassageAnswer(Answer):
-    """An answer of `best_of`: `passages[passage][start:end] == answer`."""
+    """An answer of `best_of`: `passages[passage][start:end] == answer`.
+
+    >>> import minibert
+    >>> qa = minibert.QuestionAnswerer.from_pretrained(precision="fp32")
+    >>> best = qa.best_of("Who lit the lamp?", ["Bo rang the bell.", "Ada lit the lamp."])[0]
+    >>> best.answer, best.passage
+    ('Ada', 1)
+    """
 
     passage: int | None = None  # index of its passage, from 0; None for "no answer"
     passages: tuple[int, ...] = ()  # indices of all passages with this text; `passage` is the first

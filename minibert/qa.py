@@ -47,7 +47,14 @@ class SpanHead(nn.Module):
 
 
 class BertForQuestionAnswering(nn.Module):
-    """The encoder with a span head on its last layer."""
+    """The encoder with a span head on its last layer.
+
+    >>> import minibert, torch
+    >>> model = minibert.QuestionAnswerer.from_pretrained(precision="fp32").model
+    >>> logits = model(torch.tensor([[101, 7592, 102]]))
+    >>> tuple(logits.start_logits.shape), tuple(logits.end_logits.shape)  # (B, T)
+    ((1, 3), (1, 3))
+    """
 
     def __init__(self, config: BertConfig, attention: Attention = "eager") -> None:
         super().__init__()
@@ -128,6 +135,14 @@ def span_loss(
     leaves out padding, and a label on padding has an infinite loss. (2) A negative position, as in
     an unlabelled window, is ignored; HF treats it as 0, the [CLS]. (3) A batch without any position
     inside its windows has loss 0; HF's is NaN.
+
+    >>> import minibert, torch
+    >>> logits, sure = torch.zeros(1, 4), torch.tensor([[9.0, 0.0, 0.0, 0.0]])
+    >>> first = torch.tensor([0])
+    >>> round(float(minibert.span_loss(logits, logits, first, first)), 3)  # log 4
+    1.386
+    >>> round(float(minibert.span_loss(sure, sure, first, first)), 3)
+    0.0
     """
 
     def one_side(logits: Tensor, positions: Tensor) -> Tensor:

@@ -41,7 +41,17 @@ BUNDLED = Path(__file__).parent / "checkpoints" / "minilm-squad"
 
 
 class QuestionAnswerer(Engine):
-    """Answers questions with parts of the text itself."""
+    """Answers questions with parts of the text itself.
+
+    >>> import minibert
+    >>> qa = minibert.QuestionAnswerer.from_pretrained(precision="fp32")
+    >>> context = "At dusk the keeper, Ada, lit the lamp."
+    >>> answer = qa("Who lit the lamp?", context)
+    >>> answer.answer, context[answer.start : answer.end]
+    ('Ada', 'Ada')
+    >>> [answer.answer for answer in qa.answer_many([("What did Ada light?", context)])]
+    ['the lamp']
+    """
 
     def __init__(
         self,

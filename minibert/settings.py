@@ -24,6 +24,10 @@ class WindowSettings:
     """How a long context is cut into overlapping windows.
 
     Raises `InputError` for a value out of range.
+
+    >>> import minibert
+    >>> minibert.WindowSettings(max_length=128).stride()
+    64
     """
 
     max_length: int = setting(384, "Tokens in one window.")
@@ -49,7 +53,13 @@ class WindowSettings:
 
 @dataclass(frozen=True)
 class AnswerSettings:
-    """Which answers are chosen from the logits. Raises `InputError` for a value out of range."""
+    """Which answers are chosen from the logits. Raises `InputError` for a value out of range.
+
+    >>> import minibert
+    >>> minibert.AnswerSettings(top_k=0)
+    Traceback (most recent call last):
+    minibert.errors.InputError: top_k=0: expected 1 or more
+    """
 
     top_k: int = setting(1, "How many answers, best first.")
     max_answer_len: int = setting(30, "Longest answer, in tokens (words and parts of words).")
@@ -73,6 +83,10 @@ class Calibration:
     is right less often than its text: the annotator may have marked the same words in another
     place. Raises `InputError` for a temperature that is not positive, and for a value that is not a
     finite number.
+
+    >>> import minibert
+    >>> minibert.Calibration(temperature=1.5, null_threshold=-2.0)
+    Calibration(temperature=1.5, null_threshold=-2.0, text_temperature=1.0)
     """
 
     temperature: float = 1.0  # logits are divided by it before the softmax; above 1 is less sure

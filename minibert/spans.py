@@ -115,6 +115,13 @@ def best_spans(
     logits stay the same.
 
     Raises `InputError` for logits that are not finite.
+
+    >>> import minibert
+    >>> qa = minibert.QuestionAnswerer.from_pretrained(precision="fp32")
+    >>> [reading] = qa.read([minibert.Example("1", "Who lit the lamp?", "Ada lit the lamp.")])
+    >>> [span] = minibert.best_spans(reading.windows)
+    >>> span.token_start, span.token_end  # tokens of the context, both inclusive
+    (0, 0)
     """
     for window in windows:
         finite = np.isfinite(window.start_logits).all() and np.isfinite(window.end_logits).all()

@@ -50,6 +50,12 @@ class Pieces:
     before a word. Such a blank piece covers no text: its `a` is where the next letter starts, its
     `b` is where the last letter ended, so a >= b. So any span of pieces covers the text from its
     first piece's `a` to its last piece's `b`.
+
+    >>> import minibert
+    >>> tokenizer = minibert.QuestionAnswerer.from_pretrained(precision="fp32").tokenizer
+    >>> pieces = tokenizer.encode("The lamplighter")
+    >>> pieces.offsets.tolist(), pieces.words.tolist()
+    ([[0, 3], [4, 8], [8, 13], [13, 15]], [0, 1, 1, 1])
     """
 
     ids: npt.NDArray[np.int32]  # (T,)
@@ -90,6 +96,11 @@ class Tokenizer:
     library's tokenizer give come from `family`. Raises `PretrainedError` when special tokens are
     missing, or when a pair is not joined as [CLS] question [SEP] context [SEP] (or with two [SEP]
     in the middle).
+
+    >>> import minibert
+    >>> tokenizer = minibert.QuestionAnswerer.from_pretrained(precision="fp32").tokenizer
+    >>> tokenizer.tokens(tokenizer.encode("Lamplighters").ids)
+    ['lamp', '##light', '##ers']
     """
 
     def __init__(

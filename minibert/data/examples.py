@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class GoldAnswer:
-    """An annotator's answer: `context[char_start:char_end] == text`."""
+    """An annotator's answer: `context[char_start:char_end] == text`.
+
+    >>> import minibert
+    >>> minibert.GoldAnswer("Ada", 20).char_end
+    23
+    """
 
     text: str
     char_start: int  # code points; -1: not known, see the argument `misplaced` of `load_squad`
@@ -37,7 +42,15 @@ class GoldAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A question about a context, with the annotators' answers. Without answers: unanswerable."""
+    """A question about a context, with the annotators' answers. Without answers: unanswerable.
+
+    >>> import minibert
+    >>> answers = (minibert.GoldAnswer("Ada", 20),)
+    >>> context = "At dusk the keeper, Ada, lit the lamp."
+    >>> example = minibert.Example("1", "Who lit the lamp?", context, answers)
+    >>> example.context[answers[0].char_start : answers[0].char_end]
+    'Ada'
+    """
 
     id: str
     question: str
@@ -94,6 +107,13 @@ def load_squad(
     is true and the row has answers or no field for answers. Such a row is kept. One warning for
     each reason names the first row and the number of others. With a list `doubtful`, there is no
     warning, and an error for each doubtful row is added to this list.
+
+    >>> import minibert
+    >>> answers = {"text": ["Ada"], "answer_start": [0]}
+    >>> row = {"id": "1", "question": "Who lit it?", "context": "Ada lit it.", "answers": answers}
+    >>> [example] = minibert.load_squad([row])
+    >>> example.answers
+    (GoldAnswer(text='Ada', char_start=0),)
     """
     examples: list[Example] = []
     problems: list[DataError] = []

@@ -79,6 +79,12 @@ def squad_metrics(
     rules hold: gold answers that normalise to "" don't count, and if no others are left, "" is
     right. The figures then also have `exact`, and `_exact`, `_f1` and `_total` for the answerable
     (`HasAns`) and unanswerable (`NoAns`) questions.
+
+    >>> import minibert
+    >>> answers = (minibert.GoldAnswer("the keeper Ada", 8),)
+    >>> example = minibert.Example("1", "Who lit it?", "At dusk the keeper Ada lit it.", answers)
+    >>> minibert.squad_metrics({"1": "Ada"}, [example])
+    {'exact_match': 0.0, 'f1': 66.66666666666666, 'total': 1}
     """
     examples = list(examples)
     no_answer = any(example.is_impossible for example in examples)

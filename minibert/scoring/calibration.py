@@ -116,6 +116,14 @@ def calibrate(
     `MIN_QUESTIONS` questions with an answer. If there are also questions without an answer, raises
     it for fewer than `MIN_OF_EACH_KIND`. Raises `DataError` if an id occurs twice. `on_batch` is
     called with the number of windows that have just been read.
+
+    >>> import minibert
+    >>> qa = minibert.QuestionAnswerer.from_pretrained(precision="fp32")
+    >>> answers = {"text": ["Ada"], "answer_start": [0]}
+    >>> row = {"id": "1", "question": "Who lit it?", "context": "Ada lit it.", "answers": answers}
+    >>> minibert.calibrate(qa, minibert.load_squad([row]))
+    Traceback (most recent call last):
+    minibert.errors.InputError: 1 questions with an answer: a temperature needs 200 or more
     """
     require_unique_ids(examples)
     answerable = [example for example in examples if example.answers]
@@ -227,6 +235,13 @@ def save_calibrated(
 
     All other files are copied unchanged, except the checkpoints of a training run. `revision` is
     the hub id's branch, tag or commit. Raises `InputError` for a folder that already has files.
+
+    >>> import json, minibert, pathlib, tempfile
+    >>> from minibert.reader import BUNDLED
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> minibert.save_calibrated(BUNDLED, folder, minibert.Calibration(temperature=2.0))
+    >>> json.loads((folder / "config.json").read_text())["minibert"]["temperature"]
+    2.0
     """
     revision = pinned(source, revision)
     config = {**read_config(source, revision), "minibert": asdict(calibration)}

@@ -57,6 +57,13 @@ def evaluate(
 
     Raises `InputError` for `null_threshold` or `tune_threshold` without `no_answer`, for both
     together, and for examples that `halves` refuses. Raises `DataError` if an id occurs twice.
+
+    >>> import minibert
+    >>> qa = minibert.QuestionAnswerer.from_pretrained(precision="fp32")
+    >>> answers = {"text": ["Ada"], "answer_start": [0]}
+    >>> row = {"id": "1", "question": "Who lit it?", "context": "Ada lit it.", "answers": answers}
+    >>> minibert.evaluate(qa, minibert.load_squad([row]))["f1"]
+    100.0
     """
     if (tune_threshold or null_threshold is not None) and not no_answer:
         raise InputError("null_threshold and tune_threshold need no_answer")

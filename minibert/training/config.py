@@ -25,6 +25,11 @@ class TrainingConfig:
     """All settings of a run. The defaults are the blog post's (see `minibert/__init__.py`).
 
     Each text is the help of the field's option. Raises `InputError` for a value out of range.
+
+    >>> import minibert
+    >>> minibert.TrainingConfig("bert-base-uncased", "own.json", "runs/own", epochs=0)
+    Traceback (most recent call last):
+    minibert.errors.InputError: epochs=0: expected more than 0
     """
 
     init: str = setting(..., "Folder or hub id of the model to start from.")

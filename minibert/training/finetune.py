@@ -80,6 +80,21 @@ def train(
     Raises a `MinibertError`: for an unreadable file, for a folder that holds something else, for
     data or settings that differ from the run to resume, for a device without enough memory, and for
     a number that is not finite. Raises `Interrupted` after Ctrl-C or SIGTERM, with the state saved.
+
+    >>> import json, minibert, pathlib, tempfile
+    >>> from minibert.reader import BUNDLED
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> answers = {"text": ["Ada"], "answer_start": [0]}
+    >>> row = {"id": "1", "question": "Who lit it?", "context": "Ada lit it.", "answers": answers}
+    >>> _ = (folder / "own.json").write_text(json.dumps([row]))
+    >>> config = minibert.TrainingConfig(
+    ...     str(BUNDLED), str(folder / "own.json"), str(folder / "run"), epochs=1, progress=False
+    ... )
+    >>> minibert.train(config)  # without dev data, there are no metrics
+    {}
+    >>> qa = minibert.QuestionAnswerer.from_pretrained(folder / "run")
+    >>> qa("Who lit it?", "Bo lit it.").answer
+    'Bo'
     """
     with started(config, resume) as (config, device, group):
         assert config.attention

@@ -136,6 +136,19 @@ def adapt(config: TrainingConfig, resume: bool = False, allow_other_machine: boo
 
     The output folder then holds an encoder without a head, and the run's files. `train` can start
     from this encoder. Errors, stopping and resuming work as in `train`.
+
+    >>> import json, minibert, pathlib, tempfile
+    >>> from minibert.reader import BUNDLED
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> answers = {"text": ["Ada"], "answer_start": [0]}
+    >>> row = {"id": "1", "question": "Who lit it?", "context": "Ada lit it.", "answers": answers}
+    >>> _ = (folder / "own.json").write_text(json.dumps([row]))
+    >>> config = minibert.TrainingConfig(
+    ...     str(BUNDLED), str(folder / "own.json"), str(folder / "run"), epochs=1, progress=False
+    ... )
+    >>> minibert.adapt(config)
+    >>> (folder / "run" / "model.safetensors").exists()
+    True
     """
     for name in ("dev_file", "negatives", "teachers"):
         if value := getattr(config, name):
