@@ -13,7 +13,7 @@ from typing import Any
 
 project, author = "minibert", "the minibert authors"
 version = release = version_of("minibert-qa")
-repository = os.environ.get("REPOSITORY", "")  # release.yml and pages.yml set it
+repository = os.environ.get("REPOSITORY", "")  # https://github.com/OWNER/NAME: pages.yml sets it
 
 extensions = [
     "myst_nb",
@@ -108,9 +108,23 @@ CHANGELOG
 """
 
 
+TRY = """
+
+```{{toctree}}
+:hidden:
+:caption: Try
+
+Ask the model in your browser <https://{owner}.github.io/{name}/try/>
+```
+"""
+
+
 def add_contents(app: Any, docname: str, source: list[str]) -> None:
     """GitHub would show a table of contents as code, so the README has none."""
     if docname == root_doc:
+        if repository:  # pages.yml puts the page there
+            owner, name = repository.split("/")[-2:]
+            source[0] += TRY.format(owner=owner, name=name)
         source[0] += CONTENTS
 
 
