@@ -111,8 +111,7 @@ def load_squad(
     >>> import minibert
     >>> answers = {"text": ["Ada"], "answer_start": [0]}
     >>> row = {"id": "1", "question": "Who lit it?", "context": "Ada lit it.", "answers": answers}
-    >>> [example] = minibert.load_squad([row])
-    >>> example.answers
+    >>> minibert.load_squad([row])[0].answers
     (GoldAnswer(text='Ada', char_start=0),)
     """
     examples: list[Example] = []
