@@ -238,10 +238,12 @@ def save_calibrated(
 
     >>> import json, minibert, pathlib, tempfile
     >>> from minibert.reader import BUNDLED
-    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> scratch = tempfile.TemporaryDirectory()
+    >>> folder = pathlib.Path(scratch.name)
     >>> minibert.save_calibrated(BUNDLED, folder, minibert.Calibration(temperature=2.0))
     >>> json.loads((folder / "config.json").read_text())["minibert"]["temperature"]
     2.0
+    >>> scratch.cleanup()
     """
     revision = pinned(source, revision)
     config = {**read_config(source, revision), "minibert": asdict(calibration)}

@@ -83,7 +83,8 @@ def train(
 
     >>> import json, minibert, pathlib, tempfile
     >>> from minibert.reader import BUNDLED
-    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> scratch = tempfile.TemporaryDirectory()
+    >>> folder = pathlib.Path(scratch.name)
     >>> answers = {"text": ["Ada"], "answer_start": [0]}
     >>> row = {"id": "1", "question": "Who lit it?", "context": "Ada lit it.", "answers": answers}
     >>> _ = (folder / "own.json").write_text(json.dumps([row]))
@@ -95,6 +96,7 @@ def train(
     >>> qa = minibert.QuestionAnswerer.from_pretrained(folder / "run")
     >>> qa("Who lit it?", "Bo lit it.").answer
     'Bo'
+    >>> scratch.cleanup()
     """
     with started(config, resume) as (config, device, group):
         assert config.attention

@@ -139,7 +139,8 @@ def adapt(config: TrainingConfig, resume: bool = False, allow_other_machine: boo
 
     >>> import json, minibert, pathlib, tempfile
     >>> from minibert.reader import BUNDLED
-    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> scratch = tempfile.TemporaryDirectory()
+    >>> folder = pathlib.Path(scratch.name)
     >>> answers = {"text": ["Ada"], "answer_start": [0]}
     >>> row = {"id": "1", "question": "Who lit it?", "context": "Ada lit it.", "answers": answers}
     >>> _ = (folder / "own.json").write_text(json.dumps([row]))
@@ -149,6 +150,7 @@ def adapt(config: TrainingConfig, resume: bool = False, allow_other_machine: boo
     >>> minibert.adapt(config)
     >>> (folder / "run" / "model.safetensors").exists()
     True
+    >>> scratch.cleanup()
     """
     for name in ("dev_file", "negatives", "teachers"):
         if value := getattr(config, name):
