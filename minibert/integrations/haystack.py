@@ -20,7 +20,7 @@ class ExtractiveReader:
         max_answer_len: int = 30, **options: Any,
     ) -> None:  # fmt: skip
         self.model, self.no_answer, self.options = model, no_answer, options
-        self.limits = {"top_k": top_k, "max_answer_len": max_answer_len}
+        self.limits: dict[str, Any] = {"top_k": top_k, "max_answer_len": max_answer_len}
 
     def to_dict(self) -> dict[str, Any]:
         settings = self.limits | {"model": self.model, "no_answer": self.no_answer} | self.options

@@ -1,28 +1,28 @@
 """A `pyfunc` model for MLflow. It needs the package `mlflow` or `mlflow-skinny`."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlflow.pyfunc
 import pandas as pd
-from mlflow.models import infer_signature
+from mlflow.models import ModelSignature, infer_signature
+from mlflow.types import ColSpec, Schema
 
 from ..dropin import DEFAULTS, QuestionAnsweringPipeline, pipeline
 from ..identity import installed_version
 from ..reader import BUNDLED, QuestionAnswerer
 
-PAIR = pd.DataFrame({"question": ["Who lit the lamp?"], "context": ["Ada lit the lamp."]})
-ANSWERS = [{"score": 0.9, "start": 0, "end": 3, "answer": "Ada"}]
-# Settings whose default is None cannot be parameters: MLflow takes the type from the default.
+PAIR = Schema([ColSpec("string", name) for name in ("question", "context")])
+TYPES = {"score": "double", "start": "long", "end": "long", "answer": "string"}
+# MLflow takes a parameter's type from its default, so None cannot be a default.
 PARAMS = {name: value for name, value in DEFAULTS.items() if value is not None}
 
 
 def save_model(path: str | Path, folder: str | Path = BUNDLED, **arguments: Any) -> None:
     """Write the model in `folder` (by default the bundled one) as an MLflow model at `path`.
 
-    `arguments` are other arguments of `mlflow.pyfunc.save_model`. For example, `model_config` may
-    hold arguments of `QuestionAnswerer.from_pretrained`, such as `{"device": "cpu"}`.
+    `arguments` are other arguments of `mlflow.pyfunc.save_model`. Its `model_config` holds
+    arguments of `QuestionAnswerer.from_pretrained`, for example `{"device": "cpu"}`.
     """
     mlflow.pyfunc.save_model(path, **parts(folder) | arguments)
 
@@ -34,12 +34,12 @@ def log_model(name: str = "model", folder: str | Path = BUNDLED, **arguments: An
 
 def parts(folder: str | Path) -> dict[str, Any]:
     """The arguments that `save_model` and `log_model` share."""
-    return {
-        "loader_module": __name__,
-        "data_path": str(folder),
-        "signature": infer_signature(PAIR, ANSWERS, PARAMS),
-        "pip_requirements": [f"minibert-qa=={installed_version()}"],
-    }
+    answer = Schema([ColSpec(kind, name) for name, kind in TYPES.items()])
+    params = infer_signature(params=PARAMS).params
+    signature = ModelSignature(PAIR, answer, params)
+    needed = [f"minibert-qa=={installed_version()}"]
+    source = {"loader_module": __name__, "data_path": str(folder)}
+    return {**source, "signature": signature, "pip_requirements": needed}
 
 
 def _load_pyfunc(data_path: str, model_config: dict[str, Any] | None = None) -> "Reader":
@@ -47,14 +47,13 @@ def _load_pyfunc(data_path: str, model_config: dict[str, Any] | None = None) -> 
     return Reader(pipeline(model=QuestionAnswerer.from_pretrained(data_path, **model_config or {})))
 
 
-@dataclass
-class Reader:
-    """What `mlflow.pyfunc.load_model` wraps."""
+class Reader(NamedTuple):
+    """The object with which MLflow answers."""
 
     reader: QuestionAnsweringPipeline
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> Any:
         """The pipeline's answer for each row, as a dict; with `top_k` > 1, a list of dicts."""
         rows = pd.DataFrame(model_input)
-        columns = {name: list(rows[name]) for name in PAIR}
+        columns = {name: list(rows[name]) for name in PAIR.input_names()}
         return self.reader(columns, **params or {})
