@@ -95,6 +95,7 @@ def test_the_stored_model_says_what_it_takes_and_needs(logged, model):
     needed = Path(mlflow.pyfunc.get_model_dependencies(logged.model_uri)).read_text("utf-8")
     assert f"minibert-qa=={minibert.identity.installed_version()}" in needed.splitlines()
     assert model.model_config == FIRST
+    assert model.predict(model.input_example)[0]["answer"] == "Ada"
 
 
 def test_a_new_process_loads_a_saved_folder(tiny, tmp_path):

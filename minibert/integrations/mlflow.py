@@ -12,7 +12,7 @@ from ..dropin import DEFAULTS, QuestionAnsweringPipeline, pipeline
 from ..identity import installed_version
 from ..reader import BUNDLED, QuestionAnswerer
 
-PAIR = Schema([ColSpec("string", name) for name in ("question", "context")])
+EXAMPLE = pd.DataFrame({"question": ["Who lit the lamp?"], "context": ["Ada lit the lamp."]})
 TYPES = {"score": "double", "start": "long", "end": "long", "answer": "string"}
 # MLflow takes a parameter's type from its default, so None cannot be a default.
 PARAMS = {name: value for name, value in DEFAULTS.items() if value is not None}
@@ -34,12 +34,12 @@ def log_model(name: str = "model", folder: str | Path = BUNDLED, **arguments: An
 
 def parts(folder: str | Path) -> dict[str, Any]:
     """The arguments that `save_model` and `log_model` share."""
+    pair = Schema([ColSpec("string", name) for name in EXAMPLE])
     answer = Schema([ColSpec(kind, name) for name, kind in TYPES.items()])
-    params = infer_signature(params=PARAMS).params
-    signature = ModelSignature(PAIR, answer, params)
-    needed = [f"minibert-qa=={installed_version()}"]
+    signature = ModelSignature(pair, answer, infer_signature(params=PARAMS).params)
+    needed = {"pip_requirements": [f"minibert-qa=={installed_version()}"]}
     source = {"loader_module": __name__, "data_path": str(folder)}
-    return {**source, "signature": signature, "pip_requirements": needed}
+    return {**source, **needed, "signature": signature, "input_example": EXAMPLE}
 
 
 def _load_pyfunc(data_path: str, model_config: dict[str, Any] | None = None) -> "Reader":
@@ -55,5 +55,5 @@ class Reader(NamedTuple):
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> Any:
         """The pipeline's answer for each row, as a dict; with `top_k` > 1, a list of dicts."""
         rows = pd.DataFrame(model_input)
-        columns = {name: list(rows[name]) for name in PAIR.input_names()}
+        columns = {name: list(rows[name]) for name in EXAMPLE}
         return self.reader(columns, **params or {})
