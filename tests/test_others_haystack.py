@@ -101,6 +101,8 @@ def test_bad_input_is_named(reader):
         reader.run(" ", DOCUMENTS)
     with pytest.raises(minibert.InputError, match="top_k=0"):
         reader.run(QUERY, DOCUMENTS, top_k=0)
+    with pytest.raises(TypeError, match="score_threshold"):
+        ExtractiveReader(score_threshold=0.5)
 
 
 def test_it_loads_its_model_when_it_is_warmed_up(tiny, tmp_path):

@@ -16,6 +16,8 @@ pytestmark = [pytest.mark.others, pytest.mark.usefixtures("offline")]
 
 import pandas as pd
 from mlflow.exceptions import MlflowException
+from mlflow.pyfunc import scoring_server
+from starlette.testclient import TestClient
 
 import minibert
 from minibert.integrations import mlflow as ours
@@ -84,6 +86,16 @@ def test_a_wrong_table_or_parameter_is_an_error(model):
         model.predict(TABLE, {"top_k": "many"})
     with pytest.raises(minibert.InputError, match="item 0: no words in the context"):
         model.predict({"question": "Who?", "context": " "})
+
+
+def test_the_server_of_mlflow_answers(model, pipe):
+    """As `mlflow models serve` does, without its process."""
+    client = TestClient(scoring_server.init(model))
+    asked = {"dataframe_records": ROWS, "params": {"top_k": 2}}
+    response = client.post("/invocations", json=asked)
+    assert (response.status_code, response.json()) == (200, {"predictions": pipe(ROWS, top_k=2)})
+    wordless = {"dataframe_records": [{"question": "Who?", "context": " "}]}
+    assert client.post("/invocations", json=wordless).status_code == 400
 
 
 def test_the_stored_model_says_what_it_takes_and_needs(logged, model):

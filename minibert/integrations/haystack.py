@@ -1,5 +1,6 @@
 """In place of Haystack's `ExtractiveReader`. It needs the package `haystack-ai`."""
 
+from inspect import signature
 from typing import Any
 
 from haystack import Document, ExtractedAnswer, component, default_from_dict, default_to_dict
@@ -12,13 +13,13 @@ from ..settings import AnswerSettings
 @component
 class ExtractiveReader:
     """`model` is a folder or a hub id; None is the bundled model. `options` are other arguments of
-    `QuestionAnswerer.from_pretrained`, for example `device="cpu"`.
-    """
+    `QuestionAnswerer.from_pretrained`, for example `device="cpu"`."""
 
     def __init__(
         self, model: str | None = None, top_k: int = 20, no_answer: bool = True,
         max_answer_len: int = 30, **options: Any,
     ) -> None:  # fmt: skip
+        signature(QuestionAnswerer.from_pretrained).bind(model, **options)  # an early TypeError
         self.model, self.no_answer, self.options = model, no_answer, options
         self.limits: dict[str, Any] = {"top_k": top_k, "max_answer_len": max_answer_len}
 
@@ -39,8 +40,8 @@ class ExtractiveReader:
     def run(self, query: str, documents: list[Document], top_k: int | None = None) -> Any:
         """The `top_k` best answers; with `no_answer` one more, whose `data` is None. Best first.
 
-        They are the answers of `passages.best_of`. `meta["document_ids"]` names all documents with
-        the same text. There are no answers if no document has words. Raises `InputError`.
+        They are the answers of `passages.best_of`, or none if no document has words.
+        `meta["document_ids"]` names all documents with the same text. Raises `InputError`.
         """
         self.warm_up()
         limits = self.limits if top_k is None else self.limits | {"top_k": top_k}
