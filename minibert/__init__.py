@@ -30,6 +30,7 @@ way of a text through the program:
     explain.explanation                 why this answer
     reader                              text in, answers out: the whole flow
     dropin                              the pipeline that transformers had
+    integrations.haystack, integrations.txtai, integrations.mlflow  adapters for other programs
     scoring.evaluation                  a data set -> predictions -> the metric
     scoring.calibration                 how reliable the scores are
     training.config                     the settings of a run

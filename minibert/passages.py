@@ -40,15 +40,16 @@ def best_of(
 
     Each score is a probability over the spans of all passages together and "no answer", which means
     that no passage has an answer. The logit of "no answer" is the lowest of all windows of all
-    passages, minus the threshold of the calibration. It always takes part; `settings.no_answer` has
-    no effect.
+    passages, minus the threshold of the calibration. It always takes part. With
+    `settings.no_answer`, it is always in the list, in addition to the `top_k` best spans: at its
+    rank, or at the end if it isn't among the best.
 
     If several passages have exactly the same text, this text counts once, and each of its answers
     lists the indices of all these passages. A passage without words is skipped. Passages may be an
     iterator; only `top_k` answers and a short digest of each passage are kept. Raises `InputError`
     if no passage has words, and for a bad passage. The message names its index.
     """
-    settings = replace(settings, no_answer=False)  # "no answer" is added below, once for all
+    spans_only = replace(settings, no_answer=False)  # "no answer" is added below, once for all
     if isinstance(passages, str):
         raise InputError("passages is a str: expected several, as a list of strings")
     if isinstance(passages, Sequence):
@@ -60,7 +61,7 @@ def best_of(
     null_logits = (math.inf, math.inf)
     examples = different_passages(engine, question, passages, places)
     for number, reading in enumerate(engine.read(examples, on_batch)):
-        answers = answers_of(reading, settings)
+        answers = answers_of(reading, spans_only)
         totals.append(log_total(answers, calibration))
         best += [(number, answer) for answer in answers]
         best = sorted(best, key=lambda item: -item[1].logit)[: settings.top_k]  # stable: keeps ties
@@ -73,7 +74,7 @@ def best_of(
     ]
     null = PassageAnswer("", 0.0, 0, 0, *null_logits)
     total = float(np.logaddexp.reduce(totals))
-    return rank_no_answer(spans, null, total, calibration)[: settings.top_k]
+    return rank_no_answer(spans, null, total, calibration)[: settings.top_k + settings.no_answer]
 
 
 def different_passages(

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +20,14 @@ if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
 # A reader uses a GPU if there is one, but exact comparisons are for a CPU. To run the tests with a
 # GPU, set this variable, for example to 0.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+# Programs that use minibert report their use to their makers, except with these settings. They are
+# read when a program is imported.
+os.environ |= {
+    "HAYSTACK_TELEMETRY_ENABLED": "False",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GRADIO_ANALYTICS_ENABLED": "False",
+}
 
 import torch
 
@@ -97,6 +106,31 @@ def browser() -> Iterator[Any]:
         )
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The test fails if a program, also in one of its threads, looks for another computer."""
+    hosts, look_up, connect = [], socket.getaddrinfo, socket.socket.connect
+
+    def is_here(host: Any) -> bool:
+        hosts.extend([host] * (host not in ("127.0.0.1", "::1", "localhost", None)))
+        return not hosts
+
+    def look_up_here(host: Any, *rest: Any, **options: Any) -> Any:
+        if not is_here(host):
+            raise OSError(f"{host}: another computer")
+        return look_up(host, *rest, **options)
+
+    def connect_here(self: socket.socket, address: Any) -> None:
+        if not (isinstance(address, str) or is_here(address[0])):  # a str is the path of a socket
+            raise OSError(f"{address}: another computer")
+        connect(self, address)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up_here)
+    monkeypatch.setattr(socket.socket, "connect", connect_here)
+    yield
+    assert not hosts
 
 
 @pytest.fixture(autouse=True)

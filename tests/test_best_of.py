@@ -55,10 +55,15 @@ def test_an_answer_is_text_of_its_passage_and_the_scores_are_one_probability(qa,
     assert qa.best_of(QUESTION, passages, top_k=3, max_answer_len=4) == answers[:3]
 
 
-def test_the_switch_for_no_answer_changes_nothing(qa):
+@pytest.mark.parametrize("top_k", [1, 3, 9, 10**6])
+def test_the_switch_for_no_answer_keeps_it_in_the_list(qa, top_k):
     """ "No answer" is one candidate for all passages together, never one more for each of them."""
-    plain, switched = AnswerSettings(top_k=9), AnswerSettings(top_k=9, no_answer=True)
-    assert best_of(qa, QUESTION, PASSAGES, plain) == best_of(qa, QUESTION, PASSAGES, switched)
+    every = best_of(qa, QUESTION, PASSAGES, AnswerSettings(top_k=10**6))
+    best = [answer for answer in every if answer.passage is not None][:top_k]
+    [null] = [answer for answer in every if answer.passage is None]
+    switched = best_of(qa, QUESTION, PASSAGES, AnswerSettings(top_k=top_k, no_answer=True))
+    assert switched == sorted([*best, null], key=every.index)
+    assert best_of(qa, QUESTION, PASSAGES, AnswerSettings(top_k=top_k)) == every[:top_k]
 
 
 @pytest.mark.parametrize("calibration", [Calibration(), Calibration(0.7, 1.5)])

@@ -154,6 +154,16 @@ def test_the_package_imports_the_reference_only_to_time_it():
         assert "transformers" not in imports(name, tree) or name.startswith("bench.")
 
 
+def test_an_adapter_is_short_and_only_its_user_imports_it():
+    """It needs a package that others do not have."""
+    adapters = {name for name in ORDER if name.startswith("integrations.")}
+    assert len(adapters) >= 3
+    for name, tree in TREES.items():
+        assert not imports(name, tree) & adapters, name
+    for name in adapters:
+        assert len(files()[name].read_text(encoding="utf-8").splitlines()) <= 60, name
+
+
 def test_freed_memory_is_kept_where_the_c_library_can():
     """In a process of its own: it holds until that ends."""
     code = "from minibert.fast.memory import keep_freed_memory; print(keep_freed_memory())"

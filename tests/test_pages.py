@@ -3,7 +3,9 @@
 import re
 import shlex
 import shutil
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -30,6 +32,12 @@ def code_blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
 
 
+def package_of(block: str) -> str:
+    """The other package that an example needs. Its first line says how to install it."""
+    match = re.match(r"# pip install (\S+)\n", block)
+    return match[1] if match else ""
+
+
 @pytest.mark.parametrize("page", GUIDES, ids=name_of)
 def test_the_python_examples_run_and_print_what_they_say(page, tmp_path, monkeypatch, capsys):
     """The comment after a `print`, and the lines of comments after a loop, say what it prints.
@@ -40,11 +48,36 @@ def test_the_python_examples_run_and_print_what_they_say(page, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "page"}
     for block in code_blocks(page, "python"):
-        capsys.readouterr()
-        exec(compile(block, str(page), "exec"), names)
-        printed = capsys.readouterr().out.splitlines()
-        if printed:
-            assert_same(printed, re.findall(r"(?:^print\(.*\)  |^)# (.*)$", block, re.MULTILINE))
+        if not package_of(block):
+            assert_it_prints_what_it_says(block, names, capsys)
+
+
+@pytest.mark.others
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize(
+    "block",
+    [
+        pytest.param(block, id=f"{name_of(page)}-{package_of(block)}")
+        for page in GUIDES
+        for block in code_blocks(page, "python")
+        if package_of(block)
+    ],
+)
+def test_an_example_with_another_package_does_so_too(block, tmp_path, monkeypatch, capsys):
+    try:
+        metadata.version(package_of(block))
+    except metadata.PackageNotFoundError:
+        pytest.skip(f"pip install {package_of(block)}")
+    monkeypatch.chdir(tmp_path)
+    assert_it_prints_what_it_says(block.partition("\n")[2], {"__name__": "page"}, capsys)
+
+
+def assert_it_prints_what_it_says(block: str, names: dict[str, Any], capsys: Any) -> None:
+    capsys.readouterr()
+    exec(compile(block, "page", "exec"), names)
+    printed = capsys.readouterr().out.splitlines()
+    if printed:
+        assert_same(printed, re.findall(r"(?:^print\(.*\)  |^)# (.*)$", block, re.MULTILINE))
 
 
 def assert_same(printed: list[str], stated: list[str]) -> None:

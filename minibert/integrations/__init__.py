@@ -1,0 +1,1 @@
+"""Adapters for other people's programs. Each module needs the package whose name it has."""
