@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from ..batches import collate
 from ..data.examples import Example
-from ..fast.processor import has_int8, processor_has
-from ..fast.quantized import largest_weight
+from ..export.graph import model_graph, save_graph
+from ..fast.processor import processor_has
 from ..features import prepare_features
 from ..qa import BertForQuestionAnswering, SpanHead
 from ..reader import QuestionAnswerer
@@ -150,51 +150,29 @@ def in_int8(converted: Any, source: str, samples: Sequence[Example]) -> Any:
         )
 
 
-def export_onnx(model: BertForQuestionAnswering, path: str) -> None:
-    """Write an ONNX file for batches (B, T) of any size. The model needs "eager" attention."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the check of lengths, and the old exporter
-        torch.onnx.export(
-            Logits(model),
-            tuple(torch.ones(2, 9, dtype=torch.int64) for _ in NAMES),
-            path,
-            input_names=list(NAMES),
-            dynamic_axes={name: {0: "B", 1: "T"} for name in NAMES},
-            dynamo=False,
-        )
-
-
 def onnxruntime(source: str, int8: bool) -> QuestionAnswerer:
-    """With `int8` the matrices are 8-bit integers, with one scale per output.
-
-    This setting had the best F1. Embeddings stay floats: in int8 they cost one point of F1. Weights
-    have 7 bits where sums of 16 bits could overflow, as minibert's.
-    """
-    import onnxruntime as ort
-    from onnxruntime.quantization import quantize_dynamic
-
-    model = BertForQuestionAnswering.from_pretrained(source, "eager")
+    """The file that `minibert export` writes. Each run has one thread."""
+    model = BertForQuestionAnswering.from_pretrained(source)
     with tempfile.TemporaryDirectory() as folder:
-        plain, small = (str(Path(folder) / name) for name in ("plain.onnx", "int8.onnx"))
-        export_onnx(model, plain)
-        if int8:
-            quantize_dynamic(
-                plain,
-                small,
-                op_types_to_quantize=["MatMul", "Gemm"],
-                per_channel=True,
-                reduce_range=has_int8() and largest_weight() < 127,
-            )
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
-        path = small if int8 else plain
-        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        path = Path(folder) / "model.onnx"
+        save_graph(model_graph(model, int8), path)
+        session = onnx_session(path)
+    names = [given.name for given in session.get_inputs()]
 
     def run(arrays: dict[str, Any]) -> tuple[Any, Any]:
-        start, end = session.run(None, arrays)
+        start, end = session.run(None, {name: arrays[name] for name in names})
         return start, end
 
     return answerer(source, model, run)
+
+
+def onnx_session(path: Path) -> Any:
+    """An ONNX file in onnxruntime, with one thread for each run."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def answerer(source: str, model: BertForQuestionAnswering, run: Forward) -> QuestionAnswerer:
