@@ -20,9 +20,7 @@ def export(
         help="For programs that give only ids and mask, and take the argmax of each output.",
     ),
     int8: bool = Option(
-        False,
-        "--int8",
-        help="Store and multiply matrices in 8-bit integers: a quarter of the size.",
+        False, "--int8", help="Store and multiply matrices in 8-bit integers: a fourth of the size."
     ),
 ) -> None:
     """Write a model as ONNX, for programs that do not use Python or torch.

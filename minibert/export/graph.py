@@ -228,7 +228,7 @@ def onnx_library() -> ModuleType:
 
 
 def save_graph(graph: Graph, path: Path) -> None:
-    """Write an ONNX file. Raises `InputError` if `onnx` is missing, or the file can't be written."""
+    """Write an ONNX file. Raises `InputError` if `onnx` is missing or the disk refuses."""
     onnx = onnx_library()
     helper, shape = onnx.helper, ("batch", "tokens")
     nodes = [helper.make_node(n.kind, n.inputs, n.outputs, **n.attributes) for n in graph.nodes]
