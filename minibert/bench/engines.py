@@ -156,7 +156,12 @@ def onnxruntime(source: str, int8: bool) -> QuestionAnswerer:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         save_graph(model_graph(model, int8), path)
-        session = onnx_session(path)
+        return onnx_answerer(source, model, path)
+
+
+def onnx_answerer(source: str, model: BertForQuestionAnswering, path: Path) -> QuestionAnswerer:
+    """An ONNX file in the place of the model of a reader."""
+    session = onnx_session(path)
     names = [given.name for given in session.get_inputs()]
 
     def run(arrays: dict[str, Any]) -> tuple[Any, Any]:
