@@ -120,15 +120,17 @@ def test_two_argmaxes_give_the_best_legal_span(tmp_path, longest):
     assert ties > 20
 
 
-def test_texts_without_tokens_and_padding_change_nothing(exported):
-    """Padding changes only rounding. Without a text, the answer is the place of [CLS]."""
+@pytest.mark.parametrize("int8", [False, True])
+def test_texts_without_tokens_and_padding_change_nothing(exported, int8):
+    """Padding and the other texts of a batch change only the last bits, which rarely move a number
+    to the next integer. Without a text, the answer is the place of [CLS]."""
     tokenizer = Tokenizer.from_pretrained(exported[True, False])
     ids, mask, *_ = batch_of(tokenizer, (2, 9))
-    path = exported[True, False] / "model.onnx"
+    path = exported[True, int8] / "model.onnx"
     length = int(mask[0].sum())
     alone = run(path, ids[:1, :length], mask[:1, :length])
     for padded, short in zip(run(path, ids, mask), alone, strict=True):
-        assert np.abs(padded[0, :length] - short[0]).max() < 1e-4
+        assert np.abs(padded[0, :length] - short[0]).max() < (0.05 if int8 else 1e-4)
         assert (padded[0, length:] == ILLEGAL).all()
     for empty in ([101, 2040, 102, 102], [101, 102]):
         start, end = run(path, [empty], [[1] * len(empty)])
@@ -255,7 +257,8 @@ def test_f1_on_500_questions(squad, exported):
 
     def two_argmaxes(example):
         pair = pairs.encode(example.question, example.context)
-        rows = {"input_ids": [pair.ids], "attention_mask": [pair.attention_mask]}
+        inputs = {"input_ids": pair.ids, "attention_mask": pair.attention_mask}
+        rows = {name: np.array([values]) for name, values in inputs.items()}
         start, end = (side[0].argmax() for side in session.run(None, rows))
         return example.context[pair.offsets[start][0] : pair.offsets[end][1]]
 

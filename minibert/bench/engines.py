@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from ..batches import collate
 from ..data.examples import Example
 from ..export.graph import model_graph, save_graph
-from ..fast.processor import processor_has
+from ..fast.processor import has_int8, processor_has
+from ..fast.quantized import largest_weight
 from ..features import prepare_features
 from ..qa import BertForQuestionAnswering, SpanHead
 from ..reader import QuestionAnswerer
@@ -151,12 +152,26 @@ def in_int8(converted: Any, source: str, samples: Sequence[Example]) -> Any:
 
 
 def onnxruntime(source: str, int8: bool) -> QuestionAnswerer:
-    """The file that `minibert export` writes. Each run has one thread."""
+    """With `int8`, onnxruntime makes the matrices 8-bit integers, with one scale per output.
+
+    This setting had the best F1. Embeddings stay floats: in int8 they cost one point of F1. Weights
+    have 7 bits where sums of 16 bits could overflow, as minibert's.
+    """
+    from onnxruntime.quantization import quantize_dynamic
+
     model = BertForQuestionAnswering.from_pretrained(source)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        save_graph(model_graph(model, int8), path)
-        return onnx_answerer(source, model, path)
+        plain, small = (Path(folder) / name for name in ("plain.onnx", "int8.onnx"))
+        save_graph(model_graph(model), plain)
+        if int8:
+            quantize_dynamic(
+                plain,
+                small,
+                op_types_to_quantize=["MatMul", "Gemm"],
+                per_channel=True,
+                reduce_range=has_int8() and largest_weight() < 127,
+            )
+        return onnx_answerer(source, model, small if int8 else plain)
 
 
 def onnx_answerer(source: str, model: BertForQuestionAnswering, path: Path) -> QuestionAnswerer:
