@@ -27,7 +27,7 @@ from ..qa import BertForQuestionAnswering
 Array = npt.NDArray[Any]
 
 # The oldest set of operations with LayerNorm as one operation, and the oldest file format for it.
-# The package `onnx` by itself would write its newest format, which few programs read.
+# The package `onnx` by itself would write its newest format, which older programs cannot read.
 OPERATIONS, FORMAT = 17, 8
 OUTPUTS = ("start_logits", "end_logits")
 # A file of protobuf has less than 2 GiB. Larger constants are in a second file, model.onnx_data.
@@ -77,7 +77,7 @@ class Graph:
             array = value.detach().numpy()
         else:
             array = np.array(value)
-            array = array.astype(np.float32) if array.dtype == np.float64 else array
+            array = array.astype(np.float32 if array.dtype.kind == "f" else np.int64)
         name = name or f"constant_{len(self.constants)}"
         self.constants[name] = array
         return name
@@ -93,8 +93,9 @@ class Graph:
     def in_integers(self, name: str, x: str, weight: Tensor) -> str:
         """x W^T in 8-bit integers, with one scale per output and one per token.
 
-        So an answer does not depend on the other texts of its batch. (ONNX's own
-        DynamicQuantizeLinear has one scale for a whole batch. Its errors are twice as large.)
+        So an answer does not depend on the other texts of its batch. (ONNX's own operation,
+        DynamicQuantizeLinear, has one scale for a whole batch. The root mean square error of the
+        logits was then 0.20 instead of 0.09, for 150 questions and the bundled model.)
         """
         largest = self.add("ReduceMax", self.add("Abs", x), axes=[-1], keepdims=1)  # (B, T, 1)
         largest = self.add("Max", largest, self.constant(NEAR_ZERO))
@@ -109,8 +110,9 @@ class Graph:
         return self.add("Mul", scaled, step)
 
     def norm_of_sum(self, name: str, x: str, y: str, norm: nn.LayerNorm) -> str:
-        """LayerNorm of x + y, by the operation Sum: onnxruntime joins Add and LayerNorm to one
-        operation, and with this one the model takes a tenth longer."""
+        """LayerNorm of x + y. The operation is Sum, not Add, because onnxruntime would replace Add
+        and LayerNorm by one operation with which the model takes a tenth more time.
+        """
         return self.norm(name, self.add("Sum", x, y), norm)
 
     def norm(self, name: str, x: str, norm: nn.LayerNorm) -> str:
