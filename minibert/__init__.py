@@ -29,6 +29,8 @@ way of a text through the program:
     explain.inside                      embeddings and attention of one window
     explain.explanation                 why this answer
     reader                              text in, answers out: the whole flow
+    export.graph, export.decoder        the model as ONNX, by itself and with the search
+    export.folder                       a folder with this model, for other programs
     dropin                              the pipeline that transformers had
     integrations.haystack, integrations.txtai, integrations.mlflow  adapters for other programs
     scoring.evaluation                  a data set -> predictions -> the metric
@@ -45,8 +47,8 @@ way of a text through the program:
     viz                                 pictures for notebooks
     bench.turns, bench.engines, bench.training, bench.row, bench.answering, bench.parts
     bench.doubt, bench.web, bench.parity  comparisons with other libraries
-    cli.command, cli.options, cli.printing, cli.lines, cli.answering, cli.inspection
-    cli.training, cli.scoring, cli.bench, cli.program  the command line
+    cli.command, cli.options, cli.printing, cli.lines, cli.answering, cli.exporting
+    cli.inspection, cli.training, cli.scoring, cli.bench, cli.program  the command line
 
 "The blog post" in a comment is the text that this project grew from, "Understanding BERT with
 Huggingface": https://mlwhiz.com/blog/2021/07/24/huggingface-bert/

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..batches import collate
 from ..data.examples import Example
+from ..export.graph import model_graph, save_graph
 from ..fast.processor import has_int8, processor_has
 from ..fast.quantized import largest_weight
 from ..features import prepare_features
@@ -150,33 +151,18 @@ def in_int8(converted: Any, source: str, samples: Sequence[Example]) -> Any:
         )
 
 
-def export_onnx(model: BertForQuestionAnswering, path: str) -> None:
-    """Write an ONNX file for batches (B, T) of any size. The model needs "eager" attention."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the check of lengths, and the old exporter
-        torch.onnx.export(
-            Logits(model),
-            tuple(torch.ones(2, 9, dtype=torch.int64) for _ in NAMES),
-            path,
-            input_names=list(NAMES),
-            dynamic_axes={name: {0: "B", 1: "T"} for name in NAMES},
-            dynamo=False,
-        )
-
-
 def onnxruntime(source: str, int8: bool) -> QuestionAnswerer:
-    """With `int8` the matrices are 8-bit integers, with one scale per output.
+    """With `int8`, onnxruntime makes the matrices 8-bit integers, with one scale per output.
 
     This setting had the best F1. Embeddings stay floats: in int8 they cost one point of F1. Weights
     have 7 bits where sums of 16 bits could overflow, as minibert's.
     """
-    import onnxruntime as ort
     from onnxruntime.quantization import quantize_dynamic
 
-    model = BertForQuestionAnswering.from_pretrained(source, "eager")
+    model = BertForQuestionAnswering.from_pretrained(source)
     with tempfile.TemporaryDirectory() as folder:
-        plain, small = (str(Path(folder) / name) for name in ("plain.onnx", "int8.onnx"))
-        export_onnx(model, plain)
+        plain, small = (Path(folder) / name for name in ("plain.onnx", "int8.onnx"))
+        save_graph(model_graph(model), plain)
         if int8:
             quantize_dynamic(
                 plain,
@@ -185,16 +171,28 @@ def onnxruntime(source: str, int8: bool) -> QuestionAnswerer:
                 per_channel=True,
                 reduce_range=has_int8() and largest_weight() < 127,
             )
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
-        path = small if int8 else plain
-        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return onnx_answerer(source, model, small if int8 else plain)
+
+
+def onnx_answerer(source: str, model: BertForQuestionAnswering, path: Path) -> QuestionAnswerer:
+    """An ONNX file in the place of the model of a reader."""
+    session = onnx_session(path)
+    names = [given.name for given in session.get_inputs()]
 
     def run(arrays: dict[str, Any]) -> tuple[Any, Any]:
-        start, end = session.run(None, arrays)
+        start, end = session.run(None, {name: arrays[name] for name in names})
         return start, end
 
     return answerer(source, model, run)
+
+
+def onnx_session(path: Path) -> Any:
+    """An ONNX file in onnxruntime, with one thread for each run."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def answerer(source: str, model: BertForQuestionAnswering, run: Forward) -> QuestionAnswerer:

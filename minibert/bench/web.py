@@ -19,11 +19,11 @@ from ..data.examples import Example, load_squad
 from ..errors import InputError
 from ..explain.page import FOLDER
 from ..explain.site import ENGINE
+from ..export.graph import model_graph, save_graph
 from ..features import Feature, prepare_features
 from ..qa import BertForQuestionAnswering
 from ..settings import MAX_QUESTION_LEN
 from ..tokenization import Tokenizer
-from .engines import export_onnx
 from .turns import by_turns
 
 SHORT, LONG, MANY = 160, 384, 10  # tokens of a window, tokens of a full window, windows
@@ -100,8 +100,8 @@ def bench_web(
             "minibert, plain JavaScript": (address, scripts, START_OURS, {"plain": True}),
         }
         if onnxruntime_web is not None:
-            model = BertForQuestionAnswering.from_pretrained(source, "eager")
-            export_onnx(model, str(folder / "model.onnx"))
+            model = BertForQuestionAnswering.from_pretrained(source)
+            save_graph(model_graph(model), folder / "model.onnx")
             (folder / "ort").symlink_to(onnxruntime_web.resolve())
             # without isolation, as on most servers, it has one thread
             isolated = stack.enter_context(served(folder, isolated=True))

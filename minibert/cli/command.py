@@ -91,8 +91,8 @@ OLD_NAMES = {
     "--no-answer": ("--version-2",),
     "--top-k": ("--n-best",),
 }
-# In these commands, the value of one option may also be given without its name, as in the past.
-UNNAMED = {"show": "--data", "check-data": "--data", "inspect": "--model"}
+# In these commands, the value of one option may also be given without its name.
+UNNAMED = {"show": "--data", "check-data": "--data", "inspect": "--model", "export": "--model"}
 
 
 def full_name(context: Any) -> str:

@@ -14,7 +14,7 @@ import typer
 from ..errors import InputError, MinibertError
 from ..fast.memory import keep_freed_memory
 from ..identity import installed_version
-from . import answering, bench, inspection, scoring, training
+from . import answering, bench, exporting, inspection, scoring, training
 from .command import Command
 
 # The class of errors in the use of a command. Typer has no public name for it.
@@ -30,7 +30,7 @@ app = typer.Typer(
 )
 for command in (
     *(answering.demo, answering.answer, answering.explain, answering.serve),
-    answering.site,
+    *(answering.site, exporting.export),
     *(inspection.show, inspection.check_data, training.train, training.adapt),
     *(scoring.evaluate, scoring.calibrate, inspection.inspect),
 ):

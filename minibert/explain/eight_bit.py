@@ -14,16 +14,17 @@ from ..qa import BertForQuestionAnswering
 LARGEST = 127  # -128 is not used, so the scale is the same for both signs
 
 
-def eight_bit(weight: Tensor) -> tuple[Tensor, Tensor]:
+def eight_bit(weight: Tensor, largest: int = LARGEST) -> tuple[Tensor, Tensor]:
     """A matrix (N, K) -> int8 (N, K), and one float32 scale (N,) for each row.
 
-    A row times its scale differs from the original row by at most half a scale.
+    A row times its scale differs from the original row by at most half a scale. No integer is
+    larger than `largest`.
 
     >>> eight_bit(torch.tensor([[0.5, -1.27], [0.0, 0.0]]))
     (tensor([[  50, -127],
             [   0,    0]], dtype=torch.int8), tensor([0.0100, 0.0000]))
     """
-    scale = weight.abs().amax(1) / LARGEST  # (N,)
+    scale = weight.abs().amax(1) / largest  # (N,)
     rows = weight / scale.where(scale > 0, 1)[:, None]
     return rows.round().to(torch.int8), scale
 
