@@ -71,6 +71,7 @@ notebooks/data-formats
 notebooks/models
 notebooks/explaining
 notebooks/integrations
+notebooks/exporting
 notebooks/commands
 ```
 
