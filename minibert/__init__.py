@@ -45,7 +45,7 @@ way of a text through the program:
     serve.connections, serve.server     connections; the server
     viz                                 pictures for notebooks
     bench.turns, bench.engines, bench.training, bench.row, bench.answering, bench.parts
-    bench.doubt, bench.web, bench.parity  comparisons with other libraries
+    bench.doubt, bench.serving, bench.web, bench.parity  comparisons with other libraries
     cli.command, cli.options, cli.printing, cli.lines, cli.answering, cli.inspection
     cli.training, cli.scoring, cli.bench, cli.program  the command line
 

@@ -447,7 +447,7 @@ BASES = [
     ("calibrate", "--data", "rows.jsonl", "--output", "new"),
     ("bench answer", "--data", "own/data"), ("bench train", "--data", "own/data"),
     ("bench doubt", "--data", "own/data"), ("bench parts", "--data", "own/data"),
-    ("bench web", "--data", "own/data"),
+    ("bench serve", "--data", "own/data"), ("bench web", "--data", "own/data"),
 ]  # fmt: skip
 
 
@@ -489,7 +489,7 @@ def outcome(monkeypatch, capsys, tmp_path) -> Callable[[tuple[str, ...]], Any]:
     replace("scoring.calibration.save_calibrated")
     replace("cli.bench.table_of", "table")
     replace("cli.bench.row_of", "row")
-    for name in ("answer", "train", "doubt", "parts", "web"):
+    for name in ("answer", "train", "doubt", "parts", "serve", "web"):
         replace(f"cli.bench.bench_{name}", {})
     served = lambda *a: log.append(f"serve {vars(a[1])} {a[3]}") or a[2]("url")  # noqa: E731
     monkeypatch.setattr("minibert.serve.server.serve", served)

@@ -12,6 +12,7 @@ from ..errors import InputError
 from .guard import Access
 
 HEAD_SECONDS = 20  # for the first line and the headers of a request
+KEPT_SECONDS = 75  # without a request, as in nginx: longer than most proxies keep a connection
 
 
 def listening(access: Access) -> socket.socket:

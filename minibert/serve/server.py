@@ -22,7 +22,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from ..reader import QuestionAnswerer
-from .connections import Protocol, listening
+from .connections import KEPT_SECONDS, Protocol, listening
 from .endpoint import PATH, Endpoint
 from .guard import HEALTH, LOOPBACK, Access, Guard, in_url
 from .page import Live
@@ -86,6 +86,7 @@ def server_for(service: Service, access: Access) -> Server:
         log_level="critical",
         proxy_headers=False,
         server_header=False,
+        timeout_keep_alive=KEPT_SECONDS,
         timeout_graceful_shutdown=END_SECONDS,
     )
     return Server(config, service)
