@@ -35,11 +35,9 @@ def bench_serve(source: str, data: str, turns: int = 5, requests: int = 200) -> 
         json.dumps({"inputs": {"question": example.question, "context": example.context}})
         for example in chosen
     ]
-    with ExitStack() as stack:
-        batches = stack.enter_context(served(source))
-        single = stack.enter_context(served(source, ONE_AT_A_TIME))
-        one = f"{CLIENTS} clients, one request at a time"
-        many, kept = f"{CLIENTS} clients", "one client"
+    many, one = f"{CLIENTS} clients", f"{CLIENTS} clients, one request at a time"
+    kept = "one client"
+    with served(source, "pass", ONE_AT_A_TIME) as (batches, single):
         engines: dict[str, Work] = {
             many: partial(ask_all, batches, bodies, CLIENTS),
             one: partial(ask_all, single, bodies, CLIENTS),
@@ -57,20 +55,21 @@ def bench_serve(source: str, data: str, turns: int = 5, requests: int = 200) -> 
 
 
 @contextmanager
-def served(source: str, code: str = "pass") -> Iterator[str]:
-    """`minibert serve` in a process that runs `code` first. Gives the address of the endpoint."""
-    program = f"{code}; from minibert.cli import main; main()"
-    options = ["--no-page", "--port", "0", "--model", source]
-    command = [sys.executable, "-c", program, "serve", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            address = process.stdout.readline().partition(" ")[0]
-            if not address:
-                raise InputError("`minibert serve` did not start: see its message")
-            yield address
-        finally:
-            process.terminate()
+def served(source: str, *codes: str) -> Iterator[list[str]]:
+    """A process with `minibert serve` for each code, which runs first. Gives their addresses."""
+    options = ["serve", "--no-page", "--port", "0", "--model", source]
+    with ExitStack() as stack:
+        processes = []
+        for code in codes:
+            command = [sys.executable, "-c", f"{code}; from minibert.cli import main; main()"]
+            process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)
+            stack.enter_context(process)
+            stack.callback(process.terminate)
+            processes.append(process)
+        lines = [process.stdout.readline() for process in processes if process.stdout]
+        if not all(lines):
+            raise InputError("`minibert serve` did not start: see its message")
+        yield [line.split()[0] for line in lines]
 
 
 def ask_all(address: str, bodies: Sequence[str], clients: int = 1, kept: bool = True) -> None:
