@@ -43,10 +43,13 @@ way of a text through the program:
     training.distillation               learning from other models
     training.finetune                   fine-tuning on questions and answers
     training.masked_lm                  continued pretraining
-    explain.server, explain.site        the page, live; the page with the model inside
+    explain.site                        the page with the model inside
+    serve.guard, serve.requests         who may ask; the body of a request
+    serve.page, serve.endpoint          the live page; question answering for other programs
+    serve.connections, serve.server     connections; the server
     viz                                 pictures for notebooks
     bench.turns, bench.engines, bench.training, bench.row, bench.answering, bench.parts
-    bench.doubt, bench.web, bench.parity  comparisons with other libraries
+    bench.doubt, bench.serving, bench.web, bench.parity  comparisons with other libraries
     cli.command, cli.options, cli.printing, cli.lines, cli.answering, cli.exporting
     cli.inspection, cli.training, cli.scoring, cli.bench, cli.program  the command line
 

@@ -229,17 +229,7 @@ class QuestionAnsweringPipeline:
         """
         chosen = self.defaults | checked(settings)
         pairs, kind = read_inputs(inputs if data is None else (*inputs, data), question, context)
-        qa, no_answer = self.qa, chosen["handle_impossible_answer"]
-        length = chosen["max_seq_len"] or qa.window_settings.max_length
-        stride = chosen["doc_stride"]
-        stride = qa.window_settings.doc_stride if stride is None else stride
-        windows = WindowSettings(length, stride, chosen["max_question_len"])
-        size = chosen["batch_size"] or qa.batch_size
-        # the weights stay as they are
-        engine = Engine(qa.model, qa.tokenizer, windows, size, qa.autocast, qa.calibration)
-        wanted = AnswerSettings(
-            chosen["top_k"], chosen["max_answer_len"], no_answer, chosen["align_to_words"]
-        )
+        engine, wanted = self.reading(chosen)
         blank: deque[bool] = deque()  # for each pair read but not yet answered: is it left out?
 
         def examples() -> Iterator[Example]:
@@ -256,7 +246,7 @@ class QuestionAnsweringPipeline:
         def answers() -> Iterator[list[Answer]]:
             """The answers to these examples, and "" for the others, in the order of the pairs."""
             # a context without words has no spans: with `no_answer`, "" has probability 1, else 0
-            nothing = Answer("", float(no_answer), 0, 0, -math.inf, -math.inf)
+            nothing = Answer("", float(wanted.no_answer), 0, 0, -math.inf, -math.inf)
             for reading in readings:
                 while blank.popleft():
                     yield [nothing]
@@ -267,6 +257,24 @@ class QuestionAnsweringPipeline:
         if kind == "stream":
             return results
         return next(results) if kind == "one" else list(results)
+
+    def reading(self, chosen: Mapping[str, Any]) -> tuple[Engine, AnswerSettings]:
+        """What these settings of a call mean: how to read, and which answers are wanted.
+
+        `chosen` has all of `DEFAULTS`. Raises `InputError` for values that do not fit together.
+        """
+        qa, no_answer = self.qa, chosen["handle_impossible_answer"]
+        length = chosen["max_seq_len"] or qa.window_settings.max_length
+        stride = chosen["doc_stride"]
+        stride = qa.window_settings.doc_stride if stride is None else stride
+        windows = WindowSettings(length, stride, chosen["max_question_len"])
+        size = chosen["batch_size"] or qa.batch_size
+        # the weights stay as they are
+        engine = Engine(qa.model, qa.tokenizer, windows, size, qa.autocast, qa.calibration)
+        wanted = AnswerSettings(
+            chosen["top_k"], chosen["max_answer_len"], no_answer, chosen["align_to_words"]
+        )
+        return engine, wanted
 
 
 def read_inputs(

@@ -3,8 +3,10 @@
 import random
 import shutil
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +14,7 @@ import pytest
 import torch
 
 import minibert
-from minibert.bench import answering, engines, parts, row, turns, web
+from minibert.bench import answering, engines, parts, row, serving, turns, web
 from minibert.bench import training as bench
 from minibert.config import BertConfig
 from minibert.errors import InputError
@@ -259,6 +261,21 @@ def test_bench_parts(monkeypatch, transformers, tiny):
         2,
         2,
     )
+
+
+def test_bench_serve(tiny):
+    """Two servers, and every kind of client."""
+    pytest.importorskip("uvicorn", reason="pip install -e '.[serve]'")
+    report = serving.bench_serve(str(tiny), NOTES, turns=1, requests=4)
+    assert len(report) == 6 and all(figure > 0 for figure in report.values())
+
+
+def test_bench_serve_counts_only_answers():
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as refusing:
+        threading.Thread(target=refusing.serve_forever, daemon=True).start()
+        with pytest.raises(InputError, match="the server answered 501"):
+            serving.ask_all(f"http://127.0.0.1:{refusing.server_port}/", ["{}"])
+        refusing.shutdown()
 
 
 def test_the_model_in_the_page_is_measured(tiny, monkeypatch):

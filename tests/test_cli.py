@@ -152,7 +152,7 @@ def test_inspect_parity_of_an_encoder(run, minilm, transformers):
 
 
 def test_serve_says_what_it_needs(run, tiny, monkeypatch):
-    monkeypatch.setitem(sys.modules, "minibert.explain.server", None)
+    monkeypatch.setitem(sys.modules, "minibert.serve.server", None)
     code, _, err = run("serve", "--model", tiny)
     assert code == 2 and "pip install 'minibert-qa[serve]'" in err
 
@@ -423,7 +423,7 @@ VALUES = {
     "--question": "Who?", "--context": "Ada lit it.", "--context-file": "text.txt",
     "--passages": "rows.jsonl", "--input": "rows.jsonl", "--output": "new", "--data": "own/data",
     "--split": "train", "--model": "own/model", "--precision": "fp32", "--device": "cpu",
-    "--attention": "eager", "--allow-host": "localhost:9000",
+    "--attention": "eager", "--allow-host": "localhost:9000", "--host": "127.0.0.2",
 }  # fmt: skip
 NUMBERS = {"--negatives": "0.5", "--warmup-ratio": "0.5", "--dropout": "0.5"}
 # The user must choose one of these options, so none of them has a default.
@@ -449,7 +449,7 @@ BASES = [
     ("calibrate", "--data", "rows.jsonl", "--output", "new"),
     ("bench answer", "--data", "own/data"), ("bench train", "--data", "own/data"),
     ("bench doubt", "--data", "own/data"), ("bench parts", "--data", "own/data"),
-    ("bench web", "--data", "own/data"),
+    ("bench serve", "--data", "own/data"), ("bench web", "--data", "own/data"),
 ]  # fmt: skip
 
 
@@ -491,10 +491,10 @@ def outcome(monkeypatch, capsys, tmp_path) -> Callable[[tuple[str, ...]], Any]:
     replace("scoring.calibration.save_calibrated")
     replace("cli.bench.table_of", "table")
     replace("cli.bench.row_of", "row")
-    for name in ("answer", "train", "doubt", "parts", "web"):
+    for name in ("answer", "train", "doubt", "parts", "serve", "web"):
         replace(f"cli.bench.bench_{name}", {})
-    served = lambda *a: log.append(f"serve {a[1]} {a[3]}") or a[2]("url")  # noqa: E731
-    monkeypatch.setattr("minibert.explain.server.serve", served)
+    served = lambda *a: log.append(f"serve {vars(a[1])} {a[3]}") or a[2]("url")  # noqa: E731
+    monkeypatch.setattr("minibert.serve.server.serve", served)
 
     def run(arguments: tuple[str, ...]) -> Any:
         name, *options = arguments
@@ -515,7 +515,7 @@ def outcome(monkeypatch, capsys, tmp_path) -> Callable[[tuple[str, ...]], Any]:
 @pytest.mark.parametrize("base", BASES, ids=" ".join)
 def test_no_option_is_dropped_in_silence(outcome, base):
     """Alone and with each other option, an option changes what a command does, or is refused."""
-    pytest.importorskip("minibert.explain.server", reason="pip install -e '.[serve]'")
+    pytest.importorskip("minibert.serve.server", reason="pip install -e '.[serve]'")
     options = []
     for option in COMMANDS[base[0]].params:
         name = option.opts[0]

@@ -21,8 +21,11 @@ from minibert.explain.page import CONTEXT, QUESTION
 
 httpx = pytest.importorskip("httpx", reason="pip install -e '.[test]'")
 server = pytest.importorskip(
-    "minibert.explain.server", reason="the live page: pip install -e '.[serve]'"
+    "minibert.serve.server", reason="the live page: pip install -e '.[serve]'"
 )
+from minibert.serve import page as live_page  # noqa: E402
+from minibert.serve import requests  # noqa: E402
+from minibert.serve.guard import LOOPBACK, Access  # noqa: E402
 
 ASKED = {"question": "Who lit the lamp?", "context": "At dusk the keeper, Ada, lit the lamp."}
 PATIENCE = 600  # seconds: a wait ends a test only when something hangs, not on a slow machine
@@ -176,7 +179,7 @@ def test_fifty_at_once(address):
         else:
             assert "attribution" in lines(response)[-1]
             answered += 1
-    assert answered >= 1 + server.WAITING and answered + refused == 50
+    assert answered >= 1 + live_page.WAITING and answered + refused == 50
     assert "attribution" in lines(post(address, body))[-1]
 
 
@@ -208,18 +211,18 @@ def test_within_this_process(tiny):
     """The same without a network: an answer, refusals, and a request of another page."""
     from starlette.testclient import TestClient
 
-    live = server.Live(minibert.QuestionAnswerer.from_pretrained(tiny, precision="fp32"))
-    client = TestClient(live.app(8123), base_url="http://127.0.0.1:8123")
+    service = server.Service(minibert.QuestionAnswerer.from_pretrained(tiny, precision="fp32"))
+    client = TestClient(service.app(Access()), base_url="http://127.0.0.1:8123")
     assert client.get("/").status_code == client.get("/page.js").status_code == 200
     asked = ASKED | {"attribution": True}
     assert "attribution" in lines(client.post("/ask", json=asked))[-1]
     assert "no words" in lines(client.post("/ask", json=ASKED | {"question": " "}))[-1]["error"]
     assert client.post("/ask", json=ASKED | {"top_k": 0}).status_code == 400
     assert client.get("/", headers={"Origin": "http://example.org"}).status_code == 403
-    for _ in range(1 + server.WAITING):
-        live.places.acquire()
+    for _ in range(1 + live_page.WAITING):
+        service.page.places.acquire()
     assert client.post("/ask", json=ASKED).status_code == 503
-    live.close()
+    service.close()
 
 
 class Told:
@@ -244,10 +247,11 @@ class Told:
 
 def test_questions_come_before_an_attribution(tiny):
     """An attribution waits while there are questions, and questions hear how many are first."""
-    live = server.Live(minibert.QuestionAnswerer.from_pretrained(tiny, precision="fp32"))
+    service = server.Service(minibert.QuestionAnswerer.from_pretrained(tiny, precision="fp32"))
+    live = service.page
     told = [Told() for _ in range(3)]
-    asked = server.Asked(**ASKED, attribution=True)
-    jobs = [server.Job(asked, each.put, live.closing) for each in told]
+    asked = live_page.Asked(**ASKED, attribution=True)
+    jobs = [live_page.Job(asked, each.put, live.closing) for each in told]
     live.queue.join(jobs[0])
     live.queue.join(jobs[1])
     live.queue.join(jobs[2])
@@ -272,25 +276,23 @@ def test_questions_come_before_an_attribution(tiny):
     live.queue.wake()
     waits.result(PATIENCE)
     assert told[0].lines[-1] is None
-    live.close()
+    service.close()
 
 
 def test_a_body_that_never_ends(tiny, monkeypatch):
     """The server does not wait for it for ever, and closes the connection."""
-    monkeypatch.setattr(server, "BODY_SECONDS", 0.2)
-    live = server.Live(minibert.QuestionAnswerer.from_pretrained(tiny, precision="fp32"))
-    listener = socket.create_server((server.ADDRESS, 0))
+    monkeypatch.setattr(requests, "BODY_SECONDS", 0.2)
+    service = server.Service(minibert.QuestionAnswerer.from_pretrained(tiny, precision="fp32"))
+    listener = socket.create_server((LOOPBACK, 0))
     port = listener.getsockname()[1]
-    uvicorn = server.uvicorn.Server(
-        server.uvicorn.Config(live.app(port), lifespan="off", log_level="critical")
-    )
+    uvicorn = server.server_for(service, Access(port=port))
     with listener, ThreadPoolExecutor(1) as thread:
         served = thread.submit(uvicorn.run, sockets=[listener])
         heads = (
             f"POST /ask HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
             "Content-Length: 1000\r\n\r\n{"
         ).encode()
-        connections = [socket.create_connection((server.ADDRESS, port)) for _ in range(200)]
+        connections = [socket.create_connection((LOOPBACK, port)) for _ in range(200)]
         for connection in connections:
             connection.settimeout(PATIENCE)
             connection.sendall(heads)
@@ -298,18 +300,18 @@ def test_a_body_that_never_ends(tiny, monkeypatch):
             with connection:
                 answer = b"".join(iter(partial(connection.recv, 65536), b""))  # until it closes
                 assert answer.startswith(b"HTTP/1.1 408") and b"was not complete after" in answer
-        monkeypatch.setattr(server, "BODY_SECONDS", PATIENCE)
-        assert "skipped" in lines(post(f"http://{server.ADDRESS}:{port}/"))[-1]
+        monkeypatch.setattr(requests, "BODY_SECONDS", PATIENCE)
+        assert "skipped" in lines(post(f"http://{LOOPBACK}:{port}/"))[-1]
         uvicorn.should_exit = True
         served.result(PATIENCE)
-    live.close()
+    service.close()
 
 
 def client_of(tiny: Path, port: int, address: str, allowed: list[str]) -> Any:
     from starlette.testclient import TestClient
 
-    live = server.Live(minibert.QuestionAnswerer.from_pretrained(tiny, precision="fp32"))
-    return TestClient(live.app(port, allowed), base_url=address)
+    service = server.Service(minibert.QuestionAnswerer.from_pretrained(tiny, precision="fp32"))
+    return TestClient(service.app(Access(port=port, allowed=allowed)), base_url=address)
 
 
 @pytest.mark.filterwarnings("ignore:Using `httpx` with")
@@ -352,7 +354,7 @@ def test_a_port_in_use_is_named(tiny):
         with pytest.raises(
             minibert.InputError, match=f"port {port} cannot be used: Address.*--port 0"
         ):
-            server.serve(qa, port, print)
+            server.serve(qa, Access(port=port), print)
 
 
 # --- in the browser

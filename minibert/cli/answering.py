@@ -189,7 +189,20 @@ def explain(
 @with_settings()
 def serve(
     *,
-    port: int = Option(8123, min=0, max=65535, help="The page's port; 0 takes any free one."),
+    host: str = Option(
+        "127.0.0.1",
+        help="The address to listen on. Other computers reach any other one, also 0.0.0.0, which "
+        "is every address of this computer. Then --token is necessary.",
+    ),
+    port: int = Option(8123, min=0, max=65535, help="The port; 0 takes any free one."),
+    token: str | None = Option(
+        None,
+        envvar="MINIBERT_TOKEN",
+        help="Answer only requests with this token. Other users of this computer can see the "
+        "options of a program, so the environment variable is safer.",
+        show_default="none",
+    ),
+    page: bool = Option(True, help="Serve the page too, not only POST /question-answering."),
     browser: bool = Option(True, help="Open the page in the browser."),
     allow_host: list[str] = Option(
         [],
@@ -199,23 +212,31 @@ def serve(
     ),
     reader: ReaderOptions,
 ) -> None:
-    """Ask questions on a page in the browser, with explanations.
+    """Answer questions over HTTP: on a page in the browser, and for other programs.
 
-    Every program on this computer can reach the page, but other computers cannot. Ctrl-C stops the
-    server. If you reach it through a tunnel, such as `ssh -L 9000:127.0.0.1:8123 SERVER`, the
-    browser uses another address than the server. Then --allow-host localhost:9000 is necessary.
+    The page shows explanations. Programs send POST /question-answering, in the format of Hugging
+    Face's task. Ctrl-C stops the server.
+
+    Every program on this computer can ask, but other computers cannot, unless --host gives them an
+    address. If you reach the page through a tunnel, such as `ssh -L 9000:127.0.0.1:8123 SERVER`,
+    the browser uses another address than the server. Then --allow-host localhost:9000 is necessary.
     """
     try:
-        from ..explain.server import serve as serve_page
+        from ..serve.guard import Access
+        from ..serve.server import serve as serve_requests
     except ImportError as error:
         raise InputError(f"{error}; serve needs: pip install 'minibert-qa[serve]'") from error
+    access = Access(host, port, tuple(allow_host), token)
 
     def ready(url: str) -> None:
+        if access.is_open:
+            who = "every computer that reaches this one and knows the token can ask"
+            echo(f"{who}; texts and token are sent without encryption", err=True)
         echo(f"{url}  (Ctrl-C stops the server)")
-        if browser:
+        if browser and page:
             webbrowser.open(url)
 
-    serve_page(reader.load(), port, ready, allow_host)
+    serve_requests(reader.load(), access, ready, page)
 
 
 def site(

@@ -11,6 +11,7 @@ from ..bench.answering import bench_answer
 from ..bench.doubt import bench_doubt
 from ..bench.parts import bench_parts
 from ..bench.row import row_of
+from ..bench.serving import bench_serve
 from ..bench.training import bench_train
 from ..bench.turns import table_of
 from ..bench.web import bench_web
@@ -77,6 +78,20 @@ def parts(data: str = DATA, model: str = READER["model"], turns: int = TURNS) ->
     """
     for name, figure in bench_parts(model, data, turns).items():
         echo(f"{name:32} {figure:.2f}")
+
+
+def serve(
+    data: str = DATA,
+    model: str = READER["model"],
+    turns: int = TURNS,
+    requests: int = Option(200, min=1, help="How many requests in each turn."),
+) -> None:
+    """Measure the requests per second of `minibert serve`.
+
+    This compares 50 clients with one client, and batches with one request at a time.
+    """
+    for name, figure in bench_serve(model, data, turns, requests).items():
+        echo(f"{name:56} {figure:.2f}")
 
 
 def web(

@@ -51,6 +51,12 @@ def needs_files(given: Set[str], values: Mapping[str, Any]) -> str:
     return "--data and --dev-data cannot be - in training: give a file" if "-" in data else ""
 
 
+def browser_needs_the_page(given: Set[str], values: Mapping[str, Any]) -> str:
+    """Without the page, there is nothing to open."""
+    useless = "--browser" in given and not values["page"]
+    return "--no-page excludes --browser and --no-browser" if useless else ""
+
+
 # Every combination of options that would leave one of them without an effect. An option that is
 # given must have an effect, or the command must refuse it.
 RULES: dict[str, tuple[Rule, ...]] = {
@@ -64,6 +70,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
         excludes("--passages", "--text-score", "passages have no such score"),
     ),
     "explain": (one_of("--context", "--context-file"),),
+    "serve": (browser_needs_the_page,),
     "site": (one_of("--output", "--single"),),
     "show": (split_needs_a_folder,),
     "check-data": (split_needs_a_folder, needs("--seed", "--negatives")),

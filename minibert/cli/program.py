@@ -38,7 +38,7 @@ for command in (
 
 bench_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(bench_app, name="bench", help="Compare minibert with other libraries.")
-for command in (bench.answer, bench.train, bench.doubt, bench.parts, bench.web):
+for command in (bench.answer, bench.train, bench.doubt, bench.parts, bench.serve, bench.web):
     bench_app.command(cls=Command)(command)
 
 

@@ -1,1 +1,1 @@
-"""Why this answer: plain data first, then a page, then the same page live."""
+"""Why this answer: plain data first, then a page, then the page with the model inside."""

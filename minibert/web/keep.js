@@ -6,7 +6,7 @@
 const STORED = "minibert";  // the key in sessionStorage
 const LONGEST_LINK = 8000;  // characters; programs that send links often cut longer ones
 
-/** What the form asks now: the fields of `Asked` in server.py. */
+/** What the form asks now: the fields of `Asked` in serve/page.py. */
 const formValues = () => ({question: $("ask-question").value, context: $("ask-context").value,
   top_k: Number($("ask-top").value), no_answer: $("ask-null").checked});
 

@@ -6,7 +6,7 @@ const BROKEN_OFF = "The server stopped before the answer was complete.";
 
 transport = {
   attributes: true,  // it can compute the attribution
-  /** `asked` has the fields of `Asked` in server.py. Calls `tell` with each line of the answer. */
+  /** `asked` has the fields of `Asked` in serve/page.py. Calls `tell` with each line of the answer. */
   async ask(asked, tell, signal) {
     const response = await fetch("ask", {method: "POST", headers: {"Content-Type": "application/json"},
       signal, body: JSON.stringify(asked)}).catch(inWords(UNREACHABLE));
