@@ -1,8 +1,15 @@
-"""Shards of a file, answered apart, and joined: the output of one job, byte for byte."""
+"""Shards of a file, answered apart, and joined: the output of one job, byte for byte.
+
+The tests marked `others` run the programs of `notebooks/many-machines.md` on Ray and Spark.
+"""
 
 import json
+import os
+import re
+import shutil
 import subprocess
 import sys
+import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -243,3 +250,133 @@ def test_the_command_joins_the_files_of_a_pattern(parts, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert done.stderr.startswith(f"error: {output}: exists already")
+
+
+# --- Ray and Spark: the programs of the page, each with one worker process that is killed
+
+PAGE = Path(__file__).parent.parent / "notebooks" / "many-machines.md"
+PAIRS = int(os.environ.get("MINIBERT_PAIRS", "200"))
+# The first worker process that comes here takes the file away and dies.
+DIES_ONCE = """
+import os
+import signal
+from pathlib import Path
+
+
+def die_once():
+    token = Path(os.environ["MINIBERT_TOKEN_FILE"])
+    if token.exists():
+        token.unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+"""
+DYING = {
+    "ray_answers.py": """
+class Answers(Answers):
+    def __call__(self, rows):
+        die_once()
+        return super().__call__(rows)
+
+
+""",
+    "spark_answers.py": """
+answer = answer_frames
+
+
+def answer_frames(frames):
+    for frame in answer(frames):
+        die_once()
+        yield frame
+
+
+""",
+}
+# The page starts Ray without arguments. A busy machine may need several tries: Ray waits only 30 s.
+START_RAY = """
+    for _ in range(8):
+        try:
+            ray.init(num_cpus=3, include_dashboard=False)
+            break
+        except Exception:
+            ray.shutdown()
+"""
+
+
+def program_of_the_page(name: str, folder: Path) -> Path:
+    """The page's program, with a worker process that dies once."""
+    text = PAGE.read_text(encoding="utf-8")
+    code = next(c for c in re.findall(r"```py\n(.*?)```", text, re.DOTALL) if name[:3] in c[:99])
+    code = code.replace("ROWS = 2000", f"ROWS = {PAIRS // 5}")
+    head, main, rest = code.partition('if __name__ == "__main__":\n')
+    if name == "ray_answers.py":
+        rest = START_RAY + rest
+    path = folder / name
+    path.write_text(head + DIES_ONCE + DYING[name] + main + rest)
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: Any) -> Path:
+    """The output of `minibert answer`, next to the file of questions."""
+    folder = tmp_path_factory.mktemp("whole")
+    source = write_questions(folder / "asked.jsonl", PAIRS)
+    began = time.perf_counter()
+    command = [*JOIN[:-1], "--input", str(source), "--output", str(folder / "whole.jsonl")]
+    options = ["--precision", "fp32", "--device", "cpu"]
+    subprocess.run([*command, *options], check=True, capture_output=True)
+    print(f"\n{PAIRS} pairs: minibert answer {time.perf_counter() - began:.1f} s")
+    return folder / "whole.jsonl"
+
+
+def run_program(command: list[str], folder: Path) -> None:
+    """Run a program in which one worker process is killed."""
+    token = folder / "token"
+    token.touch()
+    environment = os.environ | {
+        "MINIBERT_PRECISION": "fp32",
+        "MINIBERT_TOKEN_FILE": str(token),
+        "PYTHONPATH": str(Path(minibert.__file__).parent.parent),
+        "PYSPARK_PYTHON": sys.executable,
+        "PYSPARK_DRIVER_PYTHON": sys.executable,
+    }
+    began = time.perf_counter()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert not token.exists(), "no worker process was killed"
+    print(f"{Path(command[0]).name} {time.perf_counter() - began:.1f} s")
+
+
+def assert_same_rows(whole: Path, rows: list[dict[str, Any]]) -> None:
+    lines = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    expected = map(json.loads, whole.read_bytes().splitlines())
+    assert_same_answers(b"".join(json.dumps(row).encode() + b"\n" for row in expected), lines)
+
+
+@pytest.mark.others
+def test_ray_gives_the_rows_of_one_job(whole, tmp_path):
+    pytest.importorskip("ray", reason="pip install 'ray[data]'")
+    import pyarrow.parquet
+
+    program = program_of_the_page("ray_answers.py", tmp_path)
+    source, output = whole.with_name("asked.jsonl"), tmp_path / "answers"
+    run_program([sys.executable, str(program), str(source), str(output), "2"], tmp_path)
+    files = sorted(output.glob("*.parquet"))
+    assert len(files) > 1  # several blocks, in order
+    rows = [row for path in files for row in pyarrow.parquet.read_table(path).to_pylist()]
+    assert_same_rows(whole, rows)
+
+
+@pytest.mark.others
+@pytest.mark.skipif(shutil.which("java") is None, reason="apt-get install openjdk-17-jre-headless")
+def test_spark_gives_the_rows_of_one_job(whole, tmp_path):
+    pytest.importorskip("pyspark", reason="pip install pyspark")
+    program = program_of_the_page("spark_answers.py", tmp_path)
+    source, output = whole.with_name("asked.jsonl"), tmp_path / "answers"
+    submit = [str(Path(sys.executable).with_name("spark-submit")), "--master"]
+    size = source.stat().st_size // 4
+    options = ["local-cluster[2,1,1024]", "--conf", f"spark.sql.files.maxPartitionBytes={size}"]
+    run_program([*submit, *options, str(program), str(source), str(output)], tmp_path)
+    files = sorted(output.glob("part-*.json"))
+    assert len(files) > 1  # several partitions, in order
+    assert_same_rows(whole, [json.loads(line) for path in files for line in path.open()])
