@@ -334,7 +334,7 @@ def test_one_idea_has_one_name_and_one_default():
     for name, command in COMMANDS.items():
         for option in command.params:
             told.setdefault(option.opts[0], {})[name] = option
-    single = {name: told[name] for name in told if name not in ("--teacher", "--allow-host")}
+    single = {name: told[name] for name in told if name not in LISTS}
     defaults = {name: {o.default for o in options.values()} for name, options in single.items()}
     assert defaults["--model"] == {str(minibert.reader.BUNDLED)}
     assert defaults["--split"] == {"validation"} and defaults["--no-answer"] == {False}
@@ -425,6 +425,7 @@ VALUES = {
 }  # fmt: skip
 NUMBERS = {"--negatives": "0.5", "--warmup-ratio": "0.5", "--dropout": "0.5"}
 # The user must choose one of these options, so none of them has a default.
+LISTS = ("--teacher", "--allow-host", "--join")  # options that may be repeated
 CHOICES = ("--question", "--context", "--context-file", "--passages", "--input", "--join")
 ASK = ("--question", "Who?")
 BASES = [

@@ -70,7 +70,10 @@ def answer(
     ),
     resume: bool = Option(False, "--resume", help="Continue the stopped job that wrote --output."),
     shard: str | None = Option(
-        None, metavar="K/N", help="Answer only every N-th question of --input, from number K on."
+        None,
+        metavar="K/N",
+        help="Answer only every N-th question of --input, from number K on.",
+        show_default="all questions",
     ),
     join: list[Path] = Option(
         [],
