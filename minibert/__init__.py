@@ -50,7 +50,7 @@ way of a text through the program:
     viz                                 pictures for notebooks
     bench.turns, bench.engines, bench.training, bench.row, bench.answering, bench.parts
     bench.doubt, bench.serving, bench.web, bench.parity  comparisons with other libraries
-    cli.command, cli.options, cli.printing, cli.lines, cli.answering, cli.exporting
+    cli.command, cli.options, cli.printing, cli.lines, cli.joining, cli.answering, cli.exporting
     cli.inspection, cli.training, cli.scoring, cli.bench, cli.program  the command line
 
 "The blog post" in a comment is the text that this project grew from, "Understanding BERT with

@@ -181,17 +181,24 @@ class Engine:
     def require_readable(self, examples: Iterable[Example]) -> None:
         """Raise the `InputError` that reading these examples would raise, without reading them.
 
-        All questions are tokenized, to count their tokens, but only a few contexts: a context with
-        an ASCII letter or digit certainly has a word. Nothing is stored.
+        Only a few texts are tokenized: a text with an ASCII letter or digit certainly has a word,
+        and a short ASCII question certainly leaves room for the context. Nothing is stored.
         """
         settings = self.window_settings
         # a question of up to this length leaves room for [CLS], separators and stride + 1 tokens
         fits = settings.max_length - (self.tokenizer.separators + 2) - (settings.stride() + 1)
+
+        def surely_readable(question: str, context: str) -> bool:
+            # an ASCII character has at most two tokens: itself, and one for the space before it
+            short = question.isascii() and 2 * len(question) <= fits
+            return short and all(map(ASCII_WORD.search, (question, context)))
+
         for chunk in chunks(examples, CHUNK_CHARACTERS, CHUNK_CHARACTERS):
-            questions = self.tokenizer.encode_batch([example.question for example in chunk])
+            rest = [e for e in chunk if not surely_readable(e.question, e.context)]
+            questions = self.tokenizer.encode_batch([example.question for example in rest])
             doubtful = [
                 example
-                for example, question in zip(chunk, questions, strict=True)
+                for example, question in zip(rest, questions, strict=True)
                 if question.blank.all()
                 or len(question) > fits
                 or not ASCII_WORD.search(example.context)

@@ -70,6 +70,7 @@ notebooks/training
 notebooks/data-formats
 notebooks/models
 notebooks/explaining
+notebooks/many-machines
 notebooks/serving
 notebooks/integrations
 notebooks/exporting

@@ -334,7 +334,7 @@ def test_one_idea_has_one_name_and_one_default():
     for name, command in COMMANDS.items():
         for option in command.params:
             told.setdefault(option.opts[0], {})[name] = option
-    single = {name: told[name] for name in told if name not in ("--teacher", "--allow-host")}
+    single = {name: told[name] for name in told if name not in LISTS}
     defaults = {name: {o.default for o in options.values()} for name, options in single.items()}
     assert defaults["--model"] == {str(minibert.reader.BUNDLED)}
     assert defaults["--split"] == {"validation"} and defaults["--no-answer"] == {False}
@@ -424,10 +424,12 @@ VALUES = {
     "--passages": "rows.jsonl", "--input": "rows.jsonl", "--output": "new", "--data": "own/data",
     "--split": "train", "--model": "own/model", "--precision": "fp32", "--device": "cpu",
     "--attention": "eager", "--allow-host": "localhost:9000", "--host": "127.0.0.2",
+    "--shard": "2/3", "--join": "part",
 }  # fmt: skip
 NUMBERS = {"--negatives": "0.5", "--warmup-ratio": "0.5", "--dropout": "0.5"}
 # The user must choose one of these options, so none of them has a default.
-CHOICES = ("--question", "--context", "--context-file", "--passages", "--input")
+LISTS = ("--teacher", "--allow-host", "--join")  # options that may be repeated
+CHOICES = ("--question", "--context", "--context-file", "--passages", "--input", "--join")
 ASK = ("--question", "Who?")
 BASES = [
     ("answer", *ASK, "--context", "Ada lit it."),
@@ -435,6 +437,8 @@ BASES = [
     ("answer", *ASK, "--passages", "rows.jsonl"),
     ("answer", "--input", "rows.jsonl"),
     ("answer", "--input", "rows.jsonl", "--output", "new"),
+    ("answer", "--input", "rows.jsonl", "--output", "new", "--shard", "1/3"),
+    ("answer", "--join", "part", "--output", "new"),
     ("explain", *ASK, "--context", "Ada lit it.", "--output", "new"),
     ("serve",), ("demo",), ("inspect",), ("inspect", "--parity"),
     ("show", "--data", "own/data", "--seed", "1"), ("show", "--data", "rows.jsonl", "--seed", "1"),
@@ -468,7 +472,12 @@ def outcome(monkeypatch, capsys, tmp_path) -> Callable[[tuple[str, ...]], Any]:
 
     reader = Recorded(log, "reader")
     monkeypatch.setattr(ReaderOptions, "load", lambda self: log.append(str(self)) or reader)
-    for place in ("answering.answer_file", "answering.webbrowser.open", "answering.ask"):
+    for place in (
+        "answering.answer_file",
+        "answering.join_parts",
+        "answering.webbrowser.open",
+        "answering.ask",
+    ):
         replace(
             f"cli.{place}", [PassageAnswer("Ada", 1.0, 0, 3, 0.0, 0.0, passage=0, passages=(0,))]
         )
@@ -548,9 +557,12 @@ def test_no_option_is_dropped_in_silence(outcome, base):
             "--questions excludes --minutes: ",
         ),
         (("answer", "--input", "q", "--resume"), "--resume needs --output"),
-        (("answer", *ASK, "--context", "c", "--output", "o"), "--output needs --input"),
+        (("answer", *ASK, "--context", "c", "--output", "o"), "--output needs --input or --join"),
+        (("answer", "--input", "q", "--shard", "1/2"), "--shard needs --output"),
+        (("answer", "--join", "p", "q"), "--join needs --output"),
+        (("answer", "--join", "p", "--output", "o", "--top-k", 2), "--join excludes --top-k: "),
         (("answer", *ASK, "--passages", "p", "--text-score"), "--passages excludes --text-score: "),
-        (("answer", *ASK), "give one of --context, --context-file, --passages and --input"),
+        (("answer", *ASK), "give one of --context, --context-file, --passages, --input and --join"),
         (("explain", *ASK, "--output", "o"), "give one of --context and --context-file"),
         (("show", "--data", NOTES, "--split", "train"), "--split needs a folder or a hub id: "),
         (("show", "--data", "-", "--split", "train"), "--split needs a folder or a hub id: - is"),
@@ -886,7 +898,7 @@ ASKED = ("--question", "Who?", "--context", "a lamp")
         (("answer", "--model", "MODEL", "--input", "none.jsonl"), "none.jsonl: no such file"),
         (
             ("answer", "--model", "MODEL", "--input", "x", "--question", "Who?"),
-            "give one of --question and --input, but got",
+            "give one of --question, --input and --join, but got",
         ),
         (
             ("evaluate", "--model", "MODEL", "--data", NOTES, "--output", "o", "--tune-threshold"),

@@ -20,7 +20,8 @@ from ..files import make_folder
 from ..passages import PassageAnswer
 from ..reader import QuestionAnswerer
 from ..settings import AnswerSettings
-from .lines import answer_file, file_errors, open_lines, passages_of, require_new
+from .joining import join_parts
+from .lines import Shard, answer_file, file_errors, open_lines, passages_of, require_new
 from .options import READER, ReaderOptions, with_settings
 from .printing import progress_bars, table
 
@@ -68,6 +69,18 @@ def answer(
         None, help="A new file for the answers to --input.", show_default="standard output"
     ),
     resume: bool = Option(False, "--resume", help="Continue the stopped job that wrote --output."),
+    shard: str | None = Option(
+        None,
+        metavar="K/N",
+        help="Answer only every N-th question of --input, from number K on.",
+        show_default="all questions",
+    ),
+    join: list[Path] = Option(
+        [],
+        metavar="PART...",
+        help="The outputs of all shards: put their lines in order.",
+        show_default="none",
+    ),
     as_json: bool = Option(False, "--json", help="Print a JSON list instead of a table."),
     settings: AnswerSettings,
     reader: ReaderOptions,
@@ -75,7 +88,7 @@ def answer(
     """Answer a question from a text.
 
     The answer is a part of the text, with its score and its place. Give --question and one of
-    --context, --context-file and --passages; or give --input.
+    --context, --context-file and --passages; or give --input; or give --join.
 
     Many questions: each line of --input is a JSON object with "question" and "context", or a row of
     a table with these columns. The output has one JSON object per question, in the same order, with
@@ -84,14 +97,22 @@ def answer(
     answers are written to OUTPUT.partial, which gets the name OUTPUT when all questions are
     answered. If the job stops earlier, the same command with --resume continues it.
 
+    Many machines: --shard 3/8 answers the questions 3, 11, 19, ... of --input. The file
+    OUTPUT.partial.json stays next to the output. It says what the output is a part of. `minibert
+    answer --join PART... --output ALL` puts the lines of all parts in order.
+
     One question, many texts: each line of --passages is a JSON string, a JSON object with
     "context", or a row of a table with this column. All answers are ranked together, always
     including "no answer". The column "passage" is the number of the text, counted from 0.
     """
+    if output is not None:
+        make_folder(output.parent)  # before the long work
+        if join:
+            join_parts(join, output)
+            return
     if input_file is not None:
-        if output is not None:
-            make_folder(output.parent)  # before the long work
-        answer_file(reader.load(), input_file, output, resume, settings)
+        part = None if shard is None else Shard.parsed(shard)
+        answer_file(reader.load(), input_file, output, resume, settings, part)
         return
     question = question or ""
     answers: Sequence[Answer]

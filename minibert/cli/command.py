@@ -27,14 +27,29 @@ def one_of(*options: str) -> Rule:
     return rule
 
 
-def needs(option: str, other: str) -> Rule:
-    """The first option has no effect without the second one."""
-    return lambda given, _: f"{option} needs {other}" if given & {option, other} == {option} else ""
+def needs(option: str, *others: str) -> Rule:
+    """The first option has no effect without one of the others."""
+
+    def rule(given: Set[str], _: Mapping[str, Any]) -> str:
+        missing = option in given and given.isdisjoint(others)
+        return f"{option} needs {' or '.join(others)}" if missing else ""
+
+    return rule
 
 
 def excludes(option: str, other: str, why: str) -> Rule:
     """The second option has no effect together with the first one."""
     return lambda given, _: f"{option} excludes {other}: {why}" if {option, other} <= given else ""
+
+
+def alone(option: str, other: str, why: str) -> Rule:
+    """No option except the second one has an effect together with the first one."""
+
+    def rule(given: Set[str], _: Mapping[str, Any]) -> str:
+        more = sorted(given - {option, other})
+        return f"{option} excludes {more[0]}: {why}" if option in given and more else ""
+
+    return rule
 
 
 def split_needs_a_folder(given: Set[str], values: Mapping[str, Any]) -> str:
@@ -61,10 +76,13 @@ def browser_needs_the_page(given: Set[str], values: Mapping[str, Any]) -> str:
 # given must have an effect, or the command must refuse it.
 RULES: dict[str, tuple[Rule, ...]] = {
     "answer": (
-        one_of("--question", "--input"),
-        one_of("--context", "--context-file", "--passages", "--input"),
-        needs("--output", "--input"),
+        alone("--join", "--output", "it only copies lines that have their answers"),
+        one_of("--question", "--input", "--join"),
+        one_of("--context", "--context-file", "--passages", "--input", "--join"),
+        needs("--output", "--input", "--join"),
         needs("--resume", "--output"),
+        needs("--shard", "--output"),
+        needs("--join", "--output"),
         excludes("--input", "--json", "its output is always JSON lines"),
         excludes("--passages", "--no-answer", '"no answer" always competes there'),
         excludes("--passages", "--text-score", "passages have no such score"),
@@ -100,6 +118,8 @@ OLD_NAMES = {
 }
 # In these commands, the value of one option may also be given without its name.
 UNNAMED = {"show": "--data", "check-data": "--data", "inspect": "--model", "export": "--model"}
+# In these commands, an option takes several values, such as the files of a shell's pattern.
+SEVERAL = {"answer": "--join"}
 
 
 def full_name(context: Any) -> str:
@@ -121,6 +141,7 @@ class Command(TyperCommand):
                 renamed.opts = [old_name]
                 renamed.add_to_parser(parser, ctx)
         unnamed = options.get(UNNAMED.get(full_name(ctx), ""))
+        several = options.get(SEVERAL.get(full_name(ctx), ""))
         parse = parser.parse_args
 
         def parse_args(args: list[str]) -> Any:
@@ -128,6 +149,9 @@ class Command(TyperCommand):
             if rest and unnamed is not None and unnamed.name not in values:
                 values[unnamed.name] = rest.pop(0)
                 order.append(unnamed)
+            if several is not None and several.name in values:
+                values[several.name] += rest
+                rest = []
             return values, rest, order
 
         vars(parser)["parse_args"] = parse_args

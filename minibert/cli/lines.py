@@ -1,14 +1,16 @@
 """Lines of questions in, JSON lines with their answers out. A stopped job can continue."""
 
 import csv
+import hashlib
 import json
+import re
 import signal
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import asdict
-from itertools import chain
+from dataclasses import asdict, dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -151,36 +153,81 @@ def questions_of(lines: Iterable[bytes], source: str, key: str) -> Asked:
         yield example, f'{text[:-1].rstrip()}, "{key}": '
 
 
+@dataclass(frozen=True)
+class Shard:
+    """Every `shards`-th question of a file, from number `shard` on. Questions count from 1."""
+
+    shard: int
+    shards: int
+
+    @classmethod
+    def parsed(cls, text: str) -> "Shard":
+        """ "3/8" -> Shard(3, 8). Raises `InputError`."""
+        match = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", text)
+        shard, shards = map(int, match.groups()) if match else (0, 0)
+        if not 1 <= shard <= shards:
+            raise InputError(f"--shard {text}: expected K/N with K from 1 to N, for example 3/8")
+        return cls(shard, shards)
+
+    def size(self, questions: int) -> int:
+        """How many of a file's questions the shard has.
+
+        >>> [Shard(shard, 3).size(4) for shard in (1, 2, 3)]
+        [2, 1, 1]
+        """
+        return len(range(self.shard - 1, questions, self.shards))
+
+    def __str__(self) -> str:
+        return f"{self.shard}/{self.shards}"
+
+
 def answer_key(settings: AnswerSettings) -> str:
     """The field of a line that holds its answer, or its answers."""
     return "prediction" if settings.top_k == 1 else "predictions"
 
 
 def answer_file(
-    qa: QuestionAnswerer, source: Path, output: Path | None, resume: bool, settings: AnswerSettings
+    qa: QuestionAnswerer,
+    source: Path,
+    output: Path | None,
+    resume: bool,
+    settings: AnswerSettings,
+    shard: Shard | None = None,
 ) -> None:
     """Answer the questions of a file, with progress bars. `output` None is standard output.
 
-    Each line is written and flushed as soon as its answer is known. Raises `InputError`, and
+    Each line is written and flushed as soon as its answer is known. With `shard`, only its share of
+    the questions is answered, but all lines are checked first. Raises `InputError`, and
     `Interrupted` after Ctrl-C.
     """
     with ExitStack() as stack:
         lines = stack.enter_context(open_lines(source))
         total = None
+        part: dict[str, Any] = {}
         is_table = source.suffix.lower() in DELIMITERS  # whose cells may hold several lines
-        if str(source) != "-" and lines.seekable() and not is_table:
+        read_twice = str(source) != "-" and lines.seekable()
+        if shard is not None:
+            if not read_twice:
+                raise InputError(f"{source}: --shard reads its input twice: give a file")
+            part = asdict(shard) | checked_input(qa, lines, str(source), settings)
+            total = shard.size(part["questions"])
+        elif read_twice and not is_table:
             total = sum(1 for line in lines if line.strip())
+        if read_twice:
             lines.seek(0)
         written: BinaryIO = sys.stdout.buffer
         answered: Iterable[bytes] = ()
         if output is not None:
             stack.enter_context(only_job(output))
-            made_by = identity(qa, settings)
-            answered = written = stack.enter_context(partial_file(output, made_by, resume))
+            made_by = identity(qa, settings) | part
+            file = partial_file(output, made_by, resume, keep_about=shard is not None)
+            answered = written = stack.enter_context(file)
         totals = {"questions": total, f"windows ({qa.computes_with})": None}
         on_line, on_batch = stack.enter_context(progress_bars(totals))
         try:
             asked = questions_of(lines, str(source), answer_key(settings))
+            if shard is not None:
+                asked = islice(asked, shard.shard - 1, None, shard.shards)
             if count := skip_answered(asked, answered, str(source)):
                 on_line(count)
             for line in answer_lines(qa, asked, settings, on_batch):
@@ -192,6 +239,31 @@ def answer_file(
                 raise
             said = f"stopped: {output}.partial has the answers so far, and --resume continues"
             raise Interrupted(said, signal.SIGINT) from None
+
+
+def checked_input(
+    qa: QuestionAnswerer, lines: Iterable[bytes], source: str, settings: AnswerSettings
+) -> dict[str, Any]:
+    """A file's SHA-256 and the number of its questions. Raises `InputError` for a bad line.
+
+    So a bad line stops every shard before its work. If it stopped only its own shard, the corrected
+    file would be another input, and the finished parts would be lost.
+    """
+    sha256, count = hashlib.sha256(), 0
+
+    def hashed() -> Iterator[bytes]:
+        for line in lines:
+            sha256.update(line)
+            yield line
+
+    def examples() -> Iterator[Example]:
+        nonlocal count
+        for example, _ in questions_of(hashed(), source, answer_key(settings)):
+            count += 1
+            yield example
+
+    qa.require_readable(examples())
+    return {"input": sha256.hexdigest(), "questions": count}
 
 
 def skip_answered(asked: Asked, answered: Iterable[bytes], source: str) -> int:
@@ -243,29 +315,43 @@ def identity(qa: QuestionAnswerer, settings: AnswerSettings) -> dict[str, Any]:
     }
 
 
+def about_file(path: Path) -> Path:
+    """The file that says what a stopped job's answers, or a part's, were made by."""
+    return path.with_name(f"{path.name}.partial.json")
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """What an `about_file` holds; nothing if this is no object. Raises `InputError`."""
+    with file_errors(path, "opened"):
+        try:
+            was = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{path}: not readable as JSON: {error}") from error
+    return was if isinstance(was, dict) else {}
+
+
 @contextmanager
-def partial_file(path: Path, made_by: dict[str, Any], resume: bool) -> Iterator[BinaryIO]:
+def partial_file(
+    path: Path, made_by: dict[str, Any], resume: bool, keep_about: bool = False
+) -> Iterator[BinaryIO]:
     """A file to append answers to. It is renamed to `path` when the block ends without an error.
 
-    Until then its name is `path` + ".partial", and `path` + ".partial.json" holds `made_by`. With
-    `resume`, it is the file of a stopped job, if there is one, without an incomplete last line. The
-    caller gets it at position 0, to read the old answers first.
+    Until then its name is `path` + ".partial", and `about_file(path)` holds `made_by`; with
+    `keep_about`, also afterwards. With `resume`, it is the file of a stopped job, if there is one,
+    without an incomplete last line. The caller gets it at position 0, to read the old answers
+    first.
 
     Raises `InputError` if `path` exists, if a stopped job left a file and `resume` is False, if
     `made_by` differs from the stopped job's, and if a file cannot be written.
     """
-    partial, about = (path.with_name(f"{path.name}.partial{end}") for end in ("", ".json"))
+    partial, about = path.with_name(f"{path.name}.partial"), about_file(path)
     with file_errors(partial, "opened"):
         require_new(path)
         if not partial.exists():
             about.write_text(json.dumps(made_by, indent=1) + "\n", encoding="utf-8")
         elif not resume:
             raise InputError(f"{partial}: holds answers of a stopped job: --resume continues it")
-        try:
-            was = json.loads(about.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{about}: not readable as JSON: {error}") from error
-        if changed := differences(was if isinstance(was, dict) else {}, made_by):
+        if changed := differences(read_about(about), made_by):
             raise InputError(f"{partial}: not the job to resume: {'; '.join(changed.values())}")
         file = partial.open("a+b")
     with file_errors(partial, "written"):
@@ -276,4 +362,5 @@ def partial_file(path: Path, made_by: dict[str, Any], resume: bool) -> Iterator[
             yield file
         require_new(path)
         partial.rename(path)
-        about.unlink()
+        if not keep_about:
+            about.unlink()
