@@ -17,7 +17,7 @@ way of a text through the program:
     identity                            digests of models and data; how two jobs differ
     model, qa                           token ids -> hidden states -> two logits per token
     fast.unpadded, fast.linear          faster kernels for reading on a CPU
-    fast.quantized                      reading in 8-bit integers
+    fast.ranges, fast.quantized         reading in 8-bit integers
     fast.threads                        several passes at the same time
     fast.probe                          the fastest precision, found by measuring
     spans                               logits -> the best spans over all windows

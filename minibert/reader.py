@@ -24,6 +24,7 @@ from .explain.explanation import Explanation, explain
 from .fast.probe import fastest_precision
 from .fast.processor import VARIABLE, Precision, choose_device, choose_precision, faster_attention
 from .fast.quantized import prepare_for_reading
+from .fast.ranges import stored_ranges
 from .files import complete_files
 from .hub import pinned
 from .passages import PassageAnswer, best_of
@@ -98,13 +99,14 @@ class QuestionAnswerer(Engine):
         reason = VARIABLE if precision == "auto" and os.environ.get(VARIABLE) else ""
         config = read_config(source, revision)
         with prefix_errors(source):
-            stored = stored_calibration(config)
+            stored, ranges = stored_calibration(config), stored_ranges(config)
             if computed == "auto":
-                computed = fastest_precision(BertConfig.from_dict(config))
+                computed = fastest_precision(BertConfig.from_dict(config), ranges)
                 reason = "the fastest here"
         attention = attention or faster_attention(computed, chosen)
         model = BertForQuestionAnswering.from_pretrained(source, attention, revision=revision)
-        prepare_for_reading(model, computed, chosen)
+        with prefix_errors(source):
+            prepare_for_reading(model, computed, chosen, ranges)
         if tokenizer is None:
             tokenizer = Tokenizer.from_pretrained(source, revision)
         elif not isinstance(tokenizer, Tokenizer):
@@ -274,6 +276,7 @@ def stored_calibration(config: Mapping[str, Any]) -> Calibration:
     stored = config.get("minibert", {})
     if not isinstance(stored, dict):
         raise PretrainedError(f"config: minibert={stored!r}; expected an object")
+    stored = {name: value for name, value in stored.items() if name != "ranges"}
     if unknown := stored.keys() - Calibration.__dataclass_fields__.keys():
         raise PretrainedError(f"config: minibert has no setting {', '.join(sorted(unknown))}")
     try:
