@@ -21,7 +21,7 @@ from minibert.fast.quantized import (
     largest_weight,
     quantize,
 )
-from minibert.fast.ranges import Range, measure_ranges, ranges_to_json, stored_ranges
+from minibert.fast.ranges import Range, measured_ranges, ranges_to_json, stored_ranges
 from minibert.model import FeedForward
 
 
@@ -138,8 +138,10 @@ def test_a_fixed_feed_forward_part_is_near_the_exact_one():
     assert 1e-4 < loss.max() < 0.03
 
 
-def windows_of(ids):
-    return ((row[None], torch.zeros_like(row[None])) for row in ids)
+def ranges_for(plain, ids):
+    with measured_ranges(plain) as ranges:
+        plain(ids)
+    return ranges
 
 
 @torch.inference_mode()
@@ -150,7 +152,7 @@ def test_a_model_in_integers_is_near_the_plain_one(attention, fixed):
     plain = BertForQuestionAnswering(CONFIG, attention).eval()
     whole = copy.deepcopy(plain)
     ids = torch.randint(0, 100, (8, 50))
-    quantize(whole, measure_ranges(plain, windows_of(ids)) if fixed else None)
+    quantize(whole, ranges_for(plain, ids) if fixed else None)
     mask = (torch.arange(50) < torch.randint(20, 51, (8, 1))).long()
     exact = plain(ids, mask).start_logits[mask == 1]
     packed, padded = (
@@ -220,7 +222,7 @@ def test_the_ranges_of_the_bundled_model_are_used_until_its_weights_change():
 def test_ranges_are_stored_and_read(tiny, tmp_path):
     """Each map of each layer has a limit and its widest channels."""
     plain = BertForQuestionAnswering.from_pretrained(tiny)
-    ranges = measure_ranges(plain, windows_of(torch.randint(5, 100, (3, 20))))
+    ranges = ranges_for(plain, torch.randint(5, 100, (3, 20)))
     QuestionAnswerer.from_pretrained(tiny, precision="fp32").save_pretrained(tmp_path / "copy")
     path = tmp_path / "copy" / "config.json"
     config = json.loads(path.read_text("utf-8"))

@@ -40,10 +40,10 @@ LEAST = -0.17  # a lower bound of GELU
 
 
 class IntegerMatrix:
-    """W (N, K) in 8-bit integers, with one scale per output."""
+    """W (N, K) in 8-bit integers up to `largest`, with one scale per output."""
 
-    def __init__(self, weight: Tensor) -> None:
-        self.scale = weight.abs().amax(1).clamp(min=NEAR_ZERO) / largest_weight()  # (N,)
+    def __init__(self, weight: Tensor, largest: int) -> None:
+        self.scale = weight.abs().amax(1).clamp(min=NEAR_ZERO) / largest  # (N,)
         rounded = (weight / self.scale[:, None]).round().to(torch.int8)
         self.packed = torch.ops.onednn.qlinear_prepack(rounded, None)
         self.zeros = torch.zeros(len(weight), dtype=torch.int32)
@@ -51,8 +51,12 @@ class IntegerMatrix:
     def product(
         self, x: Tensor, zero: int, step: float = 1.0, bias: Tensor | None = None
     ) -> Tensor:
-        """step (x - zero) W^T + b in float32, from unsigned bytes x (n, K)."""
-        return product(x, zero, self.packed, self.scale, self.zeros, step, bias)
+        """step (x - zero) W^T + b in float32, from unsigned bytes x (..., K)."""
+        weights = self.packed, self.scale, self.zeros, bias
+        multiplied: Tensor = torch.ops.onednn.qlinear_pointwise(
+            x, step, zero, *weights, 1.0, 0, torch.float32, "none", [], ""
+        )
+        return multiplied
 
     def gelu(
         self, x: Tensor, zero: int, step: float, bias: Tensor, out: tuple[float, int]
@@ -85,7 +89,7 @@ class QuantizedLinear:
         if norm is not None:
             width = channel_widths(norm)  # (K,)
             self.per_width, weight = width.reciprocal(), weight * width
-        self.matrix = IntegerMatrix(weight)
+        self.matrix = IntegerMatrix(weight, largest_weight())
         self.zero = zero
         self.least_step = None if least is None else -least / zero
         self.begin = torch.full(weight.shape[1:], zero + 0.5)  # a vector: torch adds it faster
@@ -125,7 +129,7 @@ class FixedLinear:
         width = range.widths(weight.shape[1])  # (K,)
         if norm is not None:
             width = width * channel_widths(norm)
-        self.matrix = IntegerMatrix(weight * width)
+        self.matrix = IntegerMatrix(weight * width, largest_weight())
         self.step = range.limit / 127
         self.per_step = (self.step * width).reciprocal()
         self.begin = torch.full(weight.shape[1:], self.zero + 0.5)
@@ -155,7 +159,7 @@ class FixedFeedForward:
         self.wide_bias = feed_forward.expand.bias.detach()[wide]
         self.wide_out = weight[:, wide].T.contiguous()  # (wide, H)
         weight[:, wide] = 0
-        self.contract = IntegerMatrix(weight)
+        self.contract = IntegerMatrix(weight, largest_weight())
         self.step = (contract.limit - LEAST) / 255
         self.zero = math.ceil(-LEAST / self.step)
 
@@ -180,28 +184,11 @@ def rows_of(x: Tensor, width: int) -> tuple[Tensor, ...]:
     return torch.split(x.flatten(0, -2), max(1, rows))
 
 
-def product(
-    x: Tensor,
-    zero: int,
-    weight: Tensor,
-    scale: Tensor,
-    zeros: Tensor,
-    step: float = 1.0,
-    bias: Tensor | None = None,
-) -> Tensor:
-    """step (x - zero) W^T + b in float32, from unsigned bytes x (..., K) and the packed W."""
-    multiplied: Tensor = torch.ops.onednn.qlinear_pointwise(
-        x, step, zero, weight, scale, zeros, bias, 1.0, 0, torch.float32, "none", [], ""
-    )
-    return multiplied
-
-
 @cache
 def largest_weight() -> int:
     """127, or 63 if sums of two products are held in 16 bits, as AVX2's instructions hold them."""
-    weight = torch.ops.onednn.qlinear_prepack(torch.full((16, 64), 127, dtype=torch.int8), None)
-    x = torch.full((16, 64), 255, dtype=torch.uint8)
-    exact = product(x, 0, weight, torch.ones(16), torch.zeros(16, dtype=torch.int32))
+    matrix = IntegerMatrix(torch.full((16, 64), 127.0), 127)
+    exact = matrix.product(torch.full((16, 64), 255, dtype=torch.uint8), 0)
     return 127 if bool((exact == 255 * 127 * 64).all()) else 63
 
 

@@ -7,7 +7,8 @@ in BERT, [CLS] has numbers ten times as large as any other token, but only in on
 `WIDE` widest channels have limits of their own.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,12 +61,12 @@ def norms_before(model: BertForQuestionAnswering) -> list[nn.LayerNorm | None]:
     return [first, *(layer.feed_forward_norm for layer in layers[:-1])]
 
 
-def measure_ranges(
-    model: BertForQuestionAnswering, windows: Iterable[tuple[Tensor, Tensor]]
-) -> Ranges:
-    """The ranges of a plain float32 model on sample windows: token ids and segments, (1, T) each.
+@contextmanager
+def measured_ranges(model: BertForQuestionAnswering) -> Iterator[list[dict[str, Range]]]:
+    """The ranges of all that a plain float32 model reads inside the `with`; filled at its end.
 
-    Numbers from LayerNorm are divided by their `channel_widths`.
+    Numbers from LayerNorm are divided by their `channel_widths`. Padding counts, so read windows
+    without padding.
     """
     largest: dict[tuple[int, str], Tensor] = {}
     hooks = []
@@ -85,12 +86,13 @@ def measure_ranges(
         watch(k, "merge", attention.output, None)
         watch(k, "expand", feed_forward.expand, layer.attention_norm)
         watch(k, "contract", feed_forward.contract, None)
-    with torch.inference_mode():
-        for input_ids, token_type_ids in windows:
-            model(input_ids, None, token_type_ids)
-    for hook in hooks:
-        hook.remove()
-    return [{name: range_of(largest[k, name]) for name in NAMES} for k in range(len(layers))]
+    ranges: list[dict[str, Range]] = []
+    try:
+        yield ranges
+    finally:
+        for hook in hooks:
+            hook.remove()
+    ranges += [{name: range_of(largest[k, name]) for name in NAMES} for k in range(len(layers))]
 
 
 def range_of(largest: Tensor) -> Range:
