@@ -18,7 +18,7 @@ way of a text through the program:
     model, qa                           token ids -> hidden states -> two logits per token
     their_objects                       loaded objects of transformers -> our model and tokenizer
     fast.unpadded, fast.linear          faster kernels for reading on a CPU
-    fast.quantized                      reading in 8-bit integers
+    fast.ranges, fast.quantized         reading in 8-bit integers
     fast.threads                        several passes at the same time
     fast.probe                          the fastest precision, found by measuring
     spans                               logits -> the best spans over all windows

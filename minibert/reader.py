@@ -26,6 +26,7 @@ from .explain.explanation import Explanation, explain
 from .fast.probe import fastest_precision
 from .fast.processor import VARIABLE, Precision, choose_device, choose_precision, faster_attention
 from .fast.quantized import prepare_for_reading
+from .fast.ranges import stored_ranges
 from .files import complete_files
 from .hub import pinned
 from .passages import PassageAnswer, best_of
@@ -122,16 +123,18 @@ class QuestionAnswerer(Engine):
             origin = (source, revision)
         with prefix_errors(name):
             stored = stored_calibration(config)
+            # a model in memory may have other weights than the folder from which it came
+            ranges = None if origin is None else stored_ranges(config)
             if computed == "auto":
-                computed = fastest_precision(BertConfig.from_dict(config))
+                computed = fastest_precision(BertConfig.from_dict(config), ranges)
                 reason = "the fastest here"
         model = load(attention or faster_attention(computed, chosen))
-        prepare_for_reading(model, computed, chosen)
         if not isinstance(tokenizer, Tokenizer):
             place = origin if tokenizer is None else (tokenizer, None)
             assert place is not None  # see above: a model in memory comes with a tokenizer
             tokenizer = Tokenizer.from_pretrained(*place)
         with prefix_errors(name):
+            prepare_for_reading(model, computed, chosen, ranges)
             return cls(
                 model,
                 tokenizer,
@@ -296,6 +299,7 @@ def stored_calibration(config: Mapping[str, Any]) -> Calibration:
     stored = config.get("minibert", {})
     if not isinstance(stored, dict):
         raise PretrainedError(f"config: minibert={stored!r}; expected an object")
+    stored = {name: value for name, value in stored.items() if name != "ranges"}
     if unknown := stored.keys() - Calibration.__dataclass_fields__.keys():
         raise PretrainedError(f"config: minibert has no setting {', '.join(sorted(unknown))}")
     try:

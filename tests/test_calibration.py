@@ -185,13 +185,13 @@ def test_what_is_fitted_is_stored_and_used(qa, few_are_enough, notes, tmp_path):
     again = QuestionAnswerer.from_pretrained(copy, precision="fp32")
     assert again.calibration == calibration != Calibration()
     stored = json.loads((copy / "config.json").read_text("utf-8"))
+    bundled = json.loads((BUNDLED / "config.json").read_text("utf-8"))
     assert stored.pop("minibert") == {
+        "ranges": bundled.pop("minibert")["ranges"],  # the weights are the same
         "temperature": calibration.temperature,
         "null_threshold": calibration.null_threshold,
         "text_temperature": calibration.text_temperature,
     }
-    bundled = json.loads((BUNDLED / "config.json").read_text("utf-8"))
-    bundled.pop("minibert", None)
     assert stored == bundled
     for path in BUNDLED.iterdir():
         if path.is_file() and path.name != "config.json":

@@ -265,3 +265,25 @@ def test_the_reader_fuses(tiny):
         qa = QuestionAnswerer.from_pretrained(tiny, precision=precision)
         wanted = supported(next(qa.model.parameters()).dtype)
         assert all(isinstance(layer, FusedLayer) == wanted for layer in qa.model.bert.layers)
+
+
+@pytest.mark.skipif(not supported(torch.bfloat16), reason="no fused kernels for bfloat16 here")
+@torch.inference_mode()
+def test_attention_without_the_largest_score(monkeypatch):
+    """It computes what `mix` does. `mix` helps out where a sum of exponentials is no float."""
+    torch.manual_seed(0)
+    model = BertForQuestionAnswering(CONFIG, "eager").eval().bfloat16()
+    fuse(model)
+    [layer, *_] = model.bert.layers
+    projected = torch.randn(37, 3 * 64).bfloat16()
+    mix, helped = FusedLayer.mix, []
+    monkeypatch.setattr(FusedLayer, "mix", lambda *given: helped.append(1) or mix(*given))
+    near, _ = mix(layer, projected[None])
+    torch.testing.assert_close(layer.mix_without_largest(projected), near[0], rtol=0, atol=0.03)
+    assert not helped
+    for factor in (30, -30):  # scores of thousands, for a key that all queries like, or none does
+        projected[:, :64] = 30
+        projected[:, 64:128] = factor
+        near, _ = mix(layer, projected[None])
+        assert torch.equal(layer.mix_without_largest(projected), near[0])
+    assert len(helped) == 2

@@ -1,6 +1,7 @@
 """Reading in 8-bit integers, compared with float32 and with exact sums of the same integers."""
 
 import copy
+import json
 import pickle
 
 import pytest
@@ -9,10 +10,19 @@ from torch import nn
 
 import minibert
 from minibert import BertConfig, BertForQuestionAnswering, QuestionAnswerer
-from minibert.errors import InputError
+from minibert.errors import InputError, PretrainedError
 from minibert.fast import probe, quantized
 from minibert.fast.processor import choose_precision
-from minibert.fast.quantized import QuantizedLayer, QuantizedLinear, largest_weight, quantize
+from minibert.fast.quantized import (
+    FixedFeedForward,
+    FixedLinear,
+    QuantizedLayer,
+    QuantizedLinear,
+    largest_weight,
+    quantize,
+)
+from minibert.fast.ranges import Range, measured_ranges, ranges_to_json, stored_ranges
+from minibert.model import FeedForward
 
 
 def kernels() -> bool:
@@ -91,13 +101,58 @@ def test_numbers_of_every_size_and_none_at_all():
 
 
 @torch.inference_mode()
+def test_a_fixed_range_adds_up_exactly():
+    """Numbers outside of the range are cut off; a wide channel has a range of its own."""
+    torch.manual_seed(0)
+    one, x = nn.Linear(64, 96), torch.randn(70, 64).clamp(-2, 2)
+    x[:, 5] *= 10
+    fixed = FixedLinear(one, range=Range(2.0, ((5, 20.0),)))
+    width = torch.ones(64)
+    width[5] = 10
+    integers = (x / width / (2 / 127)).round().double()
+    scale = (one.weight * width).abs().amax(1) / largest_weight()
+    weight = (one.weight * width / scale[:, None]).round().double()
+    near = ((integers @ weight.T) * scale * (2 / 127) + one.bias).float()
+    assert ((fixed(x) - near).abs() > 1e-5).float().mean() < 0.01
+    assert 1e-4 < (fixed(x) - one(x)).norm() / one(x).norm() < 0.02
+    assert torch.equal(fixed(x * 1e9), fixed(x.sign() * 1e9))
+    assert torch.equal(fixed(x.view(7, 10, 64)), fixed(x).view(7, 10, 96))
+
+
+@torch.inference_mode()
+def test_a_fixed_feed_forward_part_is_near_the_exact_one():
+    """Also for a token that makes one number between the products ten times as large as others."""
+    torch.manual_seed(0)
+    whole, norm, x = FeedForward(CONFIG), nn.LayerNorm(64), torch.randn(50, 64)
+    whole.expand.weight[7] = 0
+    whole.expand.weight[7, 3] = 5
+    x = norm(x)
+    x[0] = 0
+    x[0, 3] = 8
+    exact = whole(x) + x
+    between = nn.functional.gelu(whole.expand(x)).amax(0)
+    limit = float(between[between < 20].max())
+    expand, contract = Range(3.0, ((3, 8.0),)), Range(limit, ((7, 40.0),))
+    fixed = FixedFeedForward(whole, norm, expand, contract)(x)
+    loss = (fixed - exact).norm(dim=1) / exact.norm(dim=1)
+    assert 1e-4 < loss.max() < 0.03
+
+
+def ranges_for(plain, ids):
+    with measured_ranges(plain) as ranges:
+        plain(ids)
+    return ranges
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("fixed", [False, True], ids=["by token", "fixed"])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_a_model_in_integers_is_near_the_plain_one(attention):
+def test_a_model_in_integers_is_near_the_plain_one(attention, fixed):
     torch.manual_seed(0)
     plain = BertForQuestionAnswering(CONFIG, attention).eval()
     whole = copy.deepcopy(plain)
-    quantize(whole)
     ids = torch.randint(0, 100, (8, 50))
+    quantize(whole, ranges_for(plain, ids) if fixed else None)
     mask = (torch.arange(50) < torch.randint(20, 51, (8, 1))).long()
     exact = plain(ids, mask).start_logits[mask == 1]
     packed, padded = (
@@ -147,6 +202,44 @@ def test_other_weights_are_computed_with_once_they_are_loaded():
     with torch.inference_mode():
         a, b = (model(torch.arange(9)[None]).start_logits for model in (first, second))
     assert torch.equal(a, b)
+
+
+def test_the_ranges_of_the_bundled_model_are_used_until_its_weights_change():
+    """Other weights have other ranges, so then each token gets its own scale."""
+    qa = QuestionAnswerer.from_pretrained(precision="int8")
+    copied = copy.deepcopy(qa)
+    for reader in (qa, copied, pickle.loads(pickle.dumps(qa))):
+        assert all(isinstance(layer.merge, FixedLinear) for layer in reader.model.bert.layers)
+    answer = qa(*PAIR)
+    assert copied(*PAIR) == answer
+    weights = {name: 2 * tensor for name, tensor in copied.model.state_dict().items()}
+    copied.model.load_state_dict(weights)
+    copied(*PAIR)
+    assert all(isinstance(layer.merge, QuantizedLinear) for layer in copied.model.bert.layers)
+    assert qa(*PAIR) == answer
+
+
+def test_ranges_are_stored_and_read(tiny, tmp_path):
+    """Each map of each layer has a limit and its widest channels."""
+    plain = BertForQuestionAnswering.from_pretrained(tiny)
+    ranges = ranges_for(plain, torch.randint(5, 100, (3, 20)))
+    QuestionAnswerer.from_pretrained(tiny, precision="fp32").save_pretrained(tmp_path / "copy")
+    path = tmp_path / "copy" / "config.json"
+    config = json.loads(path.read_text("utf-8"))
+
+    def answer(stored):
+        path.write_text(json.dumps(config | {"minibert": {"ranges": stored}}), "utf-8")
+        return QuestionAnswerer.from_pretrained(tmp_path / "copy", precision="int8")(*PAIR)
+
+    written = ranges_to_json(ranges)
+    by_token = QuestionAnswerer.from_pretrained(tiny, precision="int8")(*PAIR)
+    assert answer(written) != by_token
+    assert answer(written).start_logit == pytest.approx(by_token.start_logit, abs=0.5)
+    assert stored_ranges(json.loads(path.read_text("utf-8"))) == ranges
+    zero = [{name: [0.0] for name in written[0]}] * len(written)
+    for bad in ([], written[1:], {}, [{}] * 9, zero):
+        with pytest.raises(PretrainedError, match=r"copy: .*ranges"):
+            answer(bad)
 
 
 def test_an_answer_in_integers_is_explained():

@@ -278,7 +278,7 @@ def test_the_configuration_is_read_once_before_the_model(tiny, monkeypatch):
     config = reader.read_config(tiny)
     monkeypatch.setattr(reader, "read_config", lambda *given: read.append(given) or config)
     monkeypatch.setattr(reader, "choose_precision", lambda *given: "auto")
-    monkeypatch.setattr(reader, "fastest_precision", lambda shapes: "fp32")
+    monkeypatch.setattr(reader, "fastest_precision", lambda *given: "fp32")
     qa = QuestionAnswerer.from_pretrained(tiny, device="cpu")
     assert read == [(tiny, None)]
     assert (qa.reason, qa.source) == ("the fastest here", (tiny, None))

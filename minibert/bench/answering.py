@@ -24,6 +24,7 @@ from ..engine import GPU_BATCH_SIZE
 from ..errors import InputError
 from ..fast.probe import candidates, fastest_precision
 from ..fast.processor import Precision, choose_device, gpu_precision, has_int8
+from ..fast.ranges import stored_ranges
 from ..features import prepare_features
 from ..pretrained import read_config
 from ..reader import QuestionAnswerer
@@ -262,8 +263,10 @@ def bench_answer(
     """
     began = time.monotonic()
     chosen = choose_device(device)
-    config = BertConfig.from_dict(read_config(source))
-    precision = fastest_precision(config) if chosen.type == "cpu" else gpu_precision(chosen)
+    config = read_config(source)
+    shapes, ranges = BertConfig.from_dict(config), stored_ranges(config)
+    on_cpu = chosen.type == "cpu"
+    precision = fastest_precision(shapes, ranges) if on_cpu else gpu_precision(chosen)
     best, dtypes = f"minibert, {PRECISIONS[precision]}", engines_on(chosen)
     asked, samples = questions_of(data, questions)
     load = partial(load_answering, Setup(source, chosen, samples), asked)
@@ -279,7 +282,7 @@ def bench_answer(
         measured, peak = by_turns(kinds, turns, set(dtypes.values()), chosen)
     sample = {kind: asked[kind][: counted(questions, kind)] for kind in SHARES}
     windows = prepare_features(sample["questions"], Tokenizer.from_pretrained(source))
-    flops = sum(forward_flops(config, len(window)) for window in windows)
+    flops = sum(forward_flops(shapes, len(window)) for window in windows)
     figures = partial(figures_of, sample["questions"], flops)
     answered = {key[:2]: spent for key, spent in measured.items() if key[2] == "questions"}
     report = {"turns": turns, "questions": questions, "best": best, **measured_on(chosen)}

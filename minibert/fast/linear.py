@@ -22,7 +22,8 @@ from .processor import processor_has
 from .unpadded import replace_layers
 
 # The maps of a layer, packed for the kernels, and what we know about the weights that were packed.
-PACKED = ("project", "merge", "expand", "contract", "packed_from")
+PACKED = ("project", "merge", "expand", "contract", "feed", "packed_from")
+NEAR_ZERO = 1e-30
 SAMPLES = 8  # numbers of each matrix that are compared
 
 
@@ -104,10 +105,30 @@ class FusedLayer(EncoderLayer):
             shapes = [(len(list(same)), length) for length, same in groupby(lengths)]
         groups = self.project(x).split_with_sizes([count * length for count, length in shapes])
         mixed = [
-            self.mix(group.view(*shape, -1))[0].flatten(0, 1)  # (B, T, 3H) -> (B * T, H)
+            self.mix_without_largest(group)
+            if group.dtype == torch.bfloat16 and shape[0] == 1
+            else self.mix(group.view(*shape, -1))[0].flatten(0, 1)  # (B, T, 3H) -> (B * T, H)
             for group, shape in zip(groups, shapes, strict=True)
         ]
         return self.finish(torch.cat(mixed), x)
+
+    def mix_without_largest(self, projected: Tensor) -> Tensor:
+        """Attention in one window: queries, keys and values (T, 3H) -> (T, H).
+
+        The softmax divides at the end, and it does not subtract the largest score first. This takes
+        half of the time. Sums that are too large or too small for floats are computed by `mix`.
+        """
+        size = self.attention.head_size
+        # (T, 3H) -> three of (N, T, D)
+        q, k, v = projected.view(len(projected), 3, -1, size).permute(1, 2, 0, 3)
+        scores = q.new_empty(len(q), len(projected), len(projected))  # (N, T, T)
+        weights = scores.baddbmm_(q, k.transpose(1, 2), beta=0, alpha=size**-0.5).exp_()
+        total = weights.sum(2, keepdim=True, dtype=torch.float32)  # (N, T, 1)
+        least, largest = (float(bound) for bound in total.aminmax())
+        if not NEAR_ZERO < least <= largest < 1 / NEAR_ZERO:
+            return self.mix(projected[None])[0][0]
+        mixed: Tensor = (weights @ v).div_(total)
+        return mixed.transpose(0, 1).flatten(1)  # (N, T, D) -> (T, H)
 
     def mix(self, projected: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Attention from queries, keys and values (B, T, 3H): see `SelfAttention.mix`."""

@@ -233,6 +233,7 @@ def save_calibrated(
 ) -> None:
     """Copy a model, with the calibration in its `config.json` under "minibert".
 
+    The ranges for reading in 8-bit integers are copied too, because the weights are the same.
     All other files are copied unchanged, except the checkpoints of a training run. `revision` is
     the hub id's branch, tag or commit. Raises `InputError` for a folder that already has files.
 
@@ -246,13 +247,14 @@ def save_calibrated(
     >>> scratch.cleanup()
     """
     revision = pinned(source, revision)
-    config = {**read_config(source, revision), "minibert": asdict(calibration)}
+    config = read_config(source, revision)
+    stored = {**config.get("minibert", {}), **asdict(calibration)}
     files = require_file(source, "config.json", revision).parent
     with complete_files(require_empty(folder)) as draft:
         for path in files.iterdir():
             if path.is_file() and not path.match("checkpoint-*"):
                 shutil.copyfile(path, draft / path.name)
-        text = json.dumps(config, indent=2)
+        text = json.dumps({**config, "minibert": stored}, indent=2)
         (draft / "config.json").write_text(text + "\n", encoding="utf-8")
 
 
