@@ -22,7 +22,8 @@ function answerSettings({n_best = 10, max_answer_len = 30, no_answer = false} = 
 /** The calibration in a config.json, under "minibert": two temperatures and a threshold. */
 function storedCalibration(config) {
   const known = {temperature: 1, null_threshold: 0, text_temperature: 1};
-  const calibration = {...known, ...config.minibert};
+  const {ranges, ...stored} = config.minibert ?? {};  // the ranges are for 8-bit integers in Python
+  const calibration = {...known, ...stored};
   for (const [name, value] of Object.entries(calibration)) {
     if (!(name in known)) throw new Error(`config: minibert has no setting ${name}`);
     if (!Number.isFinite(value) || (name.endsWith("temperature") && value <= 0)) {
