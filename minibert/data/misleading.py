@@ -42,6 +42,7 @@ OPEN = re.compile(
 NOT = re.compile(r"(?<=\w)n['’]t\b| (?:not|never)\b")
 CHOICE = 8  # one of so many similar names is chosen
 YEARS_AWAY = 20  # an invented year is at most this far from the real one
+LAST_YEAR = 2016  # SQuAD's texts are from this year
 
 
 def opposites() -> dict[str, str]:
@@ -185,11 +186,11 @@ def swapped(
     asked: Asked, place: Place, others: Sequence[str], generator: random.Random
 ) -> str | None:
     """The question with another name or number, which is in the same text if possible."""
-    usable = [other for other in others if asked.may_use(other)][:CHOICE]
-    near = [other for other in usable if other in asked.context]
+    usable = [other for other in others if asked.may_use(other)]
     if not usable:
         return None
-    other = generator.choice(near or usable)
+    near = [other for other in usable if other in asked.context]
+    other = generator.choice((near or usable)[:CHOICE])
     return asked.question[: place.start] + other + asked.question[place.end :]
 
 
@@ -210,17 +211,12 @@ def swap_number(asked: Asked, generator: random.Random) -> str | None:
     generator.shuffle(places)
     for place in places:
         if YEAR.fullmatch(place.text):
-            others = [n for n in asked.article.numbers if YEAR.fullmatch(n)] + [
-                another_year(place.text, generator)
-            ]
+            others = [n for n in asked.article.numbers if YEAR.fullmatch(n)]
+            others += years_near(place.text)
         elif place.text.isalpha():
             others = MONTHS.split()
         else:
-            others = [
-                n
-                for n in asked.article.numbers
-                if shape(n) == shape(place.text) and not YEAR.fullmatch(n)
-            ]
+            others = [n for n in asked.article.numbers if shape(n) == shape(place.text)]
         if question := swapped(asked, place, others, generator):
             return question
     return None
@@ -230,9 +226,10 @@ def shape(number: str) -> str:
     return re.sub(r"\d", "9", number)
 
 
-def another_year(year: str, generator: random.Random) -> str:
-    away = generator.randint(1, YEARS_AWAY)
-    return str(int(year) + generator.choice((-away, away) if int(year) < 1990 else (-away,)))
+def years_near(year: str) -> list[str]:
+    """Other years. Years in the future would be too easy to doubt."""
+    last = min(int(year) + YEARS_AWAY, LAST_YEAR)
+    return [str(n) for n in range(int(year) - YEARS_AWAY, last + 1) if n != int(year)]
 
 
 def exchange_opposite(asked: Asked, generator: random.Random) -> str | None:
@@ -269,7 +266,7 @@ def negate(asked: Asked, generator: random.Random) -> str | None:
     match = AUXILIARY.search(question)
     if not match or re.match(r"\W*how\b", question, re.I):
         return None
-    participle = re.match(r" [a-z]+(?:ed|en|wn|nt|ught)\b", question[match.end() :])
+    participle = re.match(r" [a-z]+(?:ed|en|wn|nt|rn|ught)\b", question[match.end() :])
     return question[: match.end()] + (" not" if participle else "n't") + question[match.end() :]
 
 
@@ -285,8 +282,8 @@ def add_year(asked: Asked, generator: random.Random) -> str | None:
         return None
     if any(re.search(r"\d", answer) for answer in asked.answers):
         return None
-    year = another_year(generator.choice(asked.years), generator)
-    return None if year in asked.context else f"{question[:-1].rstrip()} in {year}?"
+    years = [year for year in years_near(asked.years[0]) if year not in asked.context]
+    return f"{question[:-1].rstrip()} in {generator.choice(years)}?" if years else None
 
 
 RULES: dict[str, Callable[[Asked, random.Random], str | None]] = {

@@ -137,7 +137,7 @@ def adapt(config: TrainingConfig, resume: bool = False, allow_other_machine: boo
     The output folder then holds an encoder without a head, and the run's files. `train` can start
     from this encoder. Errors, stopping and resuming work as in `train`.
     """
-    for name in ("dev_file", "negatives", "teachers"):
+    for name in ("dev_file", "negatives", "misleading", "teachers"):
         if value := getattr(config, name):
             raise InputError(f"{name}={value}: this setting is for train, not for adapt")
     with started(config, resume) as (config, device, group):
