@@ -15,13 +15,12 @@ from minibert import Example, GoldAnswer
 from minibert.cli import app
 from minibert.data.negatives import (
     CONTEXTS,
-    TfIdf,
     lacks_answers,
     make_negatives,
     negatives_report,
     without_answer_sentences,
-    words,
 )
+from minibert.data.similarity import TfIdf, words
 from minibert.training.finetune import load_data
 
 NOTES = str(Path(__file__).parent / "data" / "field_notes.json")

@@ -9,12 +9,16 @@ themselves. They keep the words that ask (who, when), so the answer's type stays
 
 import random
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
+
+from .similarity import TfIdf
 
 MONTHS = "January February March April May June July August September October November December"
 # Words that begin with a capital letter, but name nothing
@@ -26,6 +30,7 @@ SMALL_WORDS = """
     Where Whether Which While Who Whom Whose Why Will With Within Would You
 """
 NO_NAMES = frozenset(SMALL_WORDS.split())
+PARTICLES = {"of", "the", "de", "von", "van"}
 NAME_WORD = r"[^\W\d_a-zß-ÿ](?:[\w.-]|['’](?!s\b))*(?<![.'’-])"  # it begins with a capital letter
 NAME = re.compile(rf"{NAME_WORD}(?:(?: of the| of| de| von| van|) {NAME_WORD})*")
 NUMBER = re.compile(r"(?<![\w.,-])\d+(?:[.,]\d+)*(?![\w-])")
@@ -41,6 +46,7 @@ OPEN = re.compile(
 )
 NOT = re.compile(r"(?<=\w)n['’]t\b| (?:not|never)\b")
 CHOICE = 8  # one of so many similar names is chosen
+LIKE = 0.2  # the least cosine of two names that may be exchanged
 YEARS_AWAY = 20  # an invented year is at most this far from the real one
 LAST_YEAR = 2016  # SQuAD's texts are from this year
 
@@ -61,23 +67,20 @@ OPPOSITE = opposites()
 
 
 class Place(NamedTuple):
-    """A name, number or month in a text, and the words around it, in lower case."""
+    """A name, number or month in a text, and the words before and after it."""
 
     text: str
-    around: frozenset[str]  # such as "in <" and "> was"
+    around: str  # such as "before_in after_was"
     start: int
     end: int
 
 
 def place(text: str, start: int, end: int) -> Place:
-    before, after = (
-        re.search(r"(\w+)\W*$", text[max(0, start - 30) : start]),
-        re.match(r"\W*(\w+)", text[end : end + 30]),
-    )
-    around = ([f"{before[1].lower()} <"] if before else []) + (
-        [f"> {after[1].lower()}"] if after else []
-    )
-    return Place(text[start:end], frozenset(around), start, end)
+    before = re.search(r"(\w+)\W*$", text[max(0, start - 30) : start])
+    after = re.match(r"\W*(\w+)", text[end : end + 30])
+    around = [f"before_{before[1]}"] if before else []
+    around += [f"after_{after[1]}"] if after else []
+    return Place(text[start:end], " ".join(around), start, end)
 
 
 def names(text: str) -> Iterator[Place]:
@@ -110,13 +113,7 @@ def months(text: str) -> Iterator[Place]:
 
 def words_of(name: str) -> set[str]:
     """The beginnings of a name's words: Alaska and Alaskan are not two things."""
-    return {word[:4] for word in re.findall(r"\w+", name.lower())} - {
-        "of",
-        "the",
-        "de",
-        "von",
-        "van",
-    }
+    return {word[:4] for word in re.findall(r"\w+", name.lower())} - PARTICLES
 
 
 def initials(name: str) -> str:
@@ -134,32 +131,27 @@ class Article:
     """The names and numbers of an article, for exchanging one with another."""
 
     def __init__(self, paragraphs: Iterable[str]) -> None:
-        self.around: dict[str, set[str]] = defaultdict(set)  # name -> the words that are next to it
-        self.numbers: dict[str, None] = {}
-        self.common: Counter[str] = Counter()  # how many names a word is next to
+        around: dict[str, list[str]] = defaultdict(list)  # name -> the words next to it
+        numbers_of: dict[str, None] = {}
         for text in paragraphs:
             for name in names(text):
-                self.around[name.text] |= name.around
-            self.numbers.update((number.text, None) for number in numbers(text))
-        for words in self.around.values():
-            self.common.update(words)
-
-    def likeness(self, name: Place, other: str) -> float:
-        """How much two names are used in the same way, and so are probably of the same kind."""
-        shared = (name.around | self.around.get(name.text, set())) & self.around[other]
-        return sum(1 / self.common[word] for word in shared)
+                around[name.text].append(name.around)
+            numbers_of.update((number.text, None) for number in numbers(text))
+        self.numbers = list(numbers_of)
+        self.around = {name: " ".join(words) for name, words in around.items()}
+        self.names = list(self.around)
+        self.index = TfIdf(list(self.around.values()))
 
     def like(self, name: Place) -> list[str]:
-        """Other names that are used in the same way, the most similar ones first."""
+        """Other names between the same words, so probably of the same kind; the likest first."""
         length = len(name.text.split())
-        others = {
-            other: self.likeness(name, other)
-            for other in self.around
+        cosines = self.index.similarities(f"{name.around} {self.around.get(name.text, '')}")
+        others = (self.names[k] for k in np.argsort(-cosines, kind="stable") if cosines[k] > LIKE)
+        return [
+            other
+            for other in others
             if abs(len(other.split()) - length) <= 1 and not alike(name.text, other)
-        }
-        return sorted(
-            (other for other in others if others[other]), key=lambda other: -others[other]
-        )
+        ]
 
 
 @dataclass(frozen=True)
