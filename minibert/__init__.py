@@ -12,6 +12,8 @@ way of a text through the program:
     data.rows, data.formats             files and data sets -> rows
     data.examples                       rows -> questions with their answers
     data.metric                         the official metric
+    data.similarity                     texts -> how similar they are to a query
+    data.misleading                     questions that a text answers -> misleading ones
     data.negatives                      questions with an answer -> questions without one
     features, batches                   question + context -> windows -> padded batches
     identity                            digests of models and data; how two jobs differ

@@ -283,9 +283,9 @@ def test_every_setting_of_training_arrives(run, monkeypatch, name):
         "max_answer_len": 7, "epochs": 0.5, "batch_size": 3, "max_tokens": 999,
         "learning_rate": 0.25, "warmup_ratio": 0.125, "dropout": 0.5, "weight_decay": 0.75,
         "max_grad_norm": 2.5, "max_length": 77, "doc_stride": 11, "max_train_examples": 13,
-        "negatives": 0.625, "teachers": ("a", "b"), "skip_invalid": True, "attention": "eager",
-        "precision": "fp32", "device": "cpu", "seed": 5, "checkpoint_every": 17,
-        "keep_checkpoints": 4, "progress": False,
+        "negatives": 0.625, "misleading": 0.375, "teachers": ("a", "b"), "skip_invalid": True,
+        "attention": "eager", "precision": "fp32", "device": "cpu", "seed": 5,
+        "checkpoint_every": 17, "keep_checkpoints": 4, "progress": False,
     }  # fmt: skip
     without = training_commands.NOT_IN_ADAPT if name == "adapt" else {}
     arguments = ["--resume", "--allow-other-machine"]
@@ -426,7 +426,7 @@ VALUES = {
     "--attention": "eager", "--allow-host": "localhost:9000", "--host": "127.0.0.2",
     "--shard": "2/3", "--join": "part",
 }  # fmt: skip
-NUMBERS = {"--negatives": "0.5", "--warmup-ratio": "0.5", "--dropout": "0.5"}
+NUMBERS = {"--negatives": "0.5", "--misleading": "0.5", "--warmup-ratio": "0.5", "--dropout": "0.5"}
 # The user must choose one of these options, so none of them has a default.
 LISTS = ("--teacher", "--allow-host", "--join")  # options that may be repeated
 CHOICES = ("--question", "--context", "--context-file", "--passages", "--input", "--join")
@@ -568,6 +568,7 @@ def test_no_option_is_dropped_in_silence(outcome, base):
         (("show", "--data", "-", "--split", "train"), "--split needs a folder or a hub id: - is"),
         (("train", "--data", "d", "--output", "o", "--max-answer-len", 9), "needs --dev-data"),
         (("check-data", "--data", NOTES, "--seed", 1), "--seed needs --negatives"),
+        (("train", "--data", "d", "--output", "o", "--misleading", 1), "needs --negatives"),
         (("adapt", "--data", "d", "--output", "o", "--allow-other-machine"), "needs --resume"),
         (("train", "--data", "-", "--output", "o"), "cannot be - in training: give a file"),
         (("train", "--data", "d", "--output", "o", "--dev-data", "-"), "cannot be - in training"),

@@ -14,14 +14,13 @@ import minibert
 from minibert import Example, GoldAnswer
 from minibert.cli import app
 from minibert.data.negatives import (
-    KINDS,
-    TfIdf,
+    CONTEXTS,
     lacks_answers,
     make_negatives,
     negatives_report,
     without_answer_sentences,
-    words,
 )
+from minibert.data.similarity import TfIdf, words
 from minibert.training.finetune import load_data
 
 NOTES = str(Path(__file__).parent / "data" / "field_notes.json")
@@ -105,7 +104,7 @@ def test_the_frequencies_of_the_kinds(field_notes):
             counts[kind] += len(group)
     total = counts.total()
     assert total == 6 * sum(bool(e.answers) for e in field_notes)
-    for kind, share in KINDS.items():
+    for kind, share in CONTEXTS.items():
         assert abs(counts[kind] / total - share) < 0.1, counts
     quarter = make_negatives(field_notes, 0.25, 1)
     answerable = sum(bool(e.answers) for e in field_notes)
@@ -143,7 +142,7 @@ def test_a_single_paragraph():
     assert [n.context for n in make_negatives([long], 1, 0)["without_the_sentence"]] == [
         "It rained."
     ]
-    assert make_negatives([short], 1, 0) == {kind: [] for kind in KINDS}
+    assert make_negatives([short], 1, 0) == {kind: [] for kind in CONTEXTS}
     assert negatives_report({}, 1, [short]) == {"negatives_not_made": 1}
     others = [Example("c", "What?", "A lamp burned.")]
     for seed in range(5):
@@ -212,5 +211,5 @@ def test_check_data_counts_them(tiny):
     result = CliRunner().invoke(app, arguments)
     report = dict(line.split() for line in result.stdout.splitlines())
     assert result.exit_code == 0 and report["unanswerable"] == str(28 + 46)
-    counts = [int(report[f"negatives_{kind}"]) for kind in KINDS]
+    counts = [int(report[f"negatives_{kind}"]) for kind in CONTEXTS]
     assert sum(counts) == 46 and min(counts) > 0 and report["negatives_not_made"] == "0"

@@ -17,7 +17,8 @@ import numpy.typing as npt
 from ..answers import answers_of
 from ..data.examples import Example, GoldAnswer, load_squad
 from ..data.metric import exact_match, squad_metrics
-from ..data.negatives import TfIdf, make_negatives
+from ..data.negatives import make_negatives
+from ..data.similarity import TfIdf
 from ..reader import QuestionAnswerer
 from ..scoring.calibration import auroc, coverage_at, expected_calibration_error, risk_coverage
 from ..settings import AnswerSettings

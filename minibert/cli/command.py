@@ -91,10 +91,15 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "serve": (browser_needs_the_page,),
     "site": (one_of("--output", "--single"),),
     "show": (split_needs_a_folder,),
-    "check-data": (split_needs_a_folder, needs("--seed", "--negatives")),
+    "check-data": (
+        split_needs_a_folder,
+        needs("--seed", "--negatives"),
+        needs("--misleading", "--negatives"),
+    ),
     "train": (
         needs_files,
         needs("--max-answer-len", "--dev-data"),
+        needs("--misleading", "--negatives"),
         needs("--allow-other-machine", "--resume"),
     ),
     "adapt": (needs_files, needs("--allow-other-machine", "--resume")),

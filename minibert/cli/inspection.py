@@ -8,7 +8,7 @@ from typer import Exit, Option, echo
 
 from ..bench.parity import TOLERANCE, parity
 from ..data.examples import doubts_report, load_squad
-from ..data.negatives import make_negatives, negatives_report
+from ..data.negatives import kinds_with, make_negatives, negatives_report
 from ..errors import DataError, counted, summaries, summary
 from ..features import data_report, has_outer_white_space
 from ..hub import pinned
@@ -55,6 +55,7 @@ def check_data(
     doc_stride: int | None = TRAINING["doc_stride"],
     show_all: bool = Option(False, "--all", help="Print every problem, not only 20 of each kind."),
     negatives: float = TRAINING["negatives"],
+    misleading: float = TRAINING["misleading"],
     seed: int = Option(42, help="Random seed for --negatives."),
 ) -> None:
     """Check every question of a data set.
@@ -68,7 +69,7 @@ def check_data(
     vocabulary = Tokenizer.from_pretrained(model, revision)
     try:
         examples = load_squad(data, split, skipped, doubtful=doubtful)
-        made = make_negatives(examples, negatives, seed)
+        made = make_negatives(examples, negatives, seed, kinds=kinds_with(misleading))
         counts = negatives_report(made, negatives, examples) if negatives else {}
         examples = [*examples, *chain(*made.values())]
         report = data_report(examples, vocabulary, max_length, doc_stride, skipped)

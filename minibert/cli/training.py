@@ -17,6 +17,7 @@ NOT_IN_ADAPT = {
     "dev_file": "adapt does not evaluate: its model answers no questions",
     "max_answer_len": "it is a limit in the evaluation",
     "negatives": "adapt uses passages and questions, but no answers",
+    "misleading": "adapt makes no negatives",
     "teachers": "teachers answer questions",
 }
 

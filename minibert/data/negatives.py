@@ -3,24 +3,33 @@
 Every question in SQuAD v1.1 has an answer, so a model trained on it never learns to find none. Here
 a question gets a new context that does not answer it. This is a similar paragraph, as a search
 would return (arXiv:1710.10723 section 3), or its own paragraph without the answer's sentence, or a
-paragraph about another subject.
+paragraph about another subject. Or it keeps its context, and the question is changed
+(`misleading.py`).
 """
 
 import random
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ..errors import InputError
 from .examples import Example, GoldAnswer
 from .metric import normalize_answer
+from .misleading import RULES, Article, Asked
+from .similarity import TfIdf, words
 
 # The kinds of new context, and how often each is tried first. Similar paragraphs teach the most.
 # The other kinds keep a model from deciding by similarity alone.
-KINDS = {"similar_paragraph": 0.7, "without_the_sentence": 0.2, "other_article": 0.1}
+CONTEXTS = {"similar_paragraph": 0.7, "without_the_sentence": 0.2, "other_article": 0.1}
+
+# The rules for changed questions, and how often each is tried first. People exchange names and use
+# opposites most often (arXiv:1806.03822 table 1).
+QUESTIONS = {
+    "swapped_name": 0.35,
+    "opposite": 0.25,
+    "swapped_number": 0.15,
+    "negation": 0.15,
+    "added_year": 0.1,
+}
 
 OTHER_ARTICLE_TRIES = 20  # random paragraphs to try for "other_article"
 
@@ -28,65 +37,19 @@ OTHER_ARTICLE_TRIES = 20  # random paragraphs to try for "other_article"
 SENTENCE_END = re.compile(r"[.!?][\"')\]”’]*\s+|[。！？]")
 
 
-class TfIdf:
-    """Texts as vectors of weighted words.
-
-    A word's weight is its count times log(1 + N / n), if n of the N texts have the word. Words are
-    runs of letters and digits; case does not count. The vectors have length 1, so their products
-    are cosines.
-    """
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        self.size = len(texts)
-        texts_with = Counter(word for text in texts for word in set(words(text)))
-        self.idf = {word: float(np.log1p(len(texts) / n)) for word, n in texts_with.items()}
-        pairs: dict[str, list[tuple[int, float]]] = defaultdict(list)
-        for row, text in enumerate(texts):
-            for word, weight in self.vector(text).items():
-                pairs[word].append((row, weight))
-        posting = np.dtype([("row", int), ("weight", float)])
-        self.postings = {word: np.array(pairs[word], posting) for word in pairs}
-
-    def vector(self, text: str) -> dict[str, float]:
-        """Weights by word. Words that are in none of the texts are left out."""
-        weights = {w: n * self.idf[w] for w, n in Counter(words(text)).items() if w in self.idf}
-        length = float(np.linalg.norm(list(weights.values()))) or 1.0
-        return {word: weight / length for word, weight in weights.items()}
-
-    def similarities(self, query: str) -> npt.NDArray[np.float64]:
-        """The cosine between the query and each text: (N,), from 0 to 1."""
-        cosines = np.zeros(self.size)
-        for word, weight in self.vector(query).items():
-            postings = self.postings[word]  # every text at most once
-            cosines[postings["row"]] += weight * postings["weight"]
-        return cosines
-
-    def ranked(self, query: str) -> list[int]:
-        """The indices of all texts, most similar first. Ties keep their order."""
-        return [int(row) for row in np.argsort(-self.similarities(query), kind="stable")]
-
-
-def words(text: str) -> list[str]:
-    """The runs of letters and digits of a text, without case.
-
-    >>> words("The U.S. Constitution, 1787")
-    ['the', 'u', 's', 'constitution', '1787']
-    """
-    return re.findall(r"\w+", text.casefold())
-
-
 def make_negatives(
     examples: Sequence[Example],
     share: float,
     seed: int,
     others: Iterable[Example] = (),
-    kinds: Mapping[str, float] = KINDS,
+    kinds: Mapping[str, float] = CONTEXTS,
 ) -> dict[str, list[Example]]:
     """New examples without an answer, one for each example of a `share` of the answerable ones.
 
     Returns kind -> examples. `share` is from 0 to 1. The `seed` decides which examples are used,
     and their kinds. If a kind is impossible (an article with one paragraph has no similar one), the
-    next of `kinds` is used. If all kinds are impossible, the question is left out. Other paragraphs
+    next of `kinds` is used; the kinds of `CONTEXTS` and of `QUESTIONS` take each other's place only
+    if nothing else is left. If all kinds are impossible, the question is left out. Other paragraphs
     come from `examples` and `others`. Examples with the same `title` are one article. "Similar"
     means similar to the question. A new context never contains a gold answer of its question. The
     new id is the old id, a colon and the kind. Raises `InputError` for a share out of range.
@@ -99,8 +62,17 @@ def make_negatives(
         articles.setdefault(example.title, {})[example.context] = None
     paragraphs = {title: list(contexts) for title, contexts in articles.items()}
     indices: dict[str, TfIdf] = {}  # by title, made when needed
+    names: dict[str, Article] = {}  # the same
     ids = {example.id for example in examples}
     negatives: dict[str, list[Example]] = {kind: [] for kind in kinds}
+
+    def question_of(kind: str, example: Example) -> str | None:
+        if example.title not in names:
+            names[example.title] = Article(paragraphs[example.title])
+        answers = tuple(answer.text for answer in example.answers)
+        near = answer_sentences(example)
+        asked = Asked(example.question, example.context, near, answers, names[example.title])
+        return RULES[kind](asked, generator)
 
     def context_of(kind: str, example: Example) -> str | None:
         if kind == "similar_paragraph":
@@ -115,21 +87,37 @@ def make_negatives(
             candidates = other_articles(example.title, paragraphs, generator)
         return next((text for text in candidates if lacks_answers(text, example.answers)), None)
 
+    def changed(kind: str, example: Example) -> tuple[str, str] | None:
+        """The new question and its context. One of both has changed."""
+        if kind in RULES:
+            question = question_of(kind, example)
+            return None if question is None else (question, example.context)
+        context = context_of(kind, example)
+        return None if context is None else (example.question, context)
+
     answerable = [example for example in examples if example.answers]
     chosen = sorted(generator.sample(range(len(answerable)), round(share * len(answerable))))
     for example in (answerable[place] for place in chosen):
         [first] = generator.choices(list(kinds), list(kinds.values()))
-        for kind in (first, *(kind for kind in kinds if kind != first)):
-            context = context_of(kind, example)
-            if context is not None:
+        others_last = sorted(
+            kinds, key=lambda kind: (kind != first, (kind in RULES) != (first in RULES))
+        )
+        for kind in others_last:
+            if both := changed(kind, example):
                 name = f"{example.id}:{kind}"
                 while name in ids:
                     name += "'"
                 ids.add(name)
-                negative = Example(name, example.question, context, (), True, example.title)
+                negative = Example(name, *both, (), True, example.title)
                 negatives[kind].append(negative)
                 break
     return negatives
+
+
+def kinds_with(misleading: float) -> dict[str, float]:
+    """Kinds for `make_negatives`: a share `misleading` (0 to 1) of them changes the question."""
+    contexts = {kind: (1 - misleading) * weight for kind, weight in CONTEXTS.items()}
+    return contexts | {kind: misleading * weight for kind, weight in QUESTIONS.items()}
 
 
 def other_articles(
@@ -140,6 +128,11 @@ def other_articles(
         yield generator.choice(paragraphs[generator.choice(titles)])
 
 
+def answer_sentences(example: Example) -> str:
+    """The sentences of the context that overlap an answer."""
+    return "".join(sentence for sentence, answers in sentences(example) if answers)
+
+
 def without_answer_sentences(example: Example) -> str:
     """The context without the sentences that overlap an answer.
 
@@ -147,14 +140,16 @@ def without_answer_sentences(example: Example) -> str:
     >>> without_answer_sentences(Example("", "", "Ada lit the lamp at dusk. She slept.", (answer,)))
     'She slept.'
     """
+    return "".join(sentence for sentence, answers in sentences(example) if not answers)
+
+
+def sentences(example: Example) -> Iterator[tuple[str, bool]]:
+    """Each sentence of the context, and whether it overlaps an answer."""
     text = example.context
     ends = [match.end() for match in SENTENCE_END.finditer(text)]
-    bounds = zip([0, *ends], [*ends, len(text)], strict=True)
-    return "".join(
-        text[start:end]
-        for start, end in bounds
-        if not any(a.char_start < end and start < a.char_end for a in example.answers)
-    )
+    for start, end in zip([0, *ends], [*ends, len(text)], strict=True):
+        overlaps = (a.char_start < end and start < a.char_end for a in example.answers)
+        yield text[start:end], any(overlaps)
 
 
 def lacks_answers(text: str, answers: Iterable[GoldAnswer]) -> bool:

@@ -73,6 +73,9 @@ class TrainingConfig:
     negatives: float = setting(
         0.0, "Share of the questions (0 to 1) to ask again, about a text without the answer."
     )
+    misleading: float = setting(
+        0.0, "Share of these negatives (0 to 1) that change the question instead of the text."
+    )
     teachers: tuple[str, ...] = setting(
         (), "Folder or hub id of a model to learn from, in addition to the data."
     )
@@ -111,6 +114,7 @@ class TrainingConfig:
         require(0 <= self.weight_decay < math.inf, "weight_decay", "0 or more")
         require(0 <= self.warmup_ratio <= 1, "warmup_ratio", "0 to 1")
         require(0 <= self.negatives <= 1, "negatives", "a share of the questions, 0 to 1")
+        require(0 <= self.misleading <= 1, "misleading", "a share of the negatives, 0 to 1")
         require(self.dropout is None or 0 <= self.dropout < 1, "dropout", "from 0 to below 1")
         # a loop over a string would give single letters
         require(not isinstance(self.teachers, str), "teachers", "a tuple of strings")

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from ..answers import answers_of, null_odds
 from ..batches import collate, length_batches, split_batch
 from ..data.examples import Example, load_squad
-from ..data.negatives import make_negatives
+from ..data.negatives import kinds_with, make_negatives
 from ..errors import DataError, summary
 from ..fast.processor import autocast
 from ..features import Feature, prepare_features, prepare_train_features
@@ -152,7 +152,8 @@ def load_data(config: TrainingConfig, tokenizer: Tokenizer) -> TrainingData:
     if config.max_train_examples is not None and config.max_train_examples < len(examples):
         examples = random.Random(config.seed).sample(examples, config.max_train_examples)
     if config.negatives:
-        made = make_negatives(examples, config.negatives, config.seed, every)
+        kinds = kinds_with(config.misleading)
+        made = make_negatives(examples, config.negatives, config.seed, every, kinds)
         examples = [*examples, *chain(*made.values())]
     windows = asdict(config.window_settings)
     features = prepare_train_features(examples, tokenizer, skipped=collected, **windows)

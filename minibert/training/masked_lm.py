@@ -152,7 +152,7 @@ def adapt(config: TrainingConfig, resume: bool = False, allow_other_machine: boo
     True
     >>> scratch.cleanup()
     """
-    for name in ("dev_file", "negatives", "teachers"):
+    for name in ("dev_file", "negatives", "misleading", "teachers"):
         if value := getattr(config, name):
             raise InputError(f"{name}={value}: this setting is for train, not for adapt")
     with started(config, resume) as (config, device, group):
