@@ -410,8 +410,8 @@ def closes(connection: socket.socket) -> bytes:
 
 def test_half_a_request_is_not_waited_for(shared, monkeypatch):
     """Neither for the rest of its head, nor of its body. Others are answered meanwhile."""
-    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.5)
-    monkeypatch.setattr(requests, "BODY_SECONDS", 0.5)
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 2.0)  # for the client below, this is plenty
+    monkeypatch.setattr(requests, "BODY_SECONDS", 2.0)
     head = "POST /question-answering HTTP/1.1\r\nHost: HOST\r\nContent-Type: application/json\r\n"
     nothing, half = shared.half(""), shared.half(head)
     body = shared.half(head + "Content-Length: 1000\r\n\r\n{")
