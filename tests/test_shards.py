@@ -293,13 +293,16 @@ def answer_frames(frames):
 """,
 }
 # The page starts Ray without arguments. A busy machine may need several tries: Ray waits only 30 s.
-START_RAY = """
+NO_RAY = 77  # the exit code if Ray itself cannot start
+START_RAY = f"""
     for _ in range(8):
         try:
             ray.init(num_cpus=3, include_dashboard=False)
             break
         except Exception:
             ray.shutdown()
+    else:
+        sys.exit({NO_RAY})
 """
 
 
@@ -342,6 +345,8 @@ def run_program(command: list[str], folder: Path) -> None:
     }
     began = time.perf_counter()
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode == NO_RAY:
+        pytest.skip("Ray does not start on this machine")
     assert done.returncode == 0, done.stderr[-3000:]
     assert not token.exists(), "no worker process was killed"
     print(f"{Path(command[0]).name} {time.perf_counter() - began:.1f} s")
