@@ -417,7 +417,7 @@ def test_8_bit_weights_are_half_as_large(tmp_path):
 
 @pytest.mark.slow
 def test_answers_with_8_bit_weights(web, tmp_path, squad):
-    """At least 97 % of the best spans equal those of float32. (Of 500 answers, 99.2 % did.)"""
+    """At least 97 % of the best spans equal those of float32. With 500 questions, 99.2 % did."""
     web.open(eight_bit_folder(BUNDLED, tmp_path), workers=2)
     model = BertForQuestionAnswering.from_pretrained(BUNDLED)
     tokenizer = minibert.Tokenizer.from_pretrained(BUNDLED)

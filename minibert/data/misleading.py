@@ -45,8 +45,8 @@ OPEN = re.compile(
     r"\b(?:before|after|since|by|until|till|from|between|and|to|over|than)(?: the)? $", re.I
 )
 NOT = re.compile(r"(?<=\w)n['’]t\b| (?:not|never)\b")
-CHOICE = 8  # one of so many similar names is chosen
-LIKE = 0.2  # the least cosine of two names that may be exchanged
+CHOICE = 8  # the new name is drawn from this many, the most similar ones
+LIKE = 0.2  # the least cosine of two names that may be exchanged; chosen by eye
 YEARS_AWAY = 20  # an invented year is at most this far from the real one
 LAST_YEAR = 2016  # SQuAD's texts are from this year
 
@@ -120,11 +120,10 @@ def initials(name: str) -> str:
     return "".join(word[0] for word in re.findall(r"\w+", name) if word[0].isupper())
 
 
-def alike(name: str, other: str) -> bool:
+def may_be_one_thing(name: str, other: str) -> bool:
     """Whether two names may be names of one thing."""
-    return (
-        bool(words_of(name) & words_of(other)) or initials(name) == other or initials(other) == name
-    )
+    shares_a_word = bool(words_of(name) & words_of(other))
+    return shares_a_word or initials(name) == other or initials(other) == name
 
 
 class Article:
@@ -150,7 +149,7 @@ class Article:
         return [
             other
             for other in others
-            if abs(len(other.split()) - length) <= 1 and not alike(name.text, other)
+            if abs(len(other.split()) - length) <= 1 and not may_be_one_thing(name.text, other)
         ]
 
 

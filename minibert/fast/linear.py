@@ -23,6 +23,7 @@ from .unpadded import replace_layers
 
 # The maps of a layer, packed for the kernels, and what we know about the weights that were packed.
 PACKED = ("project", "merge", "expand", "contract", "feed", "packed_from")
+# Sums below this or above its reciprocal may have lost digits: floats end at 1e-38 and 1e38.
 NEAR_ZERO = 1e-30
 SAMPLES = 8  # numbers of each matrix that are compared
 
